@@ -1,0 +1,29 @@
+"""Errors a user can cause; command-line tools print their text alone, without a traceback.
+
+Each also derives from the built-in class that a library user would catch. Messages read
+``where: rule, got value (context).`` and name the file.
+"""
+
+
+class HOCPError(Exception):
+    """Base of all errors whose text is meant for the user."""
+
+    def __str__(self) -> str:
+        # KeyError.__str__ would print the repr, quotes and escapes included.
+        return str(self.args[0]) if self.args else ""
+
+
+class DataError(HOCPError, ValueError):
+    """A file of a data set breaks a rule; the text names the file and the rule."""
+
+
+class MissingDataError(HOCPError, FileNotFoundError):
+    """A file or folder that a config names does not exist; the text says where to get it."""
+
+
+class CheckpointError(HOCPError, RuntimeError):
+    """Weights cannot be read, or do not belong to the model that should receive them."""
+
+
+class UnknownModelError(HOCPError, KeyError):
+    """A model name that timm does not have; the text lists the nearest names."""
