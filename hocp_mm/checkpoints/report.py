@@ -1,0 +1,67 @@
+"""The account of a weight transfer: loading ends in one, never in a warning."""
+
+from dataclasses import dataclass, field
+
+from hocp_mm.errors import CheckpointError
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    text = ", ".join(names[:most])
+    return text + (f", … ({len(names) - most} more)" if len(names) > most else "")
+
+
+@dataclass
+class LoadReport:
+    """What happened to every tensor of a model and of the file it was loaded from.
+
+    Attributes:
+        source: File or timm name the weights came from.
+        copied: Tensors of the model taken over as they are.
+        decomposed: HO-CP layers fitted to a dense kernel, with the relative error of the fit.
+        transducted: Temporal factors that the source does not have; they keep their initial values.
+        missing: Tensors of the model that the source should have had.
+        mismatched: Tensors whose shapes differ, with both shapes.
+        unexpected: Tensors of the source that the model has no place for.
+        classifier: Tensors of the source's own classifier or head, left out on purpose.
+    """
+
+    source: str
+    copied: list[str] = field(default_factory=list)
+    decomposed: dict[str, float] = field(default_factory=dict)
+    transducted: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    classifier: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing is missing, mismatched or unexpected."""
+        return not (self.missing or self.mismatched or self.unexpected)
+
+    def __str__(self) -> str:
+        errors = self.decomposed.values()
+        span = f" (relative error {min(errors):.3f} to {max(errors):.3f})" if errors else ""
+        lines = [
+            f"LoadReport of {self.source}: {len(self.copied)} tensors copied, "
+            f"{len(self.decomposed)} kernels decomposed{span}, {len(self.transducted)} temporal factors added, "
+            f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
+        ]
+        lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]
+        for title in ("missing", "mismatched", "unexpected", "classifier"):
+            if names := getattr(self, title):
+                lines.append(f"  {title}: {_listed(names)}")
+        return "\n".join(lines)
+
+    def raise_if_incomplete(self) -> None:
+        """Refuse a partial transfer.
+
+        Raises:
+            CheckpointError: If :attr:`complete` is False; names the source and the first keys of each kind.
+        """
+        if not self.complete:
+            kinds = [f"{len(n)} {k} ({_listed(n)})" for k in ("missing", "mismatched", "unexpected") if (n := getattr(self, k))]
+            raise CheckpointError(
+                f"checkpoint: every tensor must fit the model, got {'; '.join(kinds)} in {self.source} "
+                "(another architecture? pass allow_missing=True to load what fits)."
+            )

@@ -1,0 +1,107 @@
+"""Video convolution on frames folded into the batch.
+
+A CP kernel is separable, so time is one more depthwise convolution on the rank channels and nothing else needs a
+3-D operator. A clip ``[N, C, T, H, W]`` runs as ``[N*T, C, H, W]`` in ``channels_last``, which is bit for bit
+``[N, T, H*W, C]``; the temporal pass looks at that same memory as an image of height T and width H*W.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hocp_mm.functional.cp import CPKernel, merged_taps
+from hocp_mm.functional.cp_conv import Pads, depthwise, project_in, project_out
+
+
+def fold_frames(clip: Tensor) -> Tensor:
+    """Fold time into the batch: ``[N, C, T, H, W]`` to ``[N*T, C, H, W]``, channels_last.
+
+    Raises:
+        ValueError: If ``clip`` is not 5-D or has no frame.
+    """
+    if clip.ndim != 5 or clip.shape[2] == 0:
+        raise ValueError(f"fold_frames: clip must be [N, C, T, H, W] with T >= 1, got shape {tuple(clip.shape)}.")
+    return clip.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def unfold_frames(images: Tensor, frames: int) -> Tensor:
+    """Undo :func:`fold_frames`: ``[N*T, C, H, W]`` to a view ``[N, C, T, H, W]``.
+
+    Raises:
+        ValueError: If the batch is no multiple of ``frames``.
+    """
+    _check_frames("unfold_frames", images, frames)
+    return images.unflatten(0, (-1, frames)).transpose(1, 2)
+
+
+def temporal_depthwise(images: Tensor, taps: Tensor, frames: int, before: int) -> Tensor:
+    """Convolve each channel along time, zero-padded so that the number of frames stays.
+
+    Args:
+        images: Folded clip ``[N*T, R, H, W]``.
+        taps: Temporal factor ``[size, R]``.
+        frames: T.
+        before: Frames of padding in front; the tap at this index sees the present frame.
+
+    Returns:
+        ``[N*T, R, H, W]``.
+
+    Raises:
+        ValueError: If the batch is no multiple of ``frames``.
+    """
+    _check_frames("temporal_depthwise", images, frames)
+    size, channels = taps.shape
+    if frames == 1:
+        return images * taps[before].to(images.dtype).reshape(1, -1, 1, 1)
+    _, _, height, width = images.shape
+    z = images.permute(0, 2, 3, 1).reshape(-1, frames, height * width, channels).permute(0, 3, 1, 2)  # [N, R, T, H*W]
+    after = size - 1 - before
+    if before != after:
+        z = F.pad(z, (0, 0, before, after))
+    padding = (before if before == after else 0, 0)
+    z = F.conv2d(z, taps.T.reshape(channels, 1, size, 1), None, 1, padding, 1, channels)
+    return z.permute(0, 2, 3, 1).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+def cp_conv_folded(
+    images: Tensor,
+    kernel: CPKernel,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    pads: Pads,
+    dilation: Sequence[int],
+    *,
+    frames: int,
+    before: int,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolve a folded clip with a 3-D CP kernel, temporal stride 1.
+
+    Equal to ``cp_conv`` on the unfolded clip with temporal padding ``before`` and ``size - 1 - before``.
+
+    Args:
+        images: ``[N*T, in, H, W]``.
+        kernel: CP kernel with modes t, h, w.
+        bias: ``[out]``.
+        stride: Two ints, h and w.
+        pads: (before, after) pairs for h and w.
+        dilation: Two ints, h and w.
+        frames: T.
+        before: Index of the temporal tap that sees the present frame.
+        padding_mode: Of h and w; time is padded with zeros.
+
+    Returns:
+        ``[N*T, out, H', W']``.
+    """
+    z = project_in(images, kernel)
+    # Space first: it may be strided, and then time has less to do.
+    z = depthwise(z, merged_taps(kernel, ("h", "w")), stride, pads, dilation, padding_mode)
+    z = temporal_depthwise(z, kernel.factors["t"], frames, before)
+    return project_out(z, kernel, bias)
+
+
+def _check_frames(where: str, images: Tensor, frames: int) -> None:
+    if frames < 1 or images.shape[0] % frames:
+        raise ValueError(f"{where}: the folded batch must be a multiple of frames={frames}, got {images.shape[0]}.")

@@ -1,0 +1,143 @@
+"""Layers of a 2-D network that see time: the frame-folded twins of convolutions.
+
+The host network runs on ``[N*T, C, H, W]``; only these layers look at T, which they read from a :class:`FrameAxis`
+that one network's layers share and its backbone sets before each forward pass.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hocp_mm.functional.cp import CPKernel, mode_names
+from hocp_mm.functional.cp_conv import resolve_padding
+from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
+from hocp_mm.functional.transduct import Init, temporal_taps
+from hocp_mm.layers.cp_conv import HOCPConv2d, conv_arguments
+
+
+class FrameAxis:
+    """The number of frames folded into the batch, shared by the layers of one network.
+
+    Deep copies and pickles of a network keep one common object, since its layers refer to the same one.
+    """
+
+    def __init__(self) -> None:
+        self._length: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Frames of the present clip.
+
+        Raises:
+            RuntimeError: If no forward pass has set it.
+        """
+        if self._length is None:
+            raise RuntimeError("FrameAxis: the number of frames is not set (call the backbone, not its inner network).")
+        return self._length
+
+    @length.setter
+    def length(self, frames: int) -> None:
+        if frames < 1:
+            raise ValueError(f"FrameAxis: a clip needs at least 1 frame, got {frames}.")
+        self._length = frames
+
+
+def _present_tap(size: int, init: Init) -> int:
+    """Index of the temporal tap that sees the present frame; what lies before it sees the past."""
+    return size - 1 if init == "last" else size // 2
+
+
+class FrameFoldedHOCPConv2d(HOCPConv2d):
+    """A 2-D CP convolution with a temporal factor: a 3-D CP convolution on folded frames.
+
+    Its state dict has the names and shapes of ``HOCPConv3d``. Made by :func:`hocp_mm.layers.transduct_`.
+    """
+
+    before: int
+    frame_axis: FrameAxis
+
+    @classmethod
+    def from_image_layer(
+        cls, layer: HOCPConv2d, size: int, init: Init, frame_axis: FrameAxis
+    ) -> "FrameFoldedHOCPConv2d":
+        """Turn ``layer`` into its frame-folded twin; all old parameters are the same objects.
+
+        Args:
+            layer: The image layer; it should not be used any more.
+            size: Temporal taps.
+            init: Values of the temporal factor.
+            frame_axis: Where the layer reads T.
+
+        Returns:
+            A layer that gives the same output on every frame for ``init`` central or last.
+        """
+        folded = cls(
+            **{**conv_arguments(layer), "device": "meta"}, rank=layer.rank, implementation=layer.implementation
+        )
+        folded.weights, folded.factors, folded.bias = layer.weights, layer.factors, layer.bias
+        taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
+        folded.factors["t"] = nn.Parameter(taps)
+        folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
+        return folded.train(layer.training)
+
+    @property
+    def _modes(self) -> tuple[str, ...]:
+        # The constructor of the base class runs before the temporal factor exists.
+        return mode_names(3) if "t" in self.factors else mode_names(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
+        pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)
+        return cp_conv_folded(
+            images,
+            self.kernel(),
+            self.bias,
+            self.stride,
+            pads,
+            self.dilation,
+            frames=self.frame_axis.length,
+            before=self.before,
+            padding_mode=self.padding_mode,
+        )
+
+    def extra_repr(self) -> str:
+        """Add the temporal taps to the description."""
+        size = self.factors["t"].shape[0] if "t" in self.factors else 0
+        return f"{super().extra_repr()}, temporal_kernel={size}"
+
+
+class FrameFoldedConv2d(nn.Conv2d):
+    """A kept (depthwise, grouped or dense) 2-D convolution followed by a temporal factor on its output channels.
+
+    A depthwise kernel is a CP kernel already; the temporal factor makes it a 3-D one. Parameters: ``weight`` and
+    ``bias`` as before, and ``factors.t`` ``[size, out]``.
+    """
+
+    before: int
+    frame_axis: FrameAxis
+    factors: nn.ParameterDict
+
+    @classmethod
+    def from_image_layer(cls, layer: nn.Conv2d, size: int, init: Init, frame_axis: FrameAxis) -> "FrameFoldedConv2d":
+        """Turn ``layer`` into its frame-folded twin; all old parameters are the same objects.
+
+        Args:
+            layer: The image layer, of class ``nn.Conv2d``; it should not be used any more.
+            size: Temporal taps.
+            init: Values of the temporal factor.
+            frame_axis: Where the layer reads T.
+
+        Returns:
+            A layer that gives the same output on every frame for ``init`` central or last.
+        """
+        folded = cls(**{**conv_arguments(layer), "device": "meta"})
+        folded.weight, folded.bias = layer.weight, layer.bias
+        taps = temporal_taps(size, layer.out_channels, init, dtype=layer.weight.dtype, device=layer.weight.device)
+        folded.factors = nn.ParameterDict({"t": nn.Parameter(taps)})
+        folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
+        return folded.train(layer.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
+        z = self._conv_forward(input, self.weight, None)
+        z = temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
+        return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)

@@ -1,0 +1,10 @@
+"""The registered parts of a recogniser; importing this package registers them and the HO-CP layers."""
+
+from hocp_mm.models import conv_registration as conv_registration
+from hocp_mm.models.backbones import TimmHOCPBackbone
+from hocp_mm.models.data_preprocessors import AffectDataPreprocessor
+from hocp_mm.models.heads import AffectHead
+from hocp_mm.models.losses import AffectLoss
+from hocp_mm.models.recognizers import AffectRecognizer
+
+__all__ = ["AffectDataPreprocessor", "AffectHead", "AffectLoss", "AffectRecognizer", "TimmHOCPBackbone"]
