@@ -1,0 +1,139 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hocp_mm.functional import dense_kernel
+from hocp_mm.layers import HOCPConv1d, HOCPConv2d, HOCPConv3d
+from tests.laws import assert_close, assert_equals_dense, random_kernel, relative_error, state_shapes
+
+LAYERS = {1: (HOCPConv1d, nn.Conv1d), 2: (HOCPConv2d, nn.Conv2d), 3: (HOCPConv3d, nn.Conv3d)}
+SETTINGS = {
+    "defaults": {},
+    "strided, padded, dilated": {"stride": 2, "padding": 2, "dilation": 2},
+    "same": {"padding": "same"},
+    "circular": {"padding": 1, "padding_mode": "circular"},
+    "grouped without bias": {"groups": 2, "bias": False},
+}
+
+
+@pytest.mark.parametrize("order", LAYERS)
+@pytest.mark.parametrize("case", SETTINGS)
+def test_a_layer_equals_the_dense_layer_with_its_kernel(order, case):
+    cp_class, dense_class = LAYERS[order]
+    layer = cp_class(8, 12, 3, rank=10, **SETTINGS[case])
+    assert_equals_dense(layer, torch.randn(2, 8, *[9] * order), dense_class(8, 12, 3, **SETTINGS[case]), 1e-5)
+
+
+def test_anisotropic_3d_settings_keep_each_axis():
+    options = {"kernel_size": (1, 3, 5), "stride": (1, 2, 3), "padding": (0, 1, 2), "dilation": (1, 2, 1)}
+    layer = HOCPConv3d(4, 6, **options, rank=8)
+    assert_equals_dense(layer, torch.randn(2, 4, 3, 9, 11), nn.Conv3d(4, 6, **options), 1e-5)
+
+
+@pytest.mark.parametrize("rank", [16, 64, 512])
+def test_a_fresh_layer_has_he_variance_at_any_rank(rank):
+    kernels = torch.stack([dense_kernel(HOCPConv2d(32, 48, 3, rank=rank).kernel()) for _ in range(8)])
+    assert float(kernels.var()) == pytest.approx(2 / (32 * 9), rel=0.15)
+
+
+def test_a_fresh_layer_is_initialised_and_init_weights_keeps_it():
+    layer = HOCPConv3d(8, 8, 3, rank=8)
+    before = copy.deepcopy(layer.state_dict())
+    layer.init_weights()
+    assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
+    assert torch.equal(layer.weights, torch.ones(8))
+    assert not layer.bias.any()
+
+
+def test_factors_are_named_by_mode():
+    assert state_shapes(HOCPConv3d(4, 6, (3, 5, 7), rank=2)) == {
+        "weights": (2,), "bias": (6,), "factors.out": (6, 2), "factors.in": (4, 2),
+        "factors.t": (3, 2), "factors.h": (5, 2), "factors.w": (7, 2),
+    }  # fmt: skip
+
+
+def test_a_2d_state_dict_fills_a_3d_layer_except_exactly_the_temporal_factor():
+    flat, video = HOCPConv2d(4, 6, 3, rank=5), HOCPConv3d(4, 6, 3, rank=5)
+    result = video.load_state_dict(flat.state_dict(), strict=False)
+    assert result.missing_keys == ["factors.t"]
+    assert result.unexpected_keys == []
+    assert torch.equal(video.factors["h"], flat.factors["h"])
+
+
+def test_no_weight_attribute_for_foreign_code_to_write_into():
+    assert not hasattr(HOCPConv2d(4, 4, 3), "weight")
+
+
+def test_parameter_count_is_the_formula():
+    layer = HOCPConv3d(64, 128, 3, rank=64, bias=False)
+    assert sum(p.numel() for p in layer.parameters()) == 64 * (64 + 128 + 9 + 1)
+
+
+@pytest.mark.parametrize("order", LAYERS)
+def test_from_dense_keeps_settings_dtype_and_a_copy_of_the_bias(order):
+    cp_class, dense_class = LAYERS[order]
+    dense = dense_class(6, 8, 3, stride=2, padding=1, dilation=2, groups=2, dtype=torch.float64).eval()
+    with torch.no_grad():
+        dense.weight.copy_(dense_kernel(random_kernel(out=8, in_=6, taps=(3,) * order, rank=2, groups=2)))
+    layer = cp_class.from_dense(dense, 2)
+    x = torch.randn(2, 6, *[9] * order, dtype=torch.float64)
+    assert_close(layer(x), dense(x), 1e-5, "decomposed layer")
+    assert not layer.training
+    assert layer.bias.data_ptr() != dense.bias.data_ptr()
+    assert torch.equal(layer.bias, dense.bias)
+
+
+def test_from_dense_is_seeded():
+    dense = nn.Conv2d(6, 8, 3)
+    twins = [HOCPConv2d.from_dense(dense, 4, seed=3).state_dict() for _ in range(2)]
+    assert all(torch.equal(twins[0][name], twins[1][name]) for name in twins[0])
+
+
+def test_from_dense_fits_better_with_more_components():
+    dense = nn.Conv2d(8, 8, 3, bias=False)
+    errors = [relative_error(dense_kernel(HOCPConv2d.from_dense(dense, r).kernel()), dense.weight) for r in (4, 16, 60)]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_every_parameter_gets_a_gradient():
+    layer = HOCPConv3d(4, 6, 3, rank=5)
+    layer(torch.randn(1, 4, 4, 5, 5)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
+
+
+class _Padded(nn.Conv2d):
+    pass
+
+
+REFUSED = {
+    "groups that do not divide": (lambda: HOCPConv2d(6, 8, 3, groups=4), ValueError, "got groups=4 for 6 -> 8"),
+    "a wrong length": (lambda: HOCPConv3d(4, 4, (3, 3)), ValueError, r"kernel_size must be an int or 3 ints, got \(3, 3\)"),
+    "same with a stride": (lambda: HOCPConv2d(4, 4, 3, 2, "same"), ValueError, "needs stride 1"),
+    "an unknown rank": (lambda: HOCPConv2d(4, 4, 3, rank="auto"), ValueError, "got 'auto'"),
+    "a subclass": (lambda: HOCPConv2d.from_dense(_Padded(4, 4, 3)), TypeError, "expected Conv2d, got _Padded"),
+    "another order": (lambda: HOCPConv3d.from_dense(nn.Conv2d(4, 4, 3)), TypeError, "expected Conv3d, got Conv2d"),
+    "a kernel of another rank": (
+        lambda: HOCPConv2d(4, 6, 3, rank=3).set_kernel(random_kernel()), ValueError, "expected shape .* rank 3, groups 1, got",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_layers_refuse(case):
+    make, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_repr_says_what_the_layer_is():
+    assert repr(HOCPConv2d(4, 6, 3, padding=1, bias=False, rank=5)) == (
+        "HOCPConv2d(\n  4, 6, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False, rank=5\n"
+        "  (factors): ParameterDict(\n"
+        "      (h): Parameter containing: [torch.FloatTensor of size 3x5]\n"
+        "      (in): Parameter containing: [torch.FloatTensor of size 4x5]\n"
+        "      (out): Parameter containing: [torch.FloatTensor of size 6x5]\n"
+        "      (w): Parameter containing: [torch.FloatTensor of size 3x5]\n"
+        "  )\n)"
+    )
