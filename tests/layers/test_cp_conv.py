@@ -35,7 +35,7 @@ def test_anisotropic_3d_settings_keep_each_axis():
 @pytest.mark.parametrize("rank", [16, 64, 512])
 def test_a_fresh_layer_has_he_variance_at_any_rank(rank):
     kernels = torch.stack([dense_kernel(HOCPConv2d(32, 48, 3, rank=rank).kernel()) for _ in range(8)])
-    assert float(kernels.var()) == pytest.approx(2 / (32 * 9), rel=0.15)
+    assert kernels.var().item() == pytest.approx(2 / (32 * 9), rel=0.15)
 
 
 def test_a_fresh_layer_is_initialised_and_init_weights_keeps_it():

@@ -115,9 +115,9 @@ class TimmHOCPBackbone(BaseModule):
         Raises:
             ValueError: If ``clip`` has another number of dimensions or channels, or no frame.
         """
-        if clip.ndim != 5 or clip.shape[1] != self.in_chans:
+        if clip.ndim != 5 or clip.shape[1] != self.in_chans or clip.shape[2] == 0:
             raise ValueError(
-                f"TimmHOCPBackbone: clip must be [N, {self.in_chans}, T, H, W], got shape {tuple(clip.shape)}."
+                f"TimmHOCPBackbone: clip must be [N, {self.in_chans}, T, H, W] with T >= 1, got shape {tuple(clip.shape)}."
             )
         frames = clip.shape[2]
         self.frame_axis.length = frames
