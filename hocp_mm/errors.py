@@ -9,6 +9,7 @@ class HOCPError(Exception):
     """Base of all errors whose text is meant for the user."""
 
     def __str__(self) -> str:
+        """Return the bare text."""
         # KeyError.__str__ would print the repr, quotes and escapes included.
         return str(self.args[0]) if self.args else ""
 

@@ -53,7 +53,9 @@ def assert_equals_dense(layer: nn.Module, x: Tensor, dense: nn.Module, tolerance
         assert_close(layer(x), dense(x), tolerance, f"{layer} against {dense}")
 
 
-def assert_framewise(video: Callable[[Tensor], Tensor], image: Callable[[Tensor], Tensor], clip: Tensor, tolerance: float = 0) -> None:
+def assert_framewise(
+    video: Callable[[Tensor], Tensor], image: Callable[[Tensor], Tensor], clip: Tensor, tolerance: float = 0
+) -> None:
     """Fail unless ``video(clip)[:, :, t]`` equals ``image`` of frame t as a clip of one frame, for every t."""
     __tracebackhide__ = True
     with torch.no_grad():

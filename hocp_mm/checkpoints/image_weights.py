@@ -62,7 +62,11 @@ def load_image_weights_(
         for key in copies:
             targets[key].copy_(state[key])
     report.copied = copies
-    fitting = {name: layer for name, layer in layers.items() if not any(m.startswith(f"{name}.weight:") for m in report.mismatched)}
+    fitting = {
+        name: layer
+        for name, layer in layers.items()
+        if not any(m.startswith(f"{name}.weight:") for m in report.mismatched)
+    }
     for number, (name, layer) in enumerate(fitting.items(), 1):
         report.decomposed[name] = _decompose_into(layer, state[f"{name}.weight"], seed)
         if progress is not None:

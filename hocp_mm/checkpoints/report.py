@@ -40,6 +40,7 @@ class LoadReport:
         return not (self.missing or self.mismatched or self.unexpected)
 
     def __str__(self) -> str:
+        """Say it in one line, then a line per decomposed layer and per kind of trouble."""
         errors = self.decomposed.values()
         span = f" (relative error {min(errors):.3f} to {max(errors):.3f})" if errors else ""
         lines = [
@@ -60,7 +61,11 @@ class LoadReport:
             CheckpointError: If :attr:`complete` is False; names the source and the first keys of each kind.
         """
         if not self.complete:
-            kinds = [f"{len(n)} {k} ({_listed(n)})" for k in ("missing", "mismatched", "unexpected") if (n := getattr(self, k))]
+            kinds = [
+                f"{len(n)} {k} ({_listed(n)})"
+                for k in ("missing", "mismatched", "unexpected")
+                if (n := getattr(self, k))
+            ]
             raise CheckpointError(
                 f"checkpoint: every tensor must fit the model, got {'; '.join(kinds)} in {self.source} "
                 "(another architecture? pass allow_missing=True to load what fits)."

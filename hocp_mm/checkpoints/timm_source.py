@@ -19,7 +19,8 @@ def check_timm_name(name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5)
         raise UnknownModelError(
-            f"timm: the model name must be known, got {name!r} (nearest: {', '.join(near) or 'none'}; timm {timm.__version__})."
+            f"timm: the model name must be known, got {name!r} "
+            f"(nearest: {', '.join(near) or 'none'}; timm {timm.__version__})."
         )
 
 
@@ -35,6 +36,9 @@ def classifier_prefixes(name: str) -> Collection[str]:
 
 def download_timm_weights(name: str, in_chans: int = 3) -> dict[str, Tensor]:
     """Fetch the pretrained weights of a timm model, adapted to ``in_chans``; timm caches the download.
+
+    Returns:
+        The state dict, classifier included.
 
     Raises:
         CheckpointError: If timm has no weights for the name or they cannot be fetched.

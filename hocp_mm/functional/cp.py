@@ -12,7 +12,6 @@ group ``r // (rank // groups)`` and ``out``/``in`` hold the channels *of one gro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
@@ -23,6 +22,9 @@ MAX_KERNEL_ORDER = len(_CONVOLVED_MODES)
 
 def mode_names(kernel_order: int) -> tuple[str, ...]:
     """Name the modes of a kernel with ``kernel_order`` convolved modes, in the order of the dense kernel.
+
+    Returns:
+        ``('out', 'in', ...)``, right-aligned: the last mode is always ``w``.
 
     Raises:
         ValueError: If ``kernel_order`` is outside 1 to 4.
@@ -54,6 +56,7 @@ class CPKernel:
     groups: int = 1
 
     def __post_init__(self) -> None:
+        """Check names and shapes, and put the factors in the order of the dense kernel."""
         if self.weights.ndim != 1:
             raise ValueError(f"CPKernel: weights must have shape [rank], got {tuple(self.weights.shape)}.")
         names = mode_names(len(self.factors) - 2)
@@ -147,6 +150,9 @@ def balance(kernel: CPKernel) -> CPKernel:
 
     The dense kernel is unchanged. Balanced factors make weight decay and learning rates act alike on every mode.
     A component of norm zero becomes all zeros.
+
+    Returns:
+        A kernel of new tensors.
     """
     shared = component_norms(kernel).pow(1 / len(kernel.factors))
     factors = {
@@ -154,18 +160,3 @@ def balance(kernel: CPKernel) -> CPKernel:
         for name, factor in kernel.factors.items()
     }
     return CPKernel(torch.where(kernel.weights < 0, -1.0, 1.0).to(kernel.weights), factors, kernel.groups)
-
-
-def parameter_count(shape: tuple[int, ...], rank: int) -> int:
-    """Count the parameters of a CP kernel of dense ``shape`` ``[out, in / groups, *kernel_size]``, groups 1.
-
-    Example:
-        >>> parameter_count((64, 64, 3, 3), 64)  # 64 * (64 + 64 + 3 + 3 + 1)
-        8640
-    """
-    return rank * (sum(shape) + 1)
-
-
-def dense_parameter_count(shape: tuple[int, ...]) -> int:
-    """Count the parameters of a dense kernel of ``shape``."""
-    return prod(shape)

@@ -36,6 +36,9 @@ _PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"
 def expand_ints(value: Ints, order: int, name: str) -> tuple[int, ...]:
     """Spread an int over ``order`` modes, or check that a sequence has that length.
 
+    Returns:
+        ``order`` ints.
+
     Raises:
         ValueError: If the length is wrong.
     """
@@ -51,6 +54,9 @@ def resolve_padding(
     """Turn ``padding`` in the words of ``torch.nn.ConvNd`` into (before, after) pairs.
 
     ``'same'`` puts the odd element of an even kernel after the data, as PyTorch does.
+
+    Returns:
+        One pair for each convolved mode.
 
     Raises:
         ValueError: If the word is unknown or ``'same'`` meets a stride.
@@ -185,7 +191,8 @@ def _check(
         raise NotImplementedError(f"cp_conv: PyTorch convolves 1 to 3 modes, the kernel has {order}.")
     if x.ndim not in (order + 1, order + 2):
         raise ValueError(
-            f"cp_conv: x of shape {tuple(x.shape)} does not fit a kernel with {order} convolved modes {kernel.convolved}."
+            f"cp_conv: x of shape {tuple(x.shape)} does not fit a kernel with {order} convolved modes "
+            f"{kernel.convolved}."
         )
     channels = kernel.factors["in"].shape[0] * kernel.groups
     if x.shape[-order - 1] != channels:

@@ -58,7 +58,8 @@ def decompose(
     names = mode_names(dense.ndim - 2)
     if rank < 1 or rank % groups or dense.shape[0] % groups:
         raise ValueError(
-            f"decompose: rank and out channels must be positive multiples of groups={groups}, got {rank}, {dense.shape[0]}."
+            f"decompose: rank and out channels must be positive multiples of groups={groups}, "
+            f"got {rank}, {dense.shape[0]}."
         )
     if not torch.isfinite(dense).all():
         raise ValueError(f"decompose: the kernel must be finite, got NaN or inf (shape {tuple(dense.shape)}).")
@@ -119,6 +120,7 @@ def _als(dense: Tensor, rank: int, generator: torch.Generator, max_iter: int, to
     factors = [factor / factor.norm(dim=0) for factor in factors]
     weights = dense.new_ones(rank)
     energy, previous = float(dense.square().sum()), float("inf")
+    inner = factors[-1]
     for sweep in range(max_iter):
         # A strong ridge first keeps early sweeps from wandering into cancelling pairs.
         strength = max(ridge, 0.1 * 0.3**sweep)
@@ -151,11 +153,9 @@ def _gram(factors: Sequence[Tensor], skip: int | None) -> Tensor:
 
 
 def _project(dense: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
-    """Contract all modes but one with their factors, per component: ``[size of mode, rank]``.
-
-    One matrix product against the largest other mode, then small weighted sums: the Khatri-Rao product of all modes
-    is never formed.
-    """
+    """Contract all modes but one with their factors, per component: ``[size of mode, rank]``."""
+    # One matrix product against the largest other mode, then small weighted sums: the Khatri-Rao product of all modes
+    # is never formed.
     others = sorted((m for m in range(dense.ndim) if m != mode), key=lambda m: -dense.shape[m])
     first, rest = others[0], sorted(others[1:])
     z = dense.permute(mode, *rest, first).reshape(-1, dense.shape[first]) @ factors[first]

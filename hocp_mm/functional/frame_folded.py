@@ -16,7 +16,13 @@ from hocp_mm.functional.cp_conv import Pads, depthwise, project_in, project_out
 
 
 def fold_frames(clip: Tensor) -> Tensor:
-    """Fold time into the batch: ``[N, C, T, H, W]`` to ``[N*T, C, H, W]``, channels_last.
+    """Fold time into the batch, frames of one clip next to each other.
+
+    Args:
+        clip: ``[N, C, T, H, W]``.
+
+    Returns:
+        ``[N*T, C, H, W]`` in ``channels_last``.
 
     Raises:
         ValueError: If ``clip`` is not 5-D or has no frame.
@@ -27,7 +33,14 @@ def fold_frames(clip: Tensor) -> Tensor:
 
 
 def unfold_frames(images: Tensor, frames: int) -> Tensor:
-    """Undo :func:`fold_frames`: ``[N*T, C, H, W]`` to a view ``[N, C, T, H, W]``.
+    """Undo :func:`fold_frames`.
+
+    Args:
+        images: ``[N*T, C, H, W]``.
+        frames: T.
+
+    Returns:
+        A view ``[N, C, T, H, W]``.
 
     Raises:
         ValueError: If the batch is no multiple of ``frames``.

@@ -10,7 +10,7 @@ Source: Kossaifi et al., CVPR 2020 (arXiv 1906.06196), HO-CPConv.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from hocp_mm.functional.cp import CPKernel, mode_names
 from hocp_mm.functional.cp_conv import Implementation, Ints, cp_conv, expand_ints, resolve_padding
 from hocp_mm.functional.decompose import decompose
 from hocp_mm.functional.rank import RankLike, resolve_rank
+
+DenseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 class _HOCPConvNd(nn.Module):
@@ -64,15 +66,14 @@ class _HOCPConvNd(nn.Module):
         self.transposed, self.output_padding = False, (0,) * order
         self.rank = resolve_rank(rank, in_channels, out_channels, self.kernel_size, groups)
         sizes = (out_channels // groups, in_channels // groups, *self.kernel_size)
-        options = {"device": device, "dtype": dtype}
-        self.weights = nn.Parameter(torch.empty(self.rank, **options))
+        self.weights = nn.Parameter(torch.empty(self.rank, device=device, dtype=dtype))
         self.factors = nn.ParameterDict(
             {
-                n: nn.Parameter(torch.empty(s, self.rank, **options))
-                for n, s in zip(mode_names(order), sizes, strict=True)
+                name: nn.Parameter(torch.empty(size, self.rank, device=device, dtype=dtype))
+                for name, size in zip(mode_names(order), sizes, strict=True)
             }
         )
-        self.bias = nn.Parameter(torch.empty(out_channels, **options)) if bias else None
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -129,7 +130,7 @@ class _HOCPConvNd(nn.Module):
             self.factors[name].copy_(factor)
 
     @classmethod
-    def from_dense(cls, conv: nn.Module, rank: RankLike = "x1", *, seed: int = 0, fit: bool = True) -> Self:
+    def from_dense(cls, conv: DenseConv, rank: RankLike = "x1", *, seed: int = 0, fit: bool = True) -> Self:
         """Build the CP twin of a dense layer.
 
         Args:
@@ -153,7 +154,7 @@ class _HOCPConvNd(nn.Module):
             layer.set_kernel(decompose(conv.weight, layer.rank, groups=layer.groups, seed=seed).kernel)
         if layer.bias is not None:
             with torch.no_grad():
-                layer.bias.copy_(conv.bias)
+                layer.bias.copy_(cast("Tensor", conv.bias))
         return layer.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ RankRule = RankLike | Mapping[str, RankLike]
 def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
     """Make a test for dotted names: true where any of the regular expressions is found in the name.
 
+    Returns:
+        A function from a name to True or False.
+
     Example:
         >>> matches = name_matcher(["layer4", "factors.t$"])
         >>> matches("net.layer1.0.conv1.factors.t"), matches("net.layer1.0.conv1.factors.w")
@@ -30,11 +33,8 @@ def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
 
 
 def is_factorizable(conv: nn.Module) -> bool:
-    """Tell whether a layer becomes an HO-CP one by default.
-
-    True for dense ``k x k`` convolutions with more than 4 input channels. A stem of 3 channels is kept: an expansion
-    of 3 would leave it 3 filters, and it holds under 1 % of the weights.
-    """
+    """Tell whether a layer becomes an HO-CP one by default: dense, ``k x k``, more than 4 input channels."""
+    # A stem of 3 channels is kept: expansion 1 would leave it 3 filters, and it holds under 1 % of the weights.
     return isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.kernel_size) > 1 and conv.in_channels > 4
 
 

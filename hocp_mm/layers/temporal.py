@@ -4,10 +4,11 @@ The host network runs on ``[N*T, C, H, W]``; only these layers look at T, which 
 that one network's layers share and its backbone sets before each forward pass.
 """
 
-import torch
+from typing import Any
+
 from torch import Tensor, nn
 
-from hocp_mm.functional.cp import CPKernel, mode_names
+from hocp_mm.functional.cp import mode_names
 from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
@@ -70,9 +71,8 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         Returns:
             A layer that gives the same output on every frame for ``init`` central or last.
         """
-        folded = cls(
-            **{**conv_arguments(layer), "device": "meta"}, rank=layer.rank, implementation=layer.implementation
-        )
+        arguments: dict[str, Any] = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
+        folded = cls(**arguments, rank=layer.rank, implementation=layer.implementation)
         folded.weights, folded.factors, folded.bias = layer.weights, layer.factors, layer.bias
         taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
         folded.factors["t"] = nn.Parameter(taps)
@@ -84,11 +84,11 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         # The constructor of the base class runs before the temporal factor exists.
         return mode_names(3) if "t" in self.factors else mode_names(2)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)
         return cp_conv_folded(
-            images,
+            x,
             self.kernel(),
             self.bias,
             self.stride,
@@ -129,7 +129,8 @@ class FrameFoldedConv2d(nn.Conv2d):
         Returns:
             A layer that gives the same output on every frame for ``init`` central or last.
         """
-        folded = cls(**{**conv_arguments(layer), "device": "meta"})
+        arguments: dict[str, Any] = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
+        folded = cls(**arguments)
         folded.weight, folded.bias = layer.weight, layer.bias
         taps = temporal_taps(size, layer.out_channels, init, dtype=layer.weight.dtype, device=layer.weight.device)
         folded.factors = nn.ParameterDict({"t": nn.Parameter(taps)})

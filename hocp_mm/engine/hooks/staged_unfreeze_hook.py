@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -53,7 +56,7 @@ class StagedUnfreezeHook(Hook):
     def __init__(self, stages: Sequence[Mapping[str, object]], by_epoch: bool = True) -> None:
         self.stages = [Stage(**stage) for stage in stages]  # type: ignore[arg-type]
         begins = [stage.begin for stage in self.stages]
-        if not begins or begins[0] != 0 or any(a >= b for a, b in zip(begins, begins[1:], strict=False)):
+        if not begins or begins[0] != 0 or any(a >= b for a, b in pairwise(begins)):
             raise ValueError(f"StagedUnfreezeHook: stages must begin at 0 and increase, got {begins}.")
         self.by_epoch = by_epoch
         self._active: Stage | None = None
@@ -65,8 +68,14 @@ class StagedUnfreezeHook(Hook):
         # Names that match nothing should end the run now, not at the epoch of their stage.
         for stage in frozen_stages:
             freeze_all_but_(model, stage.train)
-        if frozen_stages and is_model_wrapper(runner.model) and not getattr(runner.model, "find_unused_parameters", True):
-            raise ValueError("StagedUnfreezeHook: distributed training of frozen stages needs find_unused_parameters=True.")
+        if (
+            frozen_stages
+            and is_model_wrapper(runner.model)
+            and not getattr(runner.model, "find_unused_parameters", True)
+        ):
+            raise ValueError(
+                "StagedUnfreezeHook: distributed training of frozen stages needs find_unused_parameters=True."
+            )
         self._active = None
         self._enter(runner)
 
@@ -95,7 +104,8 @@ class StagedUnfreezeHook(Hook):
         if self._active is not None and self._active.norm_eval:
             model.train()
         self._active = stage
-        for group in runner.optim_wrapper.param_groups:
+        optim_wrapper = cast("OptimWrapper", runner.optim_wrapper)
+        for group in optim_wrapper.param_groups:
             ratio = stage.lr_mult / group.get(_LR_KEY, 1.0)
             group["lr"] *= ratio
             if "initial_lr" in group:
@@ -110,4 +120,4 @@ class StagedUnfreezeHook(Hook):
 
 
 def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return cast("nn.Module", runner.model.module if is_model_wrapper(runner.model) else runner.model)

@@ -1,6 +1,7 @@
 """Start a video network from an image network."""
 
 from pathlib import Path
+from typing import Any, cast
 
 from mmengine import dist
 from mmengine.hooks import Hook
@@ -52,7 +53,7 @@ class TransductionHook(Hook):
         if runner._resume or runner._load_from is not None:
             runner.logger.info("TransductionHook: skipped, the run starts from a checkpoint.")
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = cast("nn.Module", runner.model.module if is_model_wrapper(runner.model) else runner.model)
         failure: CheckpointError | None = None
         if dist.is_main_process():
             try:
@@ -65,7 +66,13 @@ class TransductionHook(Hook):
             dist.broadcast(tensor, src=0)
 
     def load(self, model: nn.Module) -> LoadReport:
-        """Fill ``model`` (a recogniser with a ``backbone``) from the source.
+        """Fill a model from the source.
+
+        Args:
+            model: A recogniser with a ``backbone``; changed.
+
+        Returns:
+            The account of the transfer.
 
         Raises:
             CheckpointError: If the weights cannot be read or do not fit.
@@ -75,7 +82,8 @@ class TransductionHook(Hook):
             state = unwrap_state_dict(read_checkpoint(Path(self.source)))
             if any(key.startswith("backbone.") for key in state):
                 return load_image_weights_(model, state, source=self.source, **options)
-        return model.backbone.load_image_weights(self.source, **options)
+        backbone = cast("Any", model.backbone)
+        return backbone.load_image_weights(self.source, **options)
 
 
 def _raise_everywhere(failure: CheckpointError | None) -> None:
@@ -84,5 +92,3 @@ def _raise_everywhere(failure: CheckpointError | None) -> None:
     dist.broadcast_object_list(message, src=0)
     if message[0] is not None:
         raise failure or CheckpointError(message[0])
-
-

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -101,7 +101,7 @@ class TimmHOCPBackbone(BaseModule):
     @property
     def out_channels(self) -> list[int]:
         """Channels of each returned stage."""
-        return list(self.net.feature_info.channels())
+        return list(cast("Any", self.net).feature_info.channels())
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
         """Compute features of every frame.
@@ -117,7 +117,8 @@ class TimmHOCPBackbone(BaseModule):
         """
         if clip.ndim != 5 or clip.shape[1] != self.in_chans or clip.shape[2] == 0:
             raise ValueError(
-                f"TimmHOCPBackbone: clip must be [N, {self.in_chans}, T, H, W] with T >= 1, got shape {tuple(clip.shape)}."
+                f"TimmHOCPBackbone: clip must be [N, {self.in_chans}, T, H, W] with T >= 1, "
+                f"got shape {tuple(clip.shape)}."
             )
         frames = clip.shape[2]
         self.frame_axis.length = frames
