@@ -46,7 +46,10 @@ def make_runner(model: nn.Module, work_dir, hooks, *, epochs: int = 4, name: str
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
         param_scheduler={"type": "StepLR", "step_size": 1, "gamma": 0.5},
         custom_hooks=hooks,
-        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1}, "logger": {"type": "LoggerHook", "interval": 1}},
+        default_hooks={
+            "checkpoint": {"type": "CheckpointHook", "interval": 1},
+            "logger": {"type": "LoggerHook", "interval": 1},
+        },
         default_scope="mmengine",
         log_level="WARNING",
         experiment_name=f"{name}-{id(model)}",

@@ -39,7 +39,12 @@ def test_dense_weights_are_decomposed_and_everything_is_accounted_for():
     assert relative_error(middle, source[2].weight) == pytest.approx(report.decomposed["2"], abs=1e-5)
     assert torch.equal(video[1].running_mean, source[1].running_mean)
     assert torch.equal(video[2].bias, source[2].bias)
-    filled = set(report.copied) | set(report.transducted) | {"2.weights"} | {f"2.factors.{m}" for m in ("out", "in", "h", "w")}
+    filled = (
+        set(report.copied)
+        | set(report.transducted)
+        | {"2.weights"}
+        | {f"2.factors.{m}" for m in ("out", "in", "h", "w")}
+    )
     assert filled == set(video.state_dict())
 
 
@@ -67,7 +72,10 @@ def _without(state, key):
 FAULTS = {
     "a missing tensor": (lambda s: _without(s, "1.running_var"), r"1 missing \(1.running_var\)"),
     "a missing kernel": (lambda s: _without(s, "2.weight"), r"5 missing \(2.weights, "),
-    "a kernel of another shape": (lambda s: {**s, "2.weight": torch.ones(8, 8, 5, 5)}, r"2.weight: \(8, 8, 5, 5\) instead of \(8, 8, 3, 3\)"),
+    "a kernel of another shape": (
+        lambda s: {**s, "2.weight": torch.ones(8, 8, 5, 5)},
+        r"2.weight: \(8, 8, 5, 5\) instead of \(8, 8, 3, 3\)",
+    ),
     "a tensor of another shape": (lambda s: {**s, "1.bias": torch.ones(4)}, r"1.bias: \(4,\) instead of \(8,\)"),
     "an unexpected tensor": (lambda s: {**s, "fc.weight": torch.ones(4)}, r"1 unexpected \(fc.weight\)"),
 }
@@ -104,7 +112,9 @@ def test_a_classifier_is_left_out_on_purpose():
 
 
 def test_a_report_reads_as_an_account():
-    report = LoadReport("timm 'x'", copied=["a"] * 40, decomposed={"l.0": 0.04, "l.1": 0.21}, transducted=["t"] * 2, unexpected=["u"])
+    report = LoadReport(
+        "timm 'x'", copied=["a"] * 40, decomposed={"l.0": 0.04, "l.1": 0.21}, transducted=["t"] * 2, unexpected=["u"]
+    )
     text = str(report)
     assert "40 tensors copied, 2 kernels decomposed (relative error 0.040 to 0.210), 2 temporal factors added" in text
     assert "l.1: relative error 0.2100" in text

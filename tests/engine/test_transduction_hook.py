@@ -53,7 +53,9 @@ def test_a_run_that_starts_from_a_checkpoint_is_left_alone(tmp_path, static_chec
     make_runner(TinyRecognizer(), tmp_path / "video", [TransductionHook(str(path))], epochs=1).train()
     checkpoint = str(tmp_path / "video" / "epoch_1.pth")
     hook = TransductionHook(str(path))
-    runner = make_runner(TinyRecognizer(), tmp_path / "again", [hook], epochs=2, load_from=checkpoint, resume=how == "resume")
+    runner = make_runner(
+        TinyRecognizer(), tmp_path / "again", [hook], epochs=2, load_from=checkpoint, resume=how == "resume"
+    )
     runner.train()
     assert hook.report is None
     assert runner.epoch == 2
@@ -93,5 +95,7 @@ def test_unreachable_timm_weights_are_an_error_that_says_what_to_do(monkeypatch)
     model = torch.nn.Module()
     model.backbone = TimmHOCPBackbone("resnet18", rank=2)
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match="'resnet18' could not be fetched .no route to host.*copy the model's .safetensors"):
+    with pytest.raises(
+        CheckpointError, match="'resnet18' could not be fetched .no route to host.*copy the model's .safetensors"
+    ):
         TransductionHook("timm").load(model)

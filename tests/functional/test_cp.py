@@ -47,7 +47,10 @@ REFUSED_KERNELS = {
         lambda k: CPKernel(k.weights, {**{n: f for n, f in k.factors.items() if n != "w"}, "t": k.factors["w"]}),
         "must be named .*'h', 'w'",
     ),
-    "a factor of another rank": (lambda k: CPKernel(k.weights, {**k.factors, "h": torch.ones(3, 7)}), "factor 'h' must have shape"),
+    "a factor of another rank": (
+        lambda k: CPKernel(k.weights, {**k.factors, "h": torch.ones(3, 7)}),
+        "factor 'h' must have shape",
+    ),
     "groups that do not divide the rank": (lambda k: CPKernel(k.weights, k.factors, 3), "multiple of groups=3, got 8"),
 }
 

@@ -13,7 +13,13 @@ SETTINGS = {
     "plain 1-D": {"taps": (3,), "size": (9,)},
     "plain 2-D": {"taps": (3, 3), "size": (6, 7)},
     "plain 3-D": {"taps": (3, 3, 3), "size": (4, 5, 6)},
-    "anisotropic everything": {"taps": (1, 3, 5), "size": (5, 9, 11), "stride": (1, 2, 3), "padding": (0, 1, 2), "dilation": (2, 1, 2)},
+    "anisotropic everything": {
+        "taps": (1, 3, 5),
+        "size": (5, 9, 11),
+        "stride": (1, 2, 3),
+        "padding": (0, 1, 2),
+        "dilation": (2, 1, 2),
+    },
     "even taps": {"taps": (2, 4), "size": (8, 9), "padding": (1, 2)},
     "grouped": {"taps": (3, 3), "size": (6, 6), "padding": 1, "groups": 2},
     "depthwise": {"taps": (3, 3), "size": (6, 6), "padding": 1, "groups": 4, "out": 4},
@@ -73,7 +79,13 @@ def test_gradients(form):
     def run(x, weights, *factors):
         from hocp_mm.functional import CPKernel
 
-        return cp_conv(x, CPKernel(weights, dict(zip(kernel.factors, factors, strict=True))), stride=2, padding=1, implementation=form)
+        return cp_conv(
+            x,
+            CPKernel(weights, dict(zip(kernel.factors, factors, strict=True))),
+            stride=2,
+            padding=1,
+            implementation=form,
+        )
 
     assert torch.autograd.gradcheck(run, (x, kernel.weights, *kernel.factors.values()))
 
@@ -96,7 +108,14 @@ def test_folded_convolution_equals_conv3d(before, frames):
     clip, bias = torch.randn(2, 4, frames, 6, 7, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
     expected = F.conv3d(F.pad(clip, (0, 0, 0, 0, before, 2 - before)), dense_kernel(kernel), bias, (1, 2, 1), (0, 1, 1))
     folded = cp_conv_folded(
-        fold_frames(clip), kernel, bias, (2, 1), resolve_padding((1, 1), (3, 2), (2, 1), (1, 1)), (1, 1), frames=frames, before=before
+        fold_frames(clip),
+        kernel,
+        bias,
+        (2, 1),
+        resolve_padding((1, 1), (3, 2), (2, 1), (1, 1)),
+        (1, 1),
+        frames=frames,
+        before=before,
     )
     assert_close(unfold_frames(folded, frames), expected, 1e-12, f"frames={frames}, before={before}")
 
@@ -114,14 +133,22 @@ def test_temporal_pass_keeps_channels_last():
 
 
 REFUSED = {
-    "a wrong number of dimensions": ({"x": torch.randn(4, 4)}, ValueError, "does not fit a kernel with 2 convolved modes"),
+    "a wrong number of dimensions": (
+        {"x": torch.randn(4, 4)},
+        ValueError,
+        "does not fit a kernel with 2 convolved modes",
+    ),
     "wrong channels": ({"x": torch.randn(1, 3, 6, 6)}, ValueError, "4 input channels, got x of shape"),
     "a wrong length": ({"stride": (1, 2, 3)}, ValueError, r"stride must be an int or 2 ints, got \(1, 2, 3\)"),
     "an unknown form": ({"implementation": "fast"}, ValueError, "implementation must be one of"),
     "an unknown padding word": ({"padding": "full"}, ValueError, "padding must be ints, 'same' or 'valid', got 'full'"),
     "an unknown padding mode": ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of"),
     "same with a stride": ({"padding": "same", "stride": 2}, ValueError, "needs stride 1"),
-    "a rebuilt kernel with inner": ({"implementation": "reconstructed", "inner": F.relu}, ValueError, "cannot apply inner"),
+    "a rebuilt kernel with inner": (
+        {"implementation": "reconstructed", "inner": F.relu},
+        ValueError,
+        "cannot apply inner",
+    ),
 }
 
 

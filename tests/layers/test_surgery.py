@@ -131,7 +131,13 @@ def test_copies_share_one_frame_axis_of_their_own():
 def test_freeze_all_but():
     net = network()
     assert freeze_all_but_(net, [r"^3\.", "bias$"]) == ["0.bias", "1.bias", "3.weight", "4.bias", "5.bias"]
-    assert [n for n, p in net.named_parameters() if p.requires_grad] == ["0.bias", "1.bias", "3.weight", "4.bias", "5.bias"]
+    assert [n for n, p in net.named_parameters() if p.requires_grad] == [
+        "0.bias",
+        "1.bias",
+        "3.weight",
+        "4.bias",
+        "5.bias",
+    ]
 
 
 class _SameConv(nn.Conv2d):

@@ -78,7 +78,9 @@ def test_a_local_timm_file_is_decomposed(tmp_path, suffix):
             if name.startswith("layer1") and "conv" in name:
                 module.weight.copy_(dense_kernel(random_kernel(out=64, in_=64, rank=2, dtype=torch.float32)))
     path = tmp_path / f"weights{suffix}"
-    save_file(dense.state_dict(), path) if suffix == ".safetensors" else torch.save({"state_dict": dense.state_dict()}, path)
+    save_file(dense.state_dict(), path) if suffix == ".safetensors" else torch.save(
+        {"state_dict": dense.state_dict()}, path
+    )
     video = build(checkpoint=str(path), rank=4, factorize=[r"^layer1"], temporal_layers=[r"^layer1"])
     assert video.load_report is not None
     assert list(video.load_report.decomposed) == video.factorized
@@ -104,7 +106,11 @@ def test_init_weights_keeps_loaded_weights(image_backbone):
 
 REFUSED = {
     "an unknown name": ({"model_name": "resnet81"}, UnknownModelError, "got 'resnet81' \\(nearest: .*resnet18"),
-    "a missing checkpoint": ({"checkpoint": "nowhere/weights.pth"}, (CheckpointError, MissingDataError), "nowhere/weights.pth"),
+    "a missing checkpoint": (
+        {"checkpoint": "nowhere/weights.pth"},
+        (CheckpointError, MissingDataError),
+        "nowhere/weights.pth",
+    ),
     "two sources": ({"checkpoint": "a.pth", "pretrained": True}, ValueError, "got both"),
     "an init_cfg": ({"init_cfg": {"type": "Pretrained"}}, ValueError, "init_cfg must be None"),
     "an even central kernel": ({"temporal_kernel": 4}, ValueError, "odd size, got 4"),

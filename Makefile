@@ -1,0 +1,87 @@
+# One command per wish; `make help` lists them. Everything lives in .venv of this folder and is safe to repeat.
+#
+#   PYTHON=/path/to/python3.12    which interpreter .venv is made from (default: the first suitable one on PATH)
+#   PYTEST_ARGS="-k ccc -x"       handed to pytest by `test` and `test-slow`
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The steps of a target are ordered by what they need; `-j` must not interleave their output.
+.NOTPARALLEL:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/.setup-complete
+CODE := hocp_mm configs tools tests setup.py
+PYTEST_ARGS ?=
+
+# 3.11 to 3.13 first: requirements/lock.txt fits those.
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.10 python; do \
+	if "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then echo "$$p"; exit; fi; done; \
+	for p in python3 python3.10 python; do \
+	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then echo "$$p"; exit; fi; done; echo python3)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# pip must act on .venv alone, whatever the caller's shell has set.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
+
+.PHONY: help setup test test-slow lint types contracts unit demo format clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install everything into it (about 3 minutes and 6 GB the first time)
+
+# The stamp is written last: an install that was interrupted is taken up again by the next call. pip leaves nothing
+# half-installed that it would mistake for whole, since a wheel's metadata is unpacked after its files.
+$(STAMP): requirements/lock.txt setup.py Makefile
+	@rm -f $@
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "make setup: Python >= 3.10 is needed, got '$(PYTHON)' ($$("$(PYTHON)" --version 2>&1)). Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make setup: '$(PYTHON)' cannot make virtual environments (no ensurepip). On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "==> $(VENV) from $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
+	@if $(PY) -c 'import platform, sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and sys.platform == "linux" and platform.machine() == "x86_64"))'; then \
+	  echo "==> exact versions from requirements/lock.txt"; \
+	  $(PY) -m pip install --no-deps -r requirements/lock.txt; \
+	else \
+	  echo "==> requirements/lock.txt is for Linux x86-64 with CPython 3.11 to 3.13, this is $$($(PY) -c 'import platform; print(platform.python_version(), platform.system(), platform.machine())'): newest versions within the ranges of setup.py"; \
+	  $(PY) -m pip install 'setuptools>=70.1,<82' && $(PY) -m pip install --no-build-isolation --editable '.[all,dev]'; \
+	fi
+	@echo "==> hocp_mm itself (editable)"
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "==> first import"
+	@$(PY) -m hocp_mm.compat
+	@touch $@
+
+test: lint types contracts unit ## lint, types, import contracts, tests and doctests: what CI runs
+
+lint: setup ## ruff: rules and format
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+
+types: setup ## pyright, strict on functional and layers
+	$(PY) -m pyright
+
+contracts: setup ## import-linter: arrows point down only
+	$(BIN)/lint-imports
+
+unit: setup ## pytest with doctests, without the slow ones
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-slow: setup ## the tests that take minutes
+	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+demo: setup ## the whole recipe on synthetic videos: at most 10 minutes, results in demo_output/
+	$(PY) tools/run_demo.py
+
+format: setup ## let ruff repair and format the code
+	$(PY) -m ruff check --fix $(CODE)
+	$(PY) -m ruff format $(CODE)
+
+clean: ## remove caches, build folders and demo output
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo_output
+	find hocp_mm configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## like clean, and remove .venv
+	rm -rf $(VENV)

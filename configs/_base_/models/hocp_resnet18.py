@@ -1,0 +1,21 @@
+"""ResNet-18 of HO-CP convolutions with one valence-arousal pair per frame.
+
+``temporal_kernel=1`` gives the image network (static stage), 3 the video network; all other names are equal, so
+the weights of one fill the other except for ``factors.t``.
+"""
+
+model: dict = dict(
+    type="hocp_mm.AffectRecognizer",
+    data_preprocessor=dict(type="hocp_mm.AffectDataPreprocessor"),
+    backbone=dict(
+        type="hocp_mm.TimmHOCPBackbone",
+        model_name="resnet18",
+        rank="x1",
+        temporal_kernel=3,
+        temporal_init="central",
+        pretrained=False,
+        checkpoint=None,
+    ),
+    head=dict(type="hocp_mm.AffectHead", in_channels=512, dropout=0.2, loss=dict(type="hocp_mm.AffectLoss")),
+    test_cfg=dict(flip=False),
+)

@@ -1,0 +1,7 @@
+"""Video in, timeline out."""
+
+from hocp_mm.apis.face_track import FaceTrack, track_faces
+from hocp_mm.apis.ground_truth import with_ground_truth
+from hocp_mm.apis.inferencer import AffectInferencer
+
+__all__ = ["AffectInferencer", "FaceTrack", "track_faces", "with_ground_truth"]

@@ -1,0 +1,128 @@
+"""How a trained network wants to be fed: crop, clip length and windows, taken from its config."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from numpy.typing import NDArray
+
+from hocp_mm.datasets import face_track, square_boxes
+from hocp_mm.datasets.transforms import (
+    CenterCropClip,
+    LoadFaceClip,
+    PackAffectInputs,
+    ResizeClip,
+    SampleClip,
+    clip_frames,
+    window_starts,
+)
+from hocp_mm.errors import CheckpointError
+from hocp_mm.launch import is_type
+
+# Not the training pipeline: its random crops do not say what the network should see.
+LOADERS = ("test_dataloader", "val_dataloader")
+_STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """Crop and window settings shared by evaluation and inference.
+
+    Attributes:
+        size: Side of the crops, pixels.
+        margin: Side of the crop in units of the longer side of the smoothed landmark box.
+        smooth: Window of the moving average of the boxes, frames.
+        clip_len: Frames of a window.
+        frame_interval: Distance of neighbouring frames in a window.
+        stride: Sampled frames from one window to the next.
+        after: Transforms of the crops that follow in the pipeline, such as ``CenterCropClip``.
+    """
+
+    size: int
+    margin: float
+    smooth: int
+    clip_len: int
+    frame_interval: int
+    stride: int
+    after: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any] | Config, source: str) -> "ClipRule":
+        """Read the pipeline and the ``windows`` of the data set for test, or else for validation.
+
+        Args:
+            cfg: Config with a test or validation data loader.
+            source: Where it comes from, for the error text.
+
+        Returns:
+            The settings; without ``windows`` half of each window overlaps the next.
+
+        Raises:
+            CheckpointError: If no data loader has both transforms, or a step is not known here.
+        """
+        for name in LOADERS:
+            dataset = next((d for d in _dicts(cfg.get(name)) if d.get("pipeline")), {})
+            steps = [_build_step(step, source) for step in dataset.get("pipeline", ())]
+            load = next((step for step in steps if isinstance(step, LoadFaceClip)), None)
+            sample = next((step for step in steps if isinstance(step, SampleClip)), None)
+            if load is None or sample is None:
+                continue
+            stride = dict(dataset.get("windows") or {}).get("stride", max(1, sample.clip_len // 2))
+            after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
+            interval = sample.frame_interval
+            return cls(load.size, load.margin, load.smooth, sample.clip_len, interval, stride, after)
+        raise CheckpointError(
+            f"{source}: the config must have a data loader with LoadFaceClip and SampleClip, which say how the face is "
+            f"cropped; looked at {', '.join(LOADERS)}."
+        )
+
+    def squares(self, boxes: NDArray[np.float32] | None, num_frames: int, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the square to crop from each frame, as ``LoadFaceClip`` does.
+
+        Args:
+            boxes: Landmark boxes of the whole video, ``[F, 4]``, or None for the whole frame.
+            num_frames: F.
+            size: Width and height of the video.
+
+        Returns:
+            Squares, float32 ``[F, 4]``.
+        """
+        if boxes is None:
+            return np.repeat(square_boxes(np.array([[0, 0, *size]], np.float32), 1.0), num_frames, axis=0)
+        return face_track(boxes, self.margin, self.smooth)
+
+    def windows(self, num_frames: int, stride: int | None = None) -> list[NDArray[np.int64]]:
+        """Return the frames of every window, -1 for padding; together they cover each frame of the video.
+
+        Args:
+            num_frames: Frames of the video.
+            stride: Another stride than the rule's, 1 to ``clip_len``.
+
+        Returns:
+            Frame numbers, int64 ``[clip_len]`` each.
+        """
+        step = self.stride if stride is None else stride
+        starts = window_starts(num_frames, self.clip_len, step, self.frame_interval)
+        return [clip_frames(num_frames, start, self.clip_len, self.frame_interval) for start in starts]
+
+
+def _build_step(step: Mapping[str, Any], source: str) -> Any:
+    """Build a transform; what the config leaves out then has the default of its class."""
+    name = next((name for name in _STEPS if is_type(step["type"], name)), None)
+    if name is None:
+        raise CheckpointError(
+            f"{source}: the test pipeline may have {', '.join(_STEPS)}, which inference repeats, got {step['type']!r}."
+        )
+    # A cache of crops would be of no use here, and a video is always decoded in order.
+    return _STEPS[name](**{key: value for key, value in step.items() if key not in ("type", "cache_mb", "decoder")})
+
+
+def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every mapping inside a config, outermost first (data sets may be wrapped)."""
+    if isinstance(value, Mapping):
+        yield value
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _dicts(item)

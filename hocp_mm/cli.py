@@ -1,0 +1,74 @@
+"""What every command-line tool shares: user errors without traceback.
+
+Imports nothing but the errors, so that ``--help`` and data preparation start at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from hocp_mm.errors import HOCPError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+"""Exit codes: argparse's own for wrong usage; the shell's for Ctrl-C."""
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Call ``main`` and end the process; a user's error prints ``error: <text>`` and exits with 2.
+
+    Frameworks wrap what happens while they build an object or inside a worker process: the original error counts.
+    With ``HOCP_TRACEBACK=1`` in the environment everything is shown. Any other exception passes through: it is a
+    fault of the program, and its traceback is wanted.
+
+    Args:
+        main: Function without arguments, the body of the tool.
+
+    Raises:
+        SystemExit: Always, unless ``main`` fails with an error that is not the user's.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        cause = user_error(error)
+        if cause is None or os.environ.get("HOCP_TRACEBACK") == "1":
+            raise
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {_text(cause)}\n")
+        sys.exit(USER_ERROR)
+    sys.exit(0)
+
+
+def user_error(error: BaseException) -> HOCPError | None:
+    """Return the innermost `HOCPError` in the chain of causes of ``error``, itself included, or None.
+
+    Example:
+        >>> user_error(ValueError("x")) is None
+        True
+    """
+    found = None
+    for link in _chain(error):
+        if isinstance(link, HOCPError):
+            found = link
+    return found
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _text(error: HOCPError) -> str:
+    """Return the text alone: torch puts the whole traceback of a data loader's worker into it."""
+    text = str(error)
+    if text.startswith("Caught ") and "\nOriginal Traceback" in text:
+        kind = type(error)
+        text = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]
+    return text.strip()

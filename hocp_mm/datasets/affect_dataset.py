@@ -1,0 +1,176 @@
+"""What all data sets of affect have in common: one record per video, samples that point into it.
+
+A record is the dict that enters the pipeline:
+
+    video: str key · filename: str · num_frames: int · fps: float · subject: str
+    affect: float32 [num_frames, 2], (valence, arousal) in [-1, 1] · valid: bool [num_frames]
+    boxes: float32 [num_frames, 4] tight face boxes in pixels, NaN rows without a face, or None (whole frame)
+    face_found: bool [num_frames] · start: int, first frame of the window (test mode only) · sample_idx: int
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
+from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.registry import TRANSFORMS
+
+_SHOWN_FAULTS = 10
+_T = TypeVar("_T")
+
+
+class AffectDataset(BaseDataset):
+    """Base of the data sets: a subclass finds and checks its videos in `load_videos`.
+
+    The labels of a video are held once, however many clips or windows are taken from it.
+
+    Args:
+        data_root: Folder of the set.
+        pipeline: Transforms, as configs or callables.
+        label_range: Lowest and highest value of the annotation scale, mapped linearly to [-1, 1]. It is
+            stated, never guessed, and a label outside of it is an error.
+        clips_per_video: Training: random clips that each video gives in one epoch.
+        windows: Test: ``dict(clip_len=, stride=[, frame_interval=])`` of the sliding windows, which cover every
+            frame (see `window_starts`). They must agree with the ``SampleClip`` of the pipeline.
+        test_mode: Give windows in order instead of random clips.
+        **kwargs: Options of ``mmengine.dataset.BaseDataset``.
+
+    Raises:
+        ValueError: If an option is out of its range or contradicts another.
+    """
+
+    METAINFO = {"dims": ("valence", "arousal")}  # noqa: RUF012 - mmengine reads a class attribute of this name
+
+    def __init__(
+        self,
+        data_root: str = "",
+        pipeline: Sequence[dict[str, Any] | Callable[..., Any]] = (),
+        *,
+        label_range: Sequence[float] = (-1.0, 1.0),
+        clips_per_video: int = 1,
+        windows: Mapping[str, int] | None = None,
+        test_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        name = type(self).__name__
+        if len(label_range) != 2 or not label_range[0] < label_range[1]:
+            raise ValueError(f"{name}: label_range must be (lowest, highest), got {tuple(label_range)}.")
+        if clips_per_video < 1:
+            raise ValueError(f"{name}: clips_per_video must be 1 or more, got {clips_per_video}.")
+        if test_mode and windows is None:
+            raise ValueError(f"{name}: test_mode needs windows=dict(clip_len=…, stride=…), got None.")
+        self.label_range = (float(label_range[0]), float(label_range[1]))
+        self.clips_per_video = clips_per_video
+        self.windows = dict(windows or {})
+        steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
+        self._check_sampling(steps, test_mode)
+        self._videos: list[bytes] = []
+        metainfo = {"label_range": self.label_range, **(kwargs.pop("metainfo", None) or {})}
+        super().__init__(
+            data_root=str(data_root), pipeline=steps, test_mode=test_mode, metainfo=metainfo, data_prefix={}, **kwargs
+        )
+
+    def load_videos(self) -> list[dict[str, Any]]:
+        """Find, check and return the records of all videos; one `DataError` names all faults of the set.
+
+        Raises:
+            NotImplementedError: Always; subclasses replace it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement load_videos.")
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one small item per clip or window; the records themselves are kept aside, once."""
+        videos = self.load_videos()
+        # Pickled as mmengine does with its list: data loader workers share the pages as long as nobody writes.
+        self._videos = [pickle.dumps(video, protocol=5) for video in videos]
+        items: list[dict[str, Any]] = []
+        for index, video in enumerate(videos):
+            if self.test_mode:
+                starts = window_starts(video["num_frames"], **self.windows)
+                items += [{"video_index": index, "start": start} for start in starts]
+            else:
+                items += [{"video_index": index} for _ in range(self.clips_per_video)]
+        return items
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return a fresh copy of the record that sample ``idx`` is taken from."""
+        item = super().get_data_info(idx)
+        return {**pickle.loads(self._videos[item.pop("video_index")]), **item}
+
+    def _check_sampling(self, steps: Sequence[Any], test_mode: bool) -> None:
+        """Refuse a pipeline whose clips would not be the windows that cover every frame."""
+        name = type(self).__name__
+        if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval"}:
+            raise ValueError(f"{name}: windows takes clip_len, stride and frame_interval, got {sorted(unknown)}.")
+        if self.windows:
+            window_starts(1, **self.windows)  # complains about its numbers
+        wanted = (self.windows.get("clip_len"), self.windows.get("frame_interval", 1))
+        for step in steps:
+            if not isinstance(step, SampleClip):
+                continue
+            if test_mode != (step.mode == "window"):
+                raise ValueError(f"{name}: test_mode={test_mode} contradicts {step!r}.")
+            if test_mode and (step.clip_len, step.frame_interval) != wanted:
+                raise ValueError(f"{name}: windows={self.windows} must agree with {step!r}.")
+
+
+def scale_labels(
+    values: NDArray[np.floating], label_range: tuple[float, float], path: Any, first_line: int = 1
+) -> NDArray[np.float32]:
+    """Map labels linearly from ``label_range`` to [-1, 1].
+
+    Args:
+        values: Labels of one dimension in annotation units, ``[F]``.
+        label_range: Lowest and highest value of the scale.
+        path: File that they come from, for the message.
+        first_line: Line of the first value in it.
+
+    Returns:
+        Labels, float32 ``[F]``; the very same numbers for the range (-1, 1).
+
+    Raises:
+        DataError: If a value lies outside the range.
+    """
+    low, high = label_range
+    outside = (values < low) | (values > high)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise DataError(
+            f"{path}: labels must lie in label_range ({low:g}, {high:g}), but line {first_line + row} has "
+            f"{values[row]:g}; the file spans {values.min():g} to {values.max():g}."
+        )
+    if (low, high) == (-1.0, 1.0):
+        return values.astype(np.float32)
+    return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def attempt(faults: list[str], function: Callable[..., _T], *args: Any) -> _T | None:
+    """Call ``function``; on a fault of the data add its text to ``faults`` and return None."""
+    try:
+        return function(*args)
+    except HOCPError as error:
+        faults.append(str(error))
+        return None
+
+
+def raise_faults(where: str, faults: Sequence[str]) -> None:
+    """Raise one error for all faults of a set; do nothing if there are none.
+
+    Args:
+        where: Beginning of the message.
+        faults: Texts of all faults.
+
+    Raises:
+        DataError: With the number of faults and the first ten.
+    """
+    if not faults:
+        return
+    rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+    shown = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    raise DataError("\n".join([f"{where}: the data must be complete, got {count}:", *shown, *rest]))

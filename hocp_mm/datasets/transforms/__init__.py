@@ -1,0 +1,25 @@
+"""Transforms from a video record to model inputs: sampling, loading, augmentation, packing."""
+
+from hocp_mm.datasets.transforms.augment import (
+    CenterCropClip,
+    ClipColorJitter,
+    ClipFlip,
+    RandomResizedClipCrop,
+    ResizeClip,
+)
+from hocp_mm.datasets.transforms.loading import LoadFaceClip
+from hocp_mm.datasets.transforms.packing import PackAffectInputs
+from hocp_mm.datasets.transforms.sampling import SampleClip, clip_frames, window_starts
+
+__all__ = [
+    "CenterCropClip",
+    "ClipColorJitter",
+    "ClipFlip",
+    "LoadFaceClip",
+    "PackAffectInputs",
+    "RandomResizedClipCrop",
+    "ResizeClip",
+    "SampleClip",
+    "clip_frames",
+    "window_starts",
+]

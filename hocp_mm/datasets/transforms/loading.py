@@ -1,0 +1,140 @@
+"""From frame numbers to face crops."""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.faces import crop_faces, face_track, square_boxes
+from hocp_mm.datasets.video import Decoder, iter_frames, read_frames
+from hocp_mm.errors import DataError
+from hocp_mm.registry import TRANSFORMS
+
+
+class ClipCache:
+    """Keep whole videos of face crops up to a number of bytes.
+
+    The least recently used video gives way, but only to one that is asked for twice in a row (windows of one
+    video in test). Any other newcomer must find free room: random clips of a set larger than the cache would
+    otherwise decode a whole video for every clip and keep none long enough.
+
+    Args:
+        max_bytes: Bound on the sum of the arrays; 0 keeps nothing.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._videos: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+        self._last: Hashable = None
+
+    def get(self, key: Hashable, num_bytes: int, load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8] | None:
+        """Return a video from memory, or load and keep it; None if it is not worth its place.
+
+        Args:
+            key: Identity of the video and of all that shaped its crops.
+            num_bytes: Size that ``load`` would return.
+            load: Makes the array.
+
+        Returns:
+            The kept array (do not write into it), or None.
+        """
+        again, self._last = key == self._last, key
+        if key in self._videos:
+            self._videos.move_to_end(key)
+            return self._videos[key]
+        if num_bytes > self.max_bytes or (self.num_bytes + num_bytes > self.max_bytes and not again):
+            return None
+        while self.num_bytes + num_bytes > self.max_bytes:
+            self.num_bytes -= self._videos.popitem(last=False)[1].nbytes
+        video = self._videos[key] = load()
+        self.num_bytes += video.nbytes
+        return video
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to other processes empty: pixels are cheaper decoded than pickled."""
+        return {"max_bytes": self.max_bytes, "num_bytes": 0, "_videos": OrderedDict(), "_last": None}
+
+
+@TRANSFORMS.register_module()
+class LoadFaceClip:
+    """Decode the frames of a clip and crop the face: adds ``imgs``, RGB uint8 ``[T, size, size, 3]``.
+
+    Boxes are smoothed over the whole video, so the crop of a frame is the same in every clip. Padding
+    (``frame_inds`` -1) repeats the last frame. A record without boxes (``faces="frame"``) gives the whole
+    frame, its shorter side extended by its edge pixels to a square.
+
+    Args:
+        size: Side of the crops, pixels.
+        margin: Side of the square in units of the longer side of the smoothed landmark box.
+        smooth: Window of the moving average of the boxes, in frames (25 = 1 s of a chat video).
+        cache_mb: Megabytes (2**20 bytes) in which whole videos of crops are kept; 0 decodes every clip anew.
+            The pixels are the same. Each process, and so each data loader worker, has its own cache.
+        decoder: ``"pyav"``, or ``"decord"`` for files that pass its self-check (see `read_frames`).
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self, size: int, margin: float = 1.5, smooth: int = 25, cache_mb: float = 0, decoder: Decoder = "pyav"
+    ) -> None:
+        if size < 1 or margin <= 0 or smooth < 1 or cache_mb < 0:
+            raise ValueError(
+                "LoadFaceClip: size and smooth must be 1 or more, margin positive, cache_mb 0 or more, "
+                f"got size={size}, smooth={smooth}, margin={margin}, cache_mb={cache_mb}."
+            )
+        self.size = size
+        self.margin = margin
+        self.smooth = smooth
+        self.decoder: Decoder = decoder
+        self.cache = ClipCache(int(cache_mb * 2**20))
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``imgs`` to a record with ``frame_inds``."""
+        inds, num_frames, boxes = results["frame_inds"], results["num_frames"], results["boxes"]
+        inds = np.where(inds < 0, num_frames - 1, inds)
+        filename = results["filename"]
+        squares = None if boxes is None else face_track(boxes, self.margin, self.smooth)
+        # size, margin and smooth are fixed here, but two data sets may give one file different boxes.
+        key = (filename, num_frames, None if squares is None else zlib.crc32(squares.tobytes()))
+        video = self.cache.get(
+            key, num_frames * self.size**2 * 3, lambda: self._load_all(filename, num_frames, squares)
+        )
+        if video is not None:
+            results["imgs"] = video[inds]
+            return results
+        wanted, position = np.unique(inds, return_inverse=True)
+        frames = read_frames(filename, wanted, self.decoder)
+        results["imgs"] = self._crop(frames, None if squares is None else squares[wanted])[position]
+        return results
+
+    def _load_all(self, filename: str, num_frames: int, squares: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        """Crop every frame while decoding, so that no full-size video is held."""
+        if self.decoder != "pyav":
+            frames = read_frames(filename, range(num_frames), self.decoder)
+            return self._crop(frames, squares)
+        crops = np.empty((num_frames, self.size, self.size, 3), dtype=np.uint8)
+        count = 0
+        for count, frame in enumerate(iter_frames(filename), start=1):
+            square = None if squares is None else squares[count - 1 : count]
+            crops[count - 1] = self._crop(frame[None], square)[0]
+            if count == num_frames:
+                return crops
+        raise DataError(f"{filename}: frame {count} was asked for, but the stream ends after {count} frames.")
+
+    def _crop(self, frames: NDArray[np.uint8], squares: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        if squares is None:
+            height, width = frames.shape[1:3]
+            squares = np.repeat(square_boxes(np.array([[0, 0, width, height]], np.float32), 1.0), len(frames), axis=0)
+        return crop_faces(frames, squares, self.size)
+
+    def __repr__(self) -> str:
+        """Show the settings."""
+        return (
+            f"LoadFaceClip(size={self.size}, margin={self.margin}, smooth={self.smooth}, "
+            f"cache_mb={self.cache.max_bytes / 2**20:g}, decoder={self.decoder!r})"
+        )

@@ -1,0 +1,39 @@
+"""From a record to what the model is called with."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hocp_mm.registry import TRANSFORMS
+from hocp_mm.structures import AffectDataSample
+
+
+@TRANSFORMS.register_module()
+class PackAffectInputs:
+    """Pack clip and labels: ``dict(inputs=uint8 [3, T, H, W], data_samples=AffectDataSample)``.
+
+    Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
+    valid, so neither loss nor metric reads it.
+    """
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Return the packed clip; the record is left behind."""
+        inds = results["frame_inds"]
+        real = inds >= 0
+        affect = np.where(real[:, None], results["affect"][inds], np.float32(0))
+        sample = AffectDataSample.from_clip(
+            affect,
+            results["valid"][inds] & real,
+            video=results["video"],
+            frame_inds=inds,
+            num_frames=results["num_frames"],
+            fps=results["fps"],
+            subject=results["subject"],
+        )
+        clip = np.ascontiguousarray(results["imgs"].transpose(3, 0, 1, 2))  # [T, H, W, 3] -> [3, T, H, W]
+        return {"inputs": torch.from_numpy(clip), "data_samples": sample}
+
+    def __repr__(self) -> str:
+        """Show the class; there are no settings."""
+        return "PackAffectInputs()"

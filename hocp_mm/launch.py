@@ -1,0 +1,223 @@
+"""From a config to a runner that can only fail for reasons nobody could know before.
+
+mmengine builds the training set when training starts, the others when they are first used, and loads
+checkpoints that do not fit with a warning. Here every data set is built, and every weight file compared with
+the model, before the first iteration.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS, RUNNERS, DefaultScope
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
+
+from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
+from hocp_mm.compat import init_distributed
+from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
+
+SPLITS = ("train", "val", "test")
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and override some of its keys.
+
+    Args:
+        path: Config file.
+        options: Values by dotted key (``--cfg-options``).
+
+    Returns:
+        The config.
+
+    Raises:
+        MissingDataError: If there is no such file.
+    """
+    if not Path(path).is_file():
+        raise MissingDataError(f"config: no such file: {path}.")
+    cfg = Config.fromfile(str(path))
+    if options:
+        cfg.merge_from_dict(dict(options))
+    return cfg
+
+
+def require_file(path: str | Path, what: str) -> Path:
+    """Return ``path`` if it is a file.
+
+    Args:
+        path: File that must exist.
+        what: Option or config key that named it, for the error text.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingDataError: If it is not a file.
+    """
+    if not Path(path).is_file():
+        raise MissingDataError(f"{what}: no such file: {path}.")
+    return Path(path)
+
+
+def is_type(value: Any, name: str) -> bool:
+    """Tell whether a config's ``type``, a class or a string with or without scope, names the class ``name``.
+
+    Args:
+        value: What stands under ``type``.
+        name: Class name without scope.
+
+    Returns:
+        Whether the last part of the name is equal.
+
+    Example:
+        >>> is_type("hocp_mm.AffectMetric", "AffectMetric"), is_type(Path, "AffectMetric")
+        (True, False)
+    """
+    return (value if isinstance(value, str) else getattr(value, "__name__", "")).rpartition(".")[2] == name
+
+
+def build_datasets(cfg: Config) -> dict[str, Any]:
+    """Build the data set of every data loader in the config; wrong or missing data ends here.
+
+    Args:
+        cfg: Config with ``{train,val,test}_dataloader``, each absent, None or a dict.
+
+    Returns:
+        Data sets by split, for the loaders that exist. Equal configs share one data set.
+    """
+    built: list[tuple[Any, Any]] = []
+    datasets: dict[str, Any] = {}
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None:
+            continue
+        known = [dataset for config, dataset in built if config == loader["dataset"]]
+        datasets[split] = known[0] if known else _build_dataset(loader["dataset"], cfg.get("default_scope"))
+        built.append((loader["dataset"], datasets[split]))
+    return datasets
+
+
+def _build_dataset(config: Any, scope: str | None) -> Any:
+    with DefaultScope.overwrite_default_scope(scope):
+        dataset = DATASETS.build(copy.deepcopy(config))
+    if hasattr(dataset, "full_init"):  # mmengine's lazy data sets read their files here
+        dataset.full_init()
+    return dataset
+
+
+def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
+    """Build the runner over data sets that exist already; the model is built here, nothing runs yet.
+
+    Args:
+        cfg: Complete config, with ``work_dir`` and ``launcher``. Not changed.
+        datasets: What `build_datasets` returned.
+
+    Returns:
+        The runner. Processes started by a launcher talk over gloo where there is no CUDA.
+
+    Raises:
+        HOCPError: If ``runner_type`` names no runner.
+    """
+    cfg = copy.deepcopy(cfg)
+    init_distributed(cfg.get("launcher", "none"), cfg)
+    runner_class = RUNNERS.get(cfg["runner_type"]) if "runner_type" in cfg else Runner
+    if runner_class is None:
+        raise HOCPError(f"config: runner_type must be a registered runner, got {cfg['runner_type']!r}.")
+    accepted = inspect.signature(Runner.__init__).parameters
+    arguments = {name: cfg.get(name) for name in accepted if name != "cfg" and name in cfg}
+    for split, dataset in datasets.items():
+        # The config keeps the description, for the copy in work_dir; the runner gets the object.
+        loader = dict(copy.deepcopy(cfg[f"{split}_dataloader"]).items())
+        arguments[f"{split}_dataloader"] = loader | {"dataset": dataset}
+    return runner_class(**arguments, cfg=cfg)
+
+
+def resume_path(cfg: Config) -> Path | None:
+    """Return the checkpoint that training will resume from, or None for a fresh start.
+
+    Args:
+        cfg: Config with ``resume``, ``load_from`` and ``work_dir``.
+
+    Returns:
+        The file; with ``resume`` alone the latest one in ``work_dir``, if any.
+
+    Raises:
+        MissingDataError: If a named file does not exist.
+    """
+    if not cfg.get("resume"):
+        return None
+    if cfg.get("load_from"):
+        return require_file(cfg["load_from"], "--resume")
+    latest = find_latest_checkpoint(cfg["work_dir"])
+    return None if latest is None else require_file(latest, f"{cfg['work_dir']}/last_checkpoint")
+
+
+def drop_hooks(cfg: Config, *names: str) -> None:
+    """Remove hooks from ``custom_hooks``, in place.
+
+    Args:
+        cfg: The config.
+        *names: Class names, without scope.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    cfg.custom_hooks = [hook for hook in hooks if not any(is_type(hook["type"], name) for name in names)]
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint into a model that it fits exactly.
+
+    Args:
+        model: Model, wrapped for distributed training or not.
+        path: Checkpoint file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
+    """
+    state = read_fitting(model, path)
+    _unwrapped(model).load_state_dict(state, strict=True)
+
+
+def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the weights in a checkpoint and compare names and shapes with those of a model.
+
+    mmengine loads what fits and logs the rest: a test would then score random layers.
+
+    Args:
+        model: Model that should receive the weights, wrapped for distributed training or not.
+        path: Checkpoint file.
+
+    Returns:
+        The state dict, under the names of the bare model.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
+    """
+    state = unwrap_state_dict(read_checkpoint(path), path)
+    own = _unwrapped(model).state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    mismatched = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if missing or unexpected or mismatched:
+        kinds = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+        account = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in kinds.items() if names)
+        raise CheckpointError(
+            f"checkpoint {path}: the weights belong to another architecture than the config ({account})."
+        )
+    return state
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model  # pyright: ignore[reportReturnType]
+
+
+def _few(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")

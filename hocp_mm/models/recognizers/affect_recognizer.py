@@ -1,0 +1,102 @@
+"""`AffectRecognizer`: backbone, neck and head as one mmengine model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from hocp_mm.registry import MODELS
+from hocp_mm.structures import AffectDataSample
+
+Feats = tuple[Tensor, ...]
+
+
+@MODELS.register_module()
+class AffectRecognizer(BaseModel):
+    """Regress valence and arousal of every frame of a clip; an image is a clip of one frame.
+
+    Works with `TimmHOCPBackbone` and with any MMAction2 3-D backbone: one feature map or a tuple of them (the last
+    counts), with or without temporal stride. Every part is a config or a built module; config types from other
+    packages carry their scope (``mmaction.ResNet3d``).
+
+    Args:
+        backbone: Clip ``[N, 3, T, H, W]`` -> feature maps ``[N, C, T', H', W']``.
+        head: As `AffectHead`: ``loss(feats, data_samples)``, ``predict(feats, num_frames)``, ``forward``.
+        neck: Tuple of feature maps -> the same; None for none.
+        data_preprocessor: `AffectDataPreprocessor` with ImageNet statistics by default.
+        test_cfg: ``flip``: whether predictions are the mean over the clip and its mirror image.
+        init_cfg: As in every ``BaseModule``.
+
+    Raises:
+        ValueError: If ``test_cfg`` has an unknown key.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        head: Any,
+        neck: Any = None,
+        data_preprocessor: Any = None,
+        test_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        preprocessor = data_preprocessor or {"type": "hocp_mm.AffectDataPreprocessor"}
+        super().__init__(_build(preprocessor), init_cfg)
+        unknown = sorted(set(test_cfg or {}) - {"flip"})
+        if unknown:
+            raise ValueError(f"AffectRecognizer: test_cfg knows flip only, got {', '.join(unknown)}.")
+        self.backbone = _build(backbone)
+        self.neck = None if neck is None else _build(neck)
+        self.head = _build(head)
+        self.flip = bool((test_cfg or {}).get("flip", False))
+
+    def extract_feat(self, inputs: Tensor) -> Feats:
+        """Return the feature maps that enter the head, last stage last, for a clip ``[N, 3, T, H, W]``."""
+        feats = self.backbone(inputs)
+        feats = (feats,) if isinstance(feats, Tensor) else tuple(feats)
+        return feats if self.neck is None else tuple(self.neck(feats))
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base forgets mode="tensor"
+        self,
+        inputs: Tensor,
+        data_samples: Sequence[AffectDataSample] | None = None,
+        mode: str = "tensor",
+    ) -> Tensor | dict[str, Tensor] | list[AffectDataSample]:
+        """Run one batch.
+
+        Args:
+            inputs: Normalised clips, float ``[N, 3, T, H, W]``.
+            data_samples: N samples; needed for ``loss``, completed in place by ``predict``.
+            mode: ``tensor``: predictions ``[N, T, 2]`` with gradients. ``loss``: dict of losses. ``predict``: the
+                samples (new ones if None came) with ``pred_affect`` ``[T, 2]``, flip-averaged if so configured.
+
+        Returns:
+            What the mode says.
+
+        Raises:
+            ValueError: If the mode is unknown, or ``loss`` gets no samples.
+        """
+        if mode == "tensor":
+            return self.head(self.extract_feat(inputs), inputs.shape[2])
+        if mode == "loss":
+            if data_samples is None:
+                raise ValueError("AffectRecognizer: mode='loss' needs data_samples with labels.")
+            return self.head.loss(self.extract_feat(inputs), data_samples)
+        if mode == "predict":
+            return self._predict(inputs, data_samples)
+        raise ValueError(f"AffectRecognizer: mode must be tensor, loss or predict, got {mode!r}.")
+
+    def _predict(self, inputs: Tensor, data_samples: Sequence[AffectDataSample] | None) -> list[AffectDataSample]:
+        num_frames = inputs.shape[2]
+        pred: Tensor = self.head.predict(self.extract_feat(inputs), num_frames)
+        if self.flip:
+            pred = (pred + self.head.predict(self.extract_feat(inputs.flip(-1)), num_frames)) / 2
+        samples = [AffectDataSample() for _ in inputs] if data_samples is None else list(data_samples)
+        return [sample.set_pred(row) for sample, row in zip(samples, pred, strict=True)]
+
+
+def _build(part: Any) -> Any:
+    """Build a config in our registry; what is built already passes through."""
+    return part if isinstance(part, torch.nn.Module) else MODELS.build(part)

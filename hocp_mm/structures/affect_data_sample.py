@@ -1,0 +1,151 @@
+"""Labels and predictions of one clip: `AffectDataSample`.
+
+MMAction2's ``ActionDataSample.set_gt_label`` casts ``[0.37, -0.82]`` to ``[0, 0]`` without a word, so
+affect labels have their own container, which refuses integers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement
+from numpy.typing import NDArray
+from torch import Tensor
+
+VALENCE, AROUSAL = 0, 1
+"""Index of each value in the last dimension of every affect array."""
+
+AffectLike = Tensor | NDArray[Any] | Sequence[Sequence[float]]
+MaskLike = Tensor | NDArray[Any] | Sequence[bool]
+
+_AFFECT_FIELDS = ("gt_affect", "pred_affect")
+
+
+class AffectDataSample(BaseDataElement):
+    """Valence and arousal of each frame of one clip; the order is always (valence, arousal).
+
+    Every way of setting a field (assignment, constructor, ``set_data``) checks its kind and shape, so a
+    label that lost its fraction cannot get in.
+
+    Attributes:
+        gt_affect: Labels in [-1, 1], float32 ``[T, 2]``; whatever stands on invalid frames is not read.
+        gt_valid: True where the label counts, bool ``[T]``.
+        pred_affect: Predictions, float32 ``[T, 2]``, not clipped.
+        video: Key of the video (metainfo, as all below).
+        frame_inds: Frame number of each row, ``T`` ints; -1 is padding beyond the end of the video.
+        num_frames: Frames of the whole video.
+        fps: Frames per second.
+        subject: Person (or conversation) that splits must keep together.
+
+    Example:
+        >>> sample = AffectDataSample.from_clip([[0.37, -0.82]], video="a", frame_inds=[4], num_frames=9, fps=25.0)
+        >>> sample.gt_affect.tolist()[0][0] == torch.tensor(0.37).item(), sample.gt_valid.tolist(), sample.frame_inds
+        (True, [True], [4])
+    """
+
+    gt_affect: Tensor
+    gt_valid: Tensor
+    pred_affect: Tensor
+    video: str
+    frame_inds: list[int]
+    num_frames: int
+    fps: float
+    subject: str
+
+    @classmethod
+    def from_clip(
+        cls,
+        affect: AffectLike | None = None,
+        valid: MaskLike | None = None,
+        *,
+        video: str,
+        frame_inds: Sequence[int] | NDArray[Any] | Tensor,
+        num_frames: int,
+        fps: float,
+        subject: str = "",
+    ) -> "AffectDataSample":
+        """Build the sample of one clip.
+
+        Args:
+            affect: Labels ``[T, 2]`` of a floating kind; None for a clip without labels.
+            valid: Mask ``[T]``, all true by default. Padding is made invalid whatever the mask says.
+            video: Key of the video.
+            frame_inds: Frame number of each row, ``[T]``; -1 is padding.
+            num_frames: Frames of the whole video.
+            fps: Frames per second.
+            subject: Person or conversation.
+
+        Returns:
+            A sample that owns copies of the labels.
+
+        Raises:
+            ValueError: If the lengths differ, or a label on a valid frame is not finite.
+        """
+        inds = [int(i) for i in frame_inds]
+        meta = {
+            "video": video,
+            "frame_inds": inds,
+            "num_frames": int(num_frames),
+            "fps": float(fps),
+            "subject": subject,
+        }
+        sample = cls(metainfo=meta)
+        if affect is None:
+            if valid is not None:
+                raise ValueError(f"AffectDataSample({video}): valid describes labels, but there are none.")
+            return sample
+        labels = _to_tensor("gt_affect", affect)
+        mask = torch.ones(len(labels), dtype=torch.bool) if valid is None else torch.as_tensor(valid)
+        _check_field("gt_valid", mask)
+        if not len(labels) == len(mask) == len(inds):
+            raise ValueError(
+                f"AffectDataSample({video}): labels, mask and frame_inds must have one row per frame, "
+                f"got {len(labels)}, {len(mask)} and {len(inds)}."
+            )
+        mask = mask.cpu() & (torch.tensor(inds, dtype=torch.int64) >= 0)
+        if not bool(torch.isfinite(labels[mask]).all()):
+            raise ValueError(f"AffectDataSample({video}): labels of valid frames must be finite.")
+        sample.gt_affect, sample.gt_valid = labels, mask
+        return sample
+
+    def set_pred(self, affect: AffectLike) -> "AffectDataSample":
+        """Store predictions ``[T, 2]`` as float32, on the device they are on, and return the sample."""
+        self.pred_affect = _to_tensor("pred_affect", affect)
+        return self
+
+    def set_field(self, value: Any, name: str, dtype: Any = None, field_type: str = "data") -> None:
+        """Set any field; affect and mask fields are checked first (mmengine routes all setters here).
+
+        Args:
+            value: Value of the field.
+            name: Name of the field.
+            dtype: Type or types that ``value`` must be an instance of.
+            field_type: ``"data"`` or ``"metainfo"``.
+        """
+        if name in _AFFECT_FIELDS or name == "gt_valid":
+            _check_field(name, value)
+        super().set_field(value, name, dtype, field_type)
+
+
+def _to_tensor(name: str, affect: AffectLike) -> Tensor:
+    """Return a float32 copy; a list must be checked before torch decides that [1, 0] are integers."""
+    value = affect if isinstance(affect, Tensor | np.ndarray) else np.asarray(affect)
+    _check_field(name, value)
+    return torch.as_tensor(value).to(torch.float32, copy=True)
+
+
+def _check_field(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor | np.ndarray):
+        raise TypeError(f"AffectDataSample: {name} must be a tensor or an array, got {type(value).__name__}.")
+    shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    if name == "gt_valid":
+        if dtype != "bool":
+            raise TypeError(f"AffectDataSample: gt_valid must be bool, got {dtype}.")
+        if len(shape) != 1:
+            raise ValueError(f"AffectDataSample: gt_valid must be [T], got shape {shape}.")
+        return
+    if "float" not in dtype:
+        raise TypeError(f"AffectDataSample: {name} must be floating, got {dtype} (integers lose the fraction).")
+    if len(shape) != 2 or shape[1] != 2:
+        raise ValueError(f"AffectDataSample: {name} must be [T, 2] = (valence, arousal), got shape {shape}.")

@@ -1,0 +1,273 @@
+"""Affect over time: averaging overlapping windows, and the one home of the CSV format.
+
+The metric (`hocp_mm.evaluation`) and the inferencer (`hocp_mm.apis`) both turn windows into one value
+per frame with `WindowAverager` and both write `AffectTimeline.to_csv`, so that a score and a picture of
+the same network never disagree about what was predicted.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hocp_mm.errors import DataError, MissingDataError
+
+_PRED = ("valence", "arousal")
+_TARGET = ("valence_true", "arousal_true", "valid")
+
+
+class WindowAverager:
+    """Average the predictions of overlapping windows, frame by frame.
+
+    Sums are kept in float64, so the order of the windows does not matter within float32. Memory grows
+    with the highest frame number, 24 bytes a frame for two values.
+
+    Example:
+        >>> averager = WindowAverager()
+        >>> averager.add([0, 1], [[0.0, 0.5], [0.2, 0.5]])
+        >>> averager.add([1, 2, -1], [[0.4, 0.5], [0.6, 0.5], [9.0, 9.0]])
+        >>> frames, values = averager.result()
+        >>> frames.tolist(), values[:, 0].round(3).tolist()
+        ([0, 1, 2], [0.0, 0.30000001192092896, 0.6000000238418579])
+    """
+
+    def __init__(self) -> None:
+        """Start with no window."""
+        self._sums: NDArray[np.float64] = np.zeros((0, 0))
+        self._counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    def add(self, frame_inds: Sequence[int] | NDArray[Any] | torch.Tensor, values: Any) -> None:
+        """Take in one window.
+
+        Args:
+            frame_inds: Frame number of each row, ``[T]``, zero-based; ``-1`` marks padding and is ignored.
+            values: Array or tensor ``[T, C]`` (any device, any float type); C is fixed by the first window.
+
+        Raises:
+            ValueError: If the shapes do not fit each other or the first window, or a frame number is below -1.
+        """
+        inds = np.asarray(frame_inds.cpu() if isinstance(frame_inds, torch.Tensor) else frame_inds, dtype=np.int64)
+        rows = values.detach().double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+        if inds.ndim != 1 or rows.ndim != 2 or len(inds) != len(rows):
+            raise ValueError(
+                f"WindowAverager: frame_inds must be [T] and values [T, C], got shapes {inds.shape} and {rows.shape}."
+            )
+        if self._sums.shape[1] not in (0, rows.shape[1]):
+            raise ValueError(f"WindowAverager: values must have {self._sums.shape[1]} columns, got {rows.shape[1]}.")
+        if len(inds) and inds.min() < -1:
+            raise ValueError(f"WindowAverager: frame_inds must be -1 (padding) or more, got {inds.min()}.")
+        real = inds >= 0
+        if real.any():
+            self._grow(int(inds.max()) + 1, rows.shape[1])
+            # np.add.at also counts a frame that occurs twice in one window.
+            np.add.at(self._sums, inds[real], rows[real])
+            np.add.at(self._counts, inds[real], 1)
+
+    def result(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the covered frame numbers ``[F]`` in increasing order and their means, float32 ``[F, C]``.
+
+        Raises:
+            ValueError: If no frame was added.
+        """
+        frames = np.flatnonzero(self._counts)
+        if len(frames) == 0:
+            raise ValueError("WindowAverager: no frame was added, so there is nothing to average.")
+        means = self._sums[frames] / self._counts[frames, None]
+        return frames.astype(np.int64), means.astype(np.float32)
+
+    def _grow(self, length: int, columns: int) -> None:
+        if length > len(self._counts):
+            capacity = max(length, 2 * len(self._counts))  # doubling keeps a long video linear
+            sums, counts = np.zeros((capacity, columns)), np.zeros(capacity, dtype=np.int64)
+            sums[: len(self._counts)] = self._sums.reshape(-1, columns)
+            counts[: len(self._counts)] = self._counts
+            self._sums, self._counts = sums, counts
+
+
+@dataclass(frozen=True, eq=False)
+class AffectTimeline:
+    """Valence and arousal of one video, one row per frame; the order is always (valence, arousal).
+
+    Arrays are converted to the types below; ``valid`` becomes all true when there is a target without it.
+
+    Attributes:
+        video: Key or name of the video.
+        fps: Frames per second; ``time_s = frame / fps``.
+        frames: Frame numbers, zero-based, strictly increasing, int64 ``[F]``.
+        pred: Predictions, float32 ``[F, 2]``, finite, meant for [-1, 1].
+        target: Ground truth, float32 ``[F, 2]``; may be NaN only where ``valid`` is false.
+        valid: True where the target counts, bool ``[F]``.
+        face_found: True where a face was seen, not held or interpolated, bool ``[F]``.
+
+    Raises:
+        ValueError: If a shape, a range or the order of the frames breaks a rule above.
+    """
+
+    video: str
+    fps: float
+    frames: NDArray[np.int64]
+    pred: NDArray[np.float32]
+    target: NDArray[np.float32] | None = None
+    valid: NDArray[np.bool_] | None = None
+    face_found: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Convert the arrays and refuse what breaks the rules of the class."""
+        here = f"AffectTimeline({self.video})"
+        fps, frames = float(self.fps), np.asarray(self.frames)
+        if not (np.isfinite(fps) and fps > 0):
+            raise ValueError(f"{here}: fps must be positive, got {self.fps!r}.")
+        if frames.ndim != 1 or not np.issubdtype(frames.dtype, np.integer) or len(frames) == 0:
+            raise ValueError(f"{here}: frames must be integers [F], F > 0, got {frames.dtype} {frames.shape}.")
+        if frames[0] < 0 or (np.diff(frames) <= 0).any():
+            raise ValueError(f"{here}: frames must start at 0 or later and increase strictly.")
+        count = len(frames)
+        pred = _column(here, "pred", self.pred, np.float32, (count, 2))
+        target = None if self.target is None else _column(here, "target", self.target, np.float32, (count, 2))
+        valid = None if self.valid is None else _column(here, "valid", self.valid, np.bool_, (count,))
+        found = None if self.face_found is None else _column(here, "face_found", self.face_found, np.bool_, (count,))
+        if not np.isfinite(pred).all():
+            bad = int(frames[~np.isfinite(pred).all(axis=1)][0])
+            raise ValueError(f"{here}: pred must be finite, got NaN or inf at frame {bad}.")
+        if target is None and valid is not None:
+            raise ValueError(f"{here}: valid describes a target, but there is no target.")
+        if target is not None:
+            valid = np.ones(count, dtype=np.bool_) if valid is None else valid
+            if not np.isfinite(target[valid]).all():
+                raise ValueError(f"{here}: target must be finite where valid is true.")
+        converted = (fps, frames.astype(np.int64), pred, target, valid, found)
+        for name, value in zip(("fps", "frames", "pred", "target", "valid", "face_found"), converted, strict=True):
+            object.__setattr__(self, name, value)  # the usual way to convert a field of a frozen dataclass
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.frames)
+
+    @property
+    def time_s(self) -> NDArray[np.float64]:
+        """Time of each frame in seconds, float64 ``[F]``."""
+        return self.frames / self.fps
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write one row per frame; the file appears complete or not at all.
+
+        Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found]``. Numbers are
+        the shortest text that reads back to the same float, flags are 0 or 1.
+
+        Args:
+            path: CSV file; its folder is created.
+
+        Returns:
+            The path written.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+        try:
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(self._rows())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        return path
+
+    def _rows(self) -> Iterator[list[str]]:
+        target = () if self.target is None else _TARGET
+        yield ["frame", "time_s", *_PRED, *target, *(() if self.face_found is None else ("face_found",))]
+        times = self.time_s
+        for i, frame in enumerate(self.frames):
+            row = [str(frame), str(times[i]), *map(str, self.pred[i])]
+            if self.target is not None and self.valid is not None:
+                row += [*map(str, self.target[i]), str(int(self.valid[i]))]
+            if self.face_found is not None:
+                row.append(str(int(self.face_found[i])))
+            yield row
+
+    @classmethod
+    def from_csv(cls, path: str | Path, video: str | None = None, fps: float | None = None) -> "AffectTimeline":
+        """Read what ``to_csv`` wrote.
+
+        The file does not hold the frame rate: it is recovered as the simplest number that gives every
+        ``time_s`` back (25, 29.97, 30000/1001, …).
+
+        Args:
+            path: CSV file.
+            video: Name of the video; the stem of the file by default.
+            fps: Frame rate, needed only where no row is later than frame 0.
+
+        Returns:
+            The timeline, equal array for array to the one written.
+
+        Raises:
+            MissingDataError: If there is no such file.
+            DataError: If a column is missing, a cell is not a number, or a rule of the class is broken.
+        """
+        path = Path(path)
+        header, cells = _read_numbers(path)
+        missing = [name for name in ("frame", "time_s", *_PRED) if name not in header]
+        if _TARGET[0] in header:
+            missing += [name for name in _TARGET[1:] if name not in header]
+        if missing:
+            raise DataError(f"timeline: {path} lacks the columns {', '.join(missing)}, got {', '.join(header)}.")
+        column = dict(zip(header, cells.T, strict=True))
+        frames, target = column["frame"].astype(np.int64), None
+        if (frames != column["frame"]).any():
+            raise DataError(f"timeline: {path}: the column frame must hold integers.")
+        if _TARGET[0] in column:
+            target = np.stack([column[name] for name in _TARGET[:2]], axis=1)
+        flags: dict[str, NDArray[np.bool_] | None] = {"valid": None, "face_found": None}
+        for name in flags:
+            if name in column:
+                if not np.isin(column[name], (0, 1)).all():
+                    raise DataError(f"timeline: {path}: the column {name} must hold 0 or 1.")
+                flags[name] = column[name].astype(np.bool_)
+        rate = _frame_rate(frames, column["time_s"], path) if fps is None else fps
+        pred = np.stack([column[name] for name in _PRED], axis=1)
+        try:
+            return cls(path.stem if video is None else video, rate, frames, pred, target, **flags)
+        except ValueError as error:
+            raise DataError(f"timeline: {path}: {error}") from error
+
+
+def _column(here: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    array = np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
+    if array.shape != shape:
+        raise ValueError(f"{here}: {name} must have shape {shape}, one row per frame, got {array.shape}.")
+    return array.astype(dtype)
+
+
+def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
+    if not path.is_file():
+        raise MissingDataError(f"timeline: no such file: {path}.")
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if not rows:
+        raise DataError(f"timeline: {path} holds no row.")
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise DataError(f"timeline: {path}, line {line}: expected {len(header)} cells, got {len(row)}.")
+    try:
+        return header, np.array([[float(cell) for cell in row] for row in rows])
+    except ValueError as error:
+        raise DataError(f"timeline: {path}: every cell must be a number ({error}).") from error
+
+
+def _frame_rate(frames: NDArray[np.int64], times: NDArray[np.float64], path: Path) -> float:
+    if frames[-1] <= 0 or times[-1] <= 0:
+        raise DataError(f"timeline: {path}: no row later than frame 0, so the frame rate is unknown; pass fps.")
+    estimate = frames[-1] / times[-1]
+    below, above = np.nextafter(estimate, 0), np.nextafter(estimate, np.inf)
+    simple = float(Fraction(estimate).limit_denominator(1001))
+    for rate in (simple, estimate, below, above):
+        if np.array_equal(frames / rate, times):
+            return float(rate)
+    if np.allclose(frames / estimate, times, rtol=1e-3, atol=1e-3):
+        return simple  # a file written by hand or rounded by a spreadsheet
+    raise DataError(f"timeline: {path}: time_s is not frame / fps for one fps (last row suggests {estimate:g}).")

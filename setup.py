@@ -1,0 +1,105 @@
+"""Package metadata: loose ranges, so that the plugin installs beside a stack that a user already has.
+
+The exact versions that the tests run with are in requirements/lock.txt.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# What `import hocp_mm.*` needs. No mmcv here: `mmcv` and `mmcv-lite` both provide the module `mmcv` and overwrite
+# each other's files, and pip cannot express "either"; the extra `lite` is for those who have neither.
+# No mmaction2 either: it hard-requires decord, which has no wheel for ARM or for current macOS.
+CORE = [
+    "torch>=2.4",
+    "torchvision>=0.19",  # timm imports it unconditionally; 0.19 is the partner of torch 2.4
+    "timm>=1.0",
+    "mmengine>=0.10.7,<1",
+    "numpy>=1.26",
+    "safetensors>=0.4",
+    "av>=12",
+    "matplotlib>=3.7",
+    "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one
+    "tqdm>=4.60",
+    # mmengine uses distutils (gone from Python 3.12, setuptools brings it back) and, up to 0.10.7, pkg_resources,
+    # which setuptools 82 removed.
+    "setuptools>=61,<82",
+]
+
+LITE = ["mmcv-lite>=2.1,<2.2"]  # mmaction2 1.2 refuses mmcv 2.2
+
+MMACTION2 = [
+    "mmaction2>=1.2,<1.3",
+    "importlib_metadata>=4",  # imported by mmaction/utils/dependency.py, declared nowhere
+]
+
+VIDEO = ["decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux' or sys_platform == 'win32'"]
+
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "scipy>=1.11",
+    "tensorly>=0.8",
+    "tensorly-torch>=0.5",
+]
+
+DEV = [
+    *TEST,
+    "ruff>=0.17,<0.18",  # preview rules change between minor versions
+    "pyright[nodejs]>=1.1.400",  # the extra brings Node as a wheel, so nothing is fetched at the first run
+    "import-linter>=2.5",
+]
+
+
+def read_version() -> str:
+    """Read ``__version__`` as text; importing the package here would need its dependencies."""
+    text = (ROOT / "hocp_mm" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError('setup.py: hocp_mm/__init__.py must hold a line `__version__ = "…"`.')
+    return match.group(1)
+
+
+def read_long_description() -> str:
+    """Return README.md, or nothing in a tree that has none yet."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="hocp-mm",
+    version=read_version(),
+    description="Higher-order CP convolutions, transduction and valence/arousal estimation for MMEngine and MMAction2",
+    long_description=read_long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["tensor decomposition", "CP", "video", "affect", "valence", "arousal", "mmaction2", "timm"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["hocp_mm", "hocp_mm.*"]),
+    include_package_data=True,
+    package_data={"hocp_mm": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=CORE,
+    extras_require={
+        "lite": LITE,
+        "mmaction2": MMACTION2,
+        "video": VIDEO,
+        "all": [*LITE, *MMACTION2, *VIDEO],
+        "test": TEST,
+        "dev": DEV,
+    },
+    zip_safe=False,
+)

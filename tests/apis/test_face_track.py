@@ -1,0 +1,162 @@
+"""Boxes from the cascade, a given box, landmarks or the frame."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hocp_mm.apis.face_track import _fill, detect_faces, link_detections, square_to_landmark_box, track_faces
+from hocp_mm.errors import DataError, MissingDataError
+from tests.apis.material import noise, portrait, portrait_box, write_video
+
+F = 36
+SHIFTS = [(-70 + 2.2 * i, -20 + 8 * np.sin(i / 6)) for i in range(F)]
+
+
+@pytest.fixture(scope="module")
+def panning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("video") / "panning.mp4"
+    return write_video(path, (portrait(shift) for shift in SHIFTS))
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    common = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None).prod(axis=1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    return common / (areas[0] + areas[1] - common)
+
+
+def test_cascade_follows_a_panning_portrait(panning: Path):
+    calls = []
+    track = track_faces(panning, progress=lambda *state: calls.append(state))
+    truth = np.array([portrait_box(shift) for shift in SHIFTS])
+    assert track.boxes.shape == (F, 4)
+    assert track.face_found.all()
+    assert overlap(track.boxes, truth).min() > 0.55
+    assert np.abs((track.boxes - truth).reshape(F, 2, 2).mean(axis=1)).max() < 9  # centres, in pixels; it moves by 77
+    assert calls[-1] == ("looking for faces", F, F)
+
+
+def test_large_pictures_are_looked_at_small(panning: Path):
+    shift, scale = (100.0, -40.0), 3.2
+    square = detect_faces(portrait(shift, scale, (1280, 960)))
+    assert overlap(square_to_landmark_box(square), portrait_box(shift, scale)[None])[0] > 0.55
+
+
+def test_frames_away_from_the_face_are_held_and_flagged(tmp_path: Path):
+    empty = noise(20, (320, 240))
+    face = [portrait((-40, -20))] * 20
+    path = write_video(tmp_path / "a.mp4", [*empty, *face, *empty])
+    track = track_faces(path)
+    assert not track.face_found[:18].any()
+    assert track.face_found[20:40].all()
+    assert not track.face_found[45:].any()
+    assert (track.boxes[:20] == track.boxes[20]).all()
+    assert (track.boxes[45:] == track.boxes[59]).all()
+    assert overlap(track.boxes[[0, 59]], np.array([portrait_box((-40, -20))] * 2)).min() > 0.55
+
+
+def test_no_face_at_all_names_the_video_and_the_way_out(tmp_path: Path):
+    path = write_video(tmp_path / "empty.mp4", noise(7, (320, 240)))
+    with pytest.raises(DataError, match=r"no face found in .*empty\.mp4 .*looked at 3 of 7 frames.*--box"):
+        track_faces(path)
+
+
+def test_a_video_smaller_than_any_face_has_none():
+    assert detect_faces(noise(1, (20, 20))[0]).shape == (0, 4)
+
+
+def test_given_box_holds_for_every_frame(panning: Path):
+    track = track_faces(panning, (100, 50, 60.5, 40))
+    assert track.face_found.all()
+    assert (track.boxes == np.float32([100, 50, 160.5, 90])).all()
+    assert track.boxes.shape == (F, 4)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (400, 0, 10, 10), (-20, 0, 10, 10), (0, 0, float("nan"), 5)])
+def test_a_box_outside_the_picture_is_refused(panning: Path, box):
+    with pytest.raises(DataError, match="is 320x240"):
+        track_faces(panning, box)
+
+
+def test_whole_frame_needs_no_boxes(panning: Path):
+    track = track_faces(panning, "frame")
+    assert track.boxes is None
+    assert track.face_found.tolist() == [True] * F
+
+
+def landmark_zip(path: Path, missing: set[int]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for frame in set(range(F)) - missing:
+            points = np.linspace([10 + frame, 20], [50 + frame, 60], 49)
+            archive.writestr(f"x_{frame:05d}.txt", "0 0 0\n1 2 3 4\n" + " ".join(f"{v:.3f}" for v in points.ravel()))
+    return path
+
+
+def test_landmarks_give_tight_boxes_as_in_training(panning: Path, tmp_path: Path):
+    track = track_faces(panning, landmark_zip(tmp_path / "a.zip", missing={0, 5, 6}))
+    expected = np.array([[10 + i, 20, 50 + i, 60] for i in range(F)], dtype=float)
+    expected[0] = expected[1]
+    np.testing.assert_allclose(track.boxes, expected, atol=1e-3)
+    assert np.flatnonzero(~track.face_found).tolist() == [0, 5, 6]
+
+
+def test_landmarks_without_a_face_are_refused(panning: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="holds no face in any of the 36 frames"):
+        track_faces(panning, landmark_zip(tmp_path / "a.zip", missing=set(range(F))))
+
+
+def test_what_cannot_be_a_source_is_refused(panning: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="'cascade', 'frame', a box or a landmark"):
+        track_faces(panning, "haar")
+    with pytest.raises(ValueError, match="got 3 numbers"):
+        track_faces(panning, (1, 2, 3))
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        track_faces(panning, every=0)
+    with pytest.raises(MissingDataError, match="no such landmarks file"):
+        track_faces(panning, tmp_path / "a.zip")
+    with pytest.raises(MissingDataError, match="no such video"):
+        track_faces(tmp_path / "a.mp4")
+
+
+def square(x: float, y: float, side: float) -> list[float]:
+    return [x, y, x + side, y + side]
+
+
+DETECTIONS = {
+    "a chance detection elsewhere is left out": (
+        [(0, square(10, 10, 80)), (5, square(200, 100, 90)), (10, square(14, 10, 80))],
+        [0, 2],
+    ),
+    "two chance detections in frames of their own": (
+        [(0, square(10, 10, 80)), (5, square(200, 100, 60)), (10, square(12, 10, 80)), (15, square(14, 10, 80))],
+        [0, 2, 3],
+    ),
+    "of two people the larger one": (
+        [(0, square(0, 0, 50)), (0, square(150, 0, 90)), (5, square(2, 0, 50)), (5, square(152, 0, 90))],
+        [1, 3],
+    ),
+    "a second person who is larger for one frame": (
+        [(k, square(0, 0, 60)) for k in (0, 5, 10, 15)] + [(15, square(150, 0, 70)), (20, square(0, 0, 60))],
+        [0, 1, 2, 3, 5],
+    ),
+    "a cut to another place is followed": (
+        [(k, square(0, 0, 80)) for k in (0, 5, 10)] + [(k, square(200, 80, 80)) for k in (15, 20, 25)],
+        [0, 1, 2, 3, 4, 5],
+    ),
+}
+
+
+@pytest.mark.parametrize(("detections", "chosen"), DETECTIONS.values(), ids=DETECTIONS.keys())
+def test_path_through_the_detections(detections, chosen):
+    keys, squares = zip(*detections, strict=True)
+    assert link_detections(np.array(keys), np.array(squares, dtype=np.float32)).tolist() == chosen
+
+
+def test_short_gaps_glide_and_long_gaps_hold():
+    boxes = np.float32([[0, 0, 10, 10], [4, 0, 14, 10], [104, 0, 114, 10]])
+    full, found = _fill(np.array([2, 6, 16]), boxes, num_frames=20, every=2, bridge=5)
+    assert full[:7, 0].tolist() == [0, 0, 0, 1, 2, 3, 4]
+    assert full[7:16, 0].tolist() == [4] * 9
+    assert full[16:, 0].tolist() == [104] * 4
+    assert np.flatnonzero(found).tolist() == [2, 3, 6, 7, 16, 17]

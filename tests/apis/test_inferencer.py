@@ -1,0 +1,203 @@
+"""Sliding windows over a video equal the network on the same windows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hocp_mm.apis import AffectInferencer, FaceTrack
+from hocp_mm.apis.clip_rule import ClipRule
+from hocp_mm.apis.inferencer import cut_windows
+from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
+from hocp_mm.datasets.transforms.sampling import window_starts
+from hocp_mm.datasets.video import iter_frames
+from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
+from tests.apis.material import noise, tiny_config, tiny_network, write_checkpoint, write_video
+
+BOX = (14, 8, 26, 22)
+RULE = ClipRule(size=8, margin=1, smooth=1, clip_len=8, frame_interval=1, stride=4)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return tiny_network(tiny_config())
+
+
+def make(tmp_path: Path, network: Any, **settings) -> AffectInferencer:
+    checkpoint = write_checkpoint(tmp_path / "tiny.pth", tiny_config(**settings), network)
+    return AffectInferencer(checkpoint, device="cpu")
+
+
+def by_hand(network: Any, video: Path, frames: int, clip_len: int, stride: int, interval: int) -> np.ndarray:
+    """Run the training pipeline and the network on each window, and average per frame."""
+    x, y, w, h = BOX
+    record = {
+        "video": "v", "filename": str(video), "num_frames": frames, "fps": 25.0, "subject": "",
+        "affect": np.zeros((frames, 2), np.float32), "valid": np.ones(frames, bool),
+        "boxes": np.tile(np.float32([x, y, x + w, y + h]), (frames, 1)), "face_found": np.ones(frames, bool),
+    }  # fmt: skip
+    steps = [SampleClip(clip_len, interval, mode="window"), LoadFaceClip(32, margin=1.3, smooth=5), PackAffectInputs()]
+    values: dict[int, list[np.ndarray]] = {i: [] for i in range(frames)}
+    for start in window_starts(frames, clip_len, stride, interval):
+        item: dict[str, Any] = {**record, "start": start}
+        for step in steps:
+            item = step(item)
+        inputs = network.data_preprocessor({"inputs": [item["inputs"]], "data_samples": None})["inputs"]
+        with torch.no_grad():
+            pred = network(inputs, mode="tensor")[0].numpy()
+        for row, frame in enumerate(item["data_samples"].frame_inds):
+            if frame >= 0:
+                values[frame].append(pred[row])
+    return np.clip([np.mean(rows, axis=0) for rows in values.values()], -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("frames", "clip_len", "stride", "interval"),
+    [
+        (21, 8, 3, 1),
+        (21, 8, 8, 1),
+        (21, 4, 1, 1),
+        (8, 8, 4, 1),
+        (5, 8, 4, 1),
+        (1, 8, 4, 1),
+        (23, 4, 2, 3),
+        (7, 4, 4, 3),
+    ],
+)
+def test_predictions_equal_the_network_on_the_same_windows(
+    tmp_path: Path, network: Any, frames: int, clip_len: int, stride: int, interval: int
+):
+    video = write_video(tmp_path / "v.mp4", noise(frames))
+    inferencer = make(tmp_path, network, clip_len=clip_len, stride=stride, frame_interval=interval)
+    timeline = inferencer.predict(video, BOX, batch_size=3)
+    expected = by_hand(network, video, frames, clip_len, stride, interval)
+    assert np.ptp(expected, axis=0).min() > 0.02 or frames == 1  # the network is not blind to its input
+    np.testing.assert_allclose(timeline.pred, expected, atol=1e-5)
+    assert timeline.frames.tolist() == list(range(frames))
+    assert (timeline.video, timeline.fps) == ("v", 25)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "v.mp4", noise(21))
+
+
+def test_csv_has_each_frame_once(tmp_path: Path, network: Any, video: Path):
+    path = make(tmp_path, network).predict(video, BOX).to_csv(tmp_path / "v.csv")
+    assert [line.split(",")[0] for line in path.read_text().splitlines()[1:]] == [str(i) for i in range(21)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_batch_size_does_not_matter(tmp_path: Path, network: Any, video: Path, batch_size: int):
+    inferencer = make(tmp_path, network)
+    pred = inferencer.predict(video, BOX, batch_size=batch_size).pred
+    np.testing.assert_allclose(pred, inferencer.predict(video, BOX, batch_size=4).pred, atol=1e-5)
+
+
+def test_stride_of_the_call_replaces_that_of_the_config(tmp_path: Path, network: Any, video: Path):
+    inferencer = make(tmp_path, network)
+    expected = by_hand(network, video, 21, 8, 1, 1)
+    np.testing.assert_allclose(inferencer.predict(video, BOX, stride=1).pred, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="9 > 8"):
+        inferencer.predict(video, BOX, stride=9)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        inferencer.predict(video, BOX, batch_size=0)
+
+
+def test_flip_makes_a_mirrored_video_equal(tmp_path: Path, network: Any):
+    frames = noise(9)
+    left = write_video(tmp_path / "l.avi", frames, codec="ffv1")
+    right = write_video(tmp_path / "r.avi", [frame[:, ::-1].copy() for frame in frames], codec="ffv1")
+    inferencer = make(tmp_path, network)
+    mirrored = (64 - BOX[0] - BOX[2], *BOX[1:])
+    plain = [inferencer.predict(v, b).pred for v, b in ((left, BOX), (right, mirrored))]
+    flipped = [inferencer.predict(v, b, flip=True).pred for v, b in ((left, BOX), (right, mirrored))]
+    # Chroma of a 4:2:0 video is not mirrored exactly.
+    assert np.abs(flipped[0] - flipped[1]).max() < 0.2 * np.abs(plain[0] - plain[1]).max()
+
+
+def test_a_track_is_taken_as_it_is_and_reaches_the_timeline(tmp_path: Path, network: Any, video: Path):
+    x, y, w, h = BOX
+    found = np.arange(21) % 2 == 0
+    track = FaceTrack(np.tile(np.float32([x, y, x + w, y + h]), (21, 1)), found)
+    inferencer = make(tmp_path, network)
+    timeline = inferencer.predict(video, track)
+    assert np.array_equal(timeline.face_found, found)
+    assert np.array_equal(timeline.pred, inferencer.predict(video, BOX).pred)
+    with pytest.raises(ValueError, match="got 20 rows for 21 frames"):
+        inferencer.predict(video, FaceTrack(None, found[:20]))
+
+
+def test_whole_frames_are_cropped_as_in_training(tmp_path: Path, network: Any, video: Path):
+    inferencer = make(tmp_path, network)
+    loaded = LoadFaceClip(32)({"frame_inds": np.arange(8), "num_frames": 21, "boxes": None, "filename": str(video)})[
+        "imgs"
+    ]
+    squares = inferencer.rule.squares(None, 21, (64, 48))
+    _, clip = next(cut_windows(iter_frames(video), squares, inferencer.rule, [np.arange(8)], "v"))
+    assert np.array_equal(clip.numpy().transpose(1, 2, 3, 0), loaded)
+
+
+def test_progress_ends_with_the_video(tmp_path: Path, network: Any, video: Path):
+    calls = []
+    make(tmp_path, network).predict(video, BOX, batch_size=2, progress=lambda *state: calls.append(state))
+    assert calls[-1] == ("reading affect", 21, 21)
+    assert calls == sorted(calls)
+
+
+def test_memory_is_bounded_by_the_window():
+    def frames():
+        for i in range(400):
+            yield np.full((8, 8, 3), i % 256, dtype=np.uint8)
+
+    squares = np.tile(np.float32([0, 0, 8, 8]), (400, 1))
+    windows = [np.arange(s, s + 8) for s in range(0, 393, 4)]
+    stream = cut_windows(frames(), squares, RULE, windows, "v")
+    held = []
+    for inds, clip in stream:
+        assert clip[0, :, 0, 0].tolist() == [i % 256 for i in inds]
+        held.append(len(stream.gi_frame.f_locals["crops"]))
+    assert max(held) == 8
+
+
+def test_a_video_that_ends_early_is_refused():
+    squares = np.tile(np.float32([0, 0, 8, 8]), (9, 1))
+    frames = [np.zeros((8, 8, 3), np.uint8)] * 6
+    with pytest.raises(DataError, match=r"v\.avi: the video must have 9 frames, but it ends after 6"):
+        list(cut_windows(frames, squares, RULE, [np.arange(0, 4), np.arange(5, 9)], "v.avi"))
+
+
+def test_another_architecture_is_refused_with_its_keys(tmp_path: Path, network: Any):
+    state = network.state_dict()
+    state["head.other"] = state.pop("head.regress.bias")
+    torch.save({"meta": {"cfg": tiny_config().pretty_text}, "state_dict": state}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"head\.regress\.bias.*head\.other"):
+        AffectInferencer(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_without_config_needs_one(tmp_path: Path, network: Any, video: Path):
+    path = tmp_path / "bare.pth"
+    torch.save(network.state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"bare\.pth: the checkpoint records no config"):
+        AffectInferencer(path)
+    tiny_config().dump(tmp_path / "c.py")
+    given = AffectInferencer(path, tmp_path / "c.py", "cpu").predict(video, BOX)
+    assert np.array_equal(given.pred, make(tmp_path, network).predict(video, BOX).pred)
+    with pytest.raises(MissingDataError, match=r"none\.py"):
+        AffectInferencer(path, tmp_path / "none.py")
+
+
+def test_a_diverged_network_is_named(tmp_path: Path, network: Any, video: Path):
+    inferencer = make(tmp_path, network)
+    with torch.no_grad():
+        inferencer.model.head.regress.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"tiny\.pth: the network predicts NaN"):
+        inferencer.predict(video, BOX)
+
+
+def test_a_device_that_does_not_exist_is_named(tmp_path: Path, network: Any):
+    checkpoint = write_checkpoint(tmp_path / "tiny.pth", tiny_config(), network)
+    with pytest.raises(HOCPError, match="device: must be one that torch can use here, got 'abacus'"):
+        AffectInferencer(checkpoint, device="abacus")

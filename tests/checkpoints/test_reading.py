@@ -1,0 +1,277 @@
+"""Reading weight files: what training writes is read, what could run code is refused, what is damaged is named."""
+
+import argparse
+import collections
+import copyreg
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
+
+from hocp_mm.checkpoints.reading import read_checkpoint, unwrap_state_dict
+from hocp_mm.errors import CheckpointError
+
+
+class Calls:
+    """Pickles as a call of ``function(*arguments)``, which plain unpickling would run."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+class SetsState:
+    """Pickles as an object that is on the list, given a state that it would not have itself."""
+
+    def __init__(self, target, state):
+        self.target, self.state = target, state
+
+    def __reduce_ex__(self, protocol):
+        function, arguments = self.target.__reduce_ex__(protocol)[:2]
+        return function, arguments, self.state
+
+
+WEIGHTS = {"conv.weight": torch.arange(4.0).reshape(2, 2), "norm.num_batches_tracked": torch.tensor(7)}
+
+
+def assert_same_weights(read, expected=WEIGHTS):
+    assert list(read) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(read[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".pth.tar"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older than torch 1.6"])
+def test_state_dict_is_read_in_both_formats(tmp_path, suffix, zipped):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
+    assert_same_weights(read_checkpoint(path))
+
+
+def test_safetensors_is_read(tmp_path):
+    save_file(WEIGHTS, tmp_path / "weights.safetensors")
+    assert_same_weights(dict(sorted(read_checkpoint(tmp_path / "weights.safetensors").items())))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_what_a_training_checkpoint_holds_is_read(tmp_path, protocol):
+    history = HistoryBuffer([0.5, 0.25], [1, 1])
+    saved = {
+        "state_dict": torch.nn.Linear(2, 3).state_dict(),  # an OrderedDict with `_metadata`
+        "history": history,
+        "array": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "names": np.array(["S001", "S002"]),
+        "objects": np.array(["a", None, 3], dtype=object),
+        "scalar": np.float64(0.37),
+        "config": ConfigDict(a=ConfigDict(b=1)),
+        "arguments": argparse.Namespace(lr=0.1),
+        "bytes": b"\x00\xff",
+        "kinds": [{1, 2}, frozenset({3}), 1 + 2j, range(3), slice(1, 2), collections.Counter("aab")],
+        "torch": [torch.float16, torch.device("cpu"), torch.Size([1, 2]), torch.nn.Parameter(torch.ones(1))],
+        "shared": [torch.zeros(4)] * 2,
+    }
+    torch.save(saved, tmp_path / "epoch_1.pth", pickle_protocol=protocol)
+    read = read_checkpoint(tmp_path / "epoch_1.pth")
+    assert read["state_dict"]._metadata == saved["state_dict"]._metadata
+    assert isinstance(read["history"], HistoryBuffer)
+    assert read["history"].mean() == history.mean() == 0.375
+    assert read["history"].statistics("current") == 0.25
+    for key in ("array", "fortran", "names", "objects"):
+        assert read[key].dtype == saved[key].dtype
+        np.testing.assert_array_equal(read[key], saved[key])
+    assert (read["scalar"], type(read["scalar"])) == (0.37, np.float64)
+    assert read["config"] == {"a": {"b": 1}}
+    assert type(read["config"]["a"]) is dict
+    assert read["arguments"].lr == 0.1
+    assert read["bytes"] == b"\x00\xff"
+    assert read["kinds"] == saved["kinds"]
+    assert read["torch"] == saved["torch"]
+    assert isinstance(read["torch"][3], torch.nn.Parameter)
+    assert read["shared"][0].data_ptr() == read["shared"][1].data_ptr()
+
+
+def attacks(victim: Path) -> dict[str, object]:
+    """Objects that write ``victim`` when a plain unpickler meets them."""
+    return {
+        "os.system": Calls(os.system, f"touch {victim}"),
+        "eval": Calls(eval, f"open({str(victim)!r}, 'w')"),
+        "open": Calls(open, str(victim), "w"),
+        "Path.touch": Calls(Path.touch, victim),
+        "getattr of a module": Calls(getattr, Calls(__import__, "os"), "system"),
+        "torch.load inside": Calls(torch.storage._load_from_bytes, pickle.dumps(Calls(os.system, f"touch {victim}"))),
+        "another method through getattr": Calls(getattr, HistoryBuffer, "register_statistics"),
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older than torch 1.6"])
+@pytest.mark.parametrize("attack", list(attacks(Path("x"))))
+def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path, attack, zipped):
+    victim, path = tmp_path / "victim", tmp_path / "evil.pth"
+    torch.save({"state_dict": {}, "x": attacks(victim)[attack]}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"evil\.pth: holds .*nothing was executed"):
+        read_checkpoint(path)
+    assert not victim.exists()
+
+
+def test_the_attack_is_real(tmp_path):
+    """Without the guard the same file does run, so the test above can fail."""
+    torch.save(attacks(tmp_path / "victim")["os.system"], tmp_path / "evil.pth")
+    torch.load(tmp_path / "evil.pth", weights_only=False)
+    assert (tmp_path / "victim").exists()
+
+
+def test_code_in_a_bare_pickle_does_not_run(tmp_path):
+    """The header of an old file is read before its content, by another call."""
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(attacks(tmp_path / "victim")["os.system"], protocol=2))
+    with pytest.raises(CheckpointError, match=r"evil\.pth: holds (posix|nt)\.system"):
+        read_checkpoint(path)
+    assert not (tmp_path / "victim").exists()
+
+
+UNSAFE_STATES = {
+    "references from raw bytes": (np.zeros(1), (1, (1,), np.dtype(object), False, b"\x01" * 8)),
+    "dtype with fields": (np.dtype("f8"), (3, "<", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)),
+    "state of a parameter": (torch.nn.Parameter(torch.ones(1)), {"grad_fn": 1}),
+}
+
+
+@pytest.mark.parametrize("case", list(UNSAFE_STATES))
+def test_state_that_could_break_memory_is_refused(tmp_path, case):
+    torch.save({"x": SetsState(*UNSAFE_STATES[case])}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"odd\.pth: holds "):
+        read_checkpoint(tmp_path / "odd.pth")
+
+
+def test_numbered_names_of_copyreg_are_refused(tmp_path):
+    copyreg.add_extension("posixpath", "join", 240)
+    try:
+        torch.save({"x": Calls(os.path.join, "a", "b")}, tmp_path / "odd.pth")
+        with pytest.raises(CheckpointError, match="copyreg extension 240"):
+            read_checkpoint(tmp_path / "odd.pth")
+    finally:
+        copyreg.remove_extension("posixpath", "join", 240)
+
+
+def test_a_whole_module_is_refused_by_name(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"model\.pth: holds torch\.nn\.modules\.linear\.Linear, .*state_dict"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
+def test_torchscript_is_refused_before_torch_jit_sees_it(tmp_path):
+    path = tmp_path / "program.pt"
+    with zipfile.ZipFile(path, "w") as archive:  # what marks one; saving a real one is deprecated in torch
+        archive.writestr("program/constants.pkl", pickle.dumps(()))
+        archive.writestr("program/data.pkl", pickle.dumps({}))
+    with pytest.raises(CheckpointError, match=r"program\.pt: a TorchScript program"):
+        read_checkpoint(path)
+
+
+def whole_file(path: Path) -> bytes:
+    torch.save({"state_dict": {"w": torch.zeros(1000)}}, path)
+    return path.read_bytes()
+
+
+DAMAGE = {
+    "empty": (lambda whole: b"", "is empty"),
+    "cut to half": (lambda whole: whole[: len(whole) // 2], "cut off"),
+    "web page": (lambda whole: b"\n<!DOCTYPE html><html>Sign in</html>", "web page"),
+    "git lfs pointer": (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "tar": (lambda whole: TAR, "tar format"),
+    "text": (lambda whole: b"valence,arousal\n0.1,0.2\n", "damaged or no torch checkpoint"),
+    "zeros": (lambda whole: bytes(1000), "damaged or no torch checkpoint"),
+    "zip of something else": (lambda whole: ZIP_OF_TEXT, "damaged or no torch checkpoint"),
+    "old format cut": (
+        lambda whole: pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2),
+        "damaged or no torch checkpoint",
+    ),
+}
+TAR = tarfile.TarInfo("storages").tobuf() + bytes(1024)
+ZIP_OF_TEXT = b"PK\x05\x06" + bytes(18)
+
+
+@pytest.mark.parametrize("case", list(DAMAGE))
+def test_a_damaged_file_is_named(tmp_path, case):
+    damage, rule = DAMAGE[case]
+    path = tmp_path / "weights.pth"
+    path.write_bytes(damage(whole_file(path)))
+    with pytest.raises(CheckpointError, match=rf"weights\.pth: .*{rule}"):
+        read_checkpoint(path)
+
+
+def test_flipped_bytes_inside_the_pickle_are_named(tmp_path):
+    path = tmp_path / "weights.pth"
+    whole = whole_file(path)
+    place = whole.index(b"state_dict") - 8
+    path.write_bytes(whole[:place] + b"\xee" * 6 + whole[place + 6 :])
+    with pytest.raises(CheckpointError, match=r"weights\.pth: "):
+        read_checkpoint(path)
+
+
+def test_a_cut_safetensors_file_is_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(WEIGHTS, path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: not a whole safetensors file"):
+        read_checkpoint(path)
+
+
+def test_a_pickle_called_safetensors_is_named(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: content is a torch pickle.*rename"):
+        read_checkpoint(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("absent.pth", "no such checkpoint file"), ("folder.pth", "got a folder"), ("video.avi", "suffix must be one of")],
+)
+def test_what_is_no_weight_file_is_refused(tmp_path, name, rule):
+    (tmp_path / "folder.pth").mkdir()
+    (tmp_path / "video.avi").write_bytes(b"RIFF")
+    with pytest.raises(CheckpointError, match=f"{name}.*{rule}"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_a_list_at_the_top_is_refused(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match=r"list\.pth: a checkpoint must hold a dict, got list"):
+        read_checkpoint(tmp_path / "list.pth")
+
+
+WRAPPED = {
+    "bare": WEIGHTS,
+    "mmengine": {"meta": {}, "state_dict": WEIGHTS},
+    "timm": {"epoch": 1, "model": WEIGHTS},
+    "hand-written": {"model_state_dict": WEIGHTS, "optimizer_state_dict": {}},
+    "nested": {"model": {"state_dict": WEIGHTS}},
+    "parallel": {"state_dict": {f"module.{name}": value for name, value in WEIGHTS.items()}},
+    "parallel twice": {f"module.module.{name}": value for name, value in WEIGHTS.items()},
+}
+
+
+@pytest.mark.parametrize("case", list(WRAPPED))
+def test_weights_are_found_in_every_wrapping(case):
+    assert_same_weights(unwrap_state_dict(WRAPPED[case]))
+
+
+def test_a_submodule_called_module_keeps_its_name():
+    state = {"module.weight": torch.ones(1), "head.weight": torch.ones(1)}
+    assert list(unwrap_state_dict(state)) == list(state)
+
+
+def test_a_checkpoint_without_weights_is_named():
+    with pytest.raises(CheckpointError, match=r"run/opt\.pth: no weights .*got keys epoch, optimizer"):
+        unwrap_state_dict({"optimizer": {}, "epoch": 3}, source="run/opt.pth")

@@ -1,0 +1,38 @@
+"""The command ``tools/prepare/synthetic.py``."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def command():
+    path = Path(__file__).parents[3] / "tools" / "prepare" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic_command", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command_writes_once_and_then_says_so(command, tmp_path, capsys):
+    line = ["sewa", str(tmp_path / "set"), "--subjects", "1", "0", "1", "--frames", "3", "--workers", "1"]
+    command.main(line)
+    captured = capsys.readouterr()
+    assert "2 clips of 3 frames, written" in captured.out
+    assert "2/2 clips" in captured.err
+    assert (tmp_path / "set" / "splits" / "test.txt").is_file()
+    command.main(line)
+    assert "nothing done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [("--frames 0", "frames must be at least 2"), ("--workers 0", "at least 1"), ("--motion-share 2", "motion_share")],
+)
+def test_wrong_number_is_refused_before_anything_is_written(command, tmp_path, capsys, options, rule):
+    with pytest.raises(SystemExit) as exit_info:
+        command.main(["sewa", str(tmp_path / "set"), *options.split()])
+    assert exit_info.value.code == 2
+    assert rule in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()

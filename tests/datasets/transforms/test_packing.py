@@ -1,0 +1,41 @@
+"""What the model is called with."""
+
+import numpy as np
+import torch
+
+from hocp_mm.datasets.transforms import PackAffectInputs
+
+
+def _record():
+    imgs = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), dtype=np.uint8)
+    affect = np.array([[0.37, -0.82], [0.1, 0.2], [-0.5, 0.25], [0.9, -0.9]], np.float32)
+    return {
+        "imgs": imgs[:, :, ::-1],  # a view with a negative stride, as a flip leaves it
+        "frame_inds": np.array([2, 0, -1]),
+        "affect": affect,
+        "valid": np.array([True, True, False, True]),
+        "video": "k",
+        "num_frames": 4,
+        "fps": 25.0,
+        "subject": "S1",
+    }
+
+
+def test_inputs_are_rgb_clips_with_channels_first():
+    record = _record()
+    inputs = PackAffectInputs()(record)["inputs"]
+    assert (inputs.dtype, tuple(inputs.shape)) == (torch.uint8, (3, 3, 4, 5))
+    np.testing.assert_array_equal(inputs.numpy()[0, 1], record["imgs"][1, :, :, 0])
+
+
+def test_labels_keep_fraction_and_order_and_the_mask():
+    sample = PackAffectInputs()(_record())["data_samples"]
+    np.testing.assert_array_equal(sample.gt_affect.numpy(), np.float32([[-0.5, 0.25], [0.37, -0.82], [0, 0]]))
+    assert sample.gt_valid.tolist() == [False, True, False]  # frame 2 has no valid label, the last row is padding
+    assert (sample.video, sample.frame_inds, sample.num_frames, sample.fps, sample.subject) == (
+        "k",
+        [2, 0, -1],
+        4,
+        25.0,
+        "S1",
+    )

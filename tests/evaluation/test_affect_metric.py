@@ -1,0 +1,164 @@
+"""`AffectMetric` equals the function over all frames, however they are cut into windows and batches."""
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from torch import Tensor
+
+from hocp_mm.errors import DataError
+from hocp_mm.evaluation import AffectMetric, score_table
+from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
+from hocp_mm.structures import AffectDataSample, AffectTimeline
+
+LENGTHS = {"S001/a": 23, "b": 7, "c": 12}
+
+
+def world(seed: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Predictions, labels and mask of each video."""
+    generator = torch.Generator().manual_seed(seed)
+    videos = {}
+    for video, length in LENGTHS.items():
+        target = 0.4 * torch.randn(length, 2, generator=generator)
+        pred = 0.7 * target + 0.2 * torch.randn(length, 2, generator=generator)
+        videos[video] = (pred, target, torch.rand(length, generator=generator) > 0.2)
+    return videos
+
+
+def window(video: str, inds: list[int], data: tuple[Tensor, Tensor, Tensor]) -> AffectDataSample:
+    pred, target, valid = (value[inds] for value in data)
+    meta: dict[str, Any] = {"video": video, "frame_inds": inds, "num_frames": LENGTHS[video], "fps": 25.0}
+    return AffectDataSample.from_clip(target, valid, **meta).set_pred(pred)
+
+
+def windows(length: int = 5, stride: int = 5) -> list[AffectDataSample]:
+    """Cut every video into padded windows."""
+    samples = []
+    for video, data in world().items():
+        for start in range(0, LENGTHS[video], stride):
+            samples.append(window(video, [i if i < LENGTHS[video] else -1 for i in range(start, start + length)], data))
+    return samples
+
+
+def evaluate(samples: list[AffectDataSample], batch: int = 3, **settings: Any) -> dict[str, float]:
+    evaluator = Evaluator(AffectMetric(**settings))
+    for first in range(0, len(samples), batch):
+        evaluator.process(data_samples=samples[first : first + batch])
+    return evaluator.evaluate(len(samples))
+
+
+def expected() -> dict[str, float]:
+    pred, target, valid = (torch.cat(column) for column in zip(*world().values(), strict=True))
+    values = {}
+    for function in (ccc, pcc, rmse, sagr):
+        pair = function(pred.clamp(-1, 1)[valid].double(), target[valid].double())
+        values |= {
+            f"affect/{function.__name__}_{name}": pair[i].item() for i, name in enumerate(("valence", "arousal"))
+        }
+        values[f"affect/{function.__name__}_mean"] = pair.mean().item()
+    return values
+
+
+@pytest.mark.parametrize(("length", "stride", "batch"), [(5, 5, 1), (5, 5, 4), (23, 23, 2), (1, 1, 8), (8, 3, 3)])
+def test_any_split_into_windows_and_batches_gives_the_value_of_all_frames(length: int, stride: int, batch: int) -> None:
+    samples = windows(length, stride)
+    random.Random(0).shuffle(samples)
+    assert evaluate(samples, batch) == pytest.approx(expected(), abs=1e-6)
+
+
+def test_overlapping_windows_are_averaged_per_frame() -> None:
+    target = torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
+    valid = torch.ones(3, dtype=torch.bool)
+    first = window_of([0, 1], torch.tensor([[0.0, 0.0], [0.2, 0.2]]), target, valid)
+    second = window_of([1, 2], torch.tensor([[0.6, 0.6], [1.0, 1.0]]), target, valid)
+    assert evaluate([first, second])["affect/rmse_mean"] == pytest.approx(0.1 / 3**0.5)
+
+
+def window_of(inds: list[int], pred: Tensor, target: Tensor, valid: Tensor) -> AffectDataSample:
+    sample = AffectDataSample.from_clip(
+        target[inds], valid[inds], video="v", frame_inds=inds, num_frames=len(target), fps=25
+    )
+    return sample.set_pred(pred)
+
+
+def test_a_window_that_comes_twice_counts_once() -> None:
+    samples = windows(8, 3)
+    assert evaluate([*samples, samples[0], samples[1]]) == evaluate(samples)
+
+
+def test_predictions_are_clipped_to_the_label_range() -> None:
+    target = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    sample = window_of([0, 1], torch.tensor([[3.0, -7.0], [0.0, 0.0]]), target, torch.ones(2, dtype=torch.bool))
+    assert evaluate([sample])["affect/rmse_mean"] == 0
+
+
+def test_constant_predictions_score_zero_not_nan() -> None:
+    samples = [sample.set_pred(torch.full((5, 2), 0.1)) for sample in windows()]
+    scores = evaluate(samples)
+    assert scores["affect/ccc_mean"] == scores["affect/pcc_mean"] == 0
+
+
+def test_one_csv_per_video_and_one_table_are_written(tmp_path: Path) -> None:
+    scores = evaluate(windows(8, 3), out_dir=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "S001_a.csv",
+        "b.csv",
+        "c.csv",
+        "per_video.csv",
+    ]
+    timeline = AffectTimeline.from_csv(tmp_path / "out" / "b.csv")
+    pred, target, valid = world()["b"]
+    assert timeline.frames.tolist() == list(range(7))
+    assert np.allclose(timeline.pred, pred.clamp(-1, 1).numpy(), atol=1e-6)
+    assert timeline.target is not None
+    assert timeline.valid is not None
+    assert timeline.valid.tolist() == valid.tolist()
+    assert np.array_equal(timeline.target[timeline.valid], target[valid].numpy())
+    with (tmp_path / "out" / "per_video.csv").open() as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    one = ccc(pred.clamp(-1, 1)[valid].double(), target[valid].double())
+    assert float(rows["b"]["ccc_valence"]) == pytest.approx(one[0].item(), rel=1e-4)
+    assert int(rows["b"]["valid_frames"]) == int(valid.sum())
+    assert [rows[video]["frames"] for video in LENGTHS] == ["23", "7", "12"]
+    assert evaluate(windows(8, 3)) == scores
+
+
+def test_a_video_without_valid_frames_has_empty_cells(tmp_path: Path) -> None:
+    target = torch.zeros(2, 2)
+    blind = window_of([0, 1], torch.zeros(2, 2), target, torch.zeros(2, dtype=torch.bool))
+    evaluate([*windows(), blind], out_dir=tmp_path)
+    with (tmp_path / "per_video.csv").open() as file:
+        row = {row["video"]: row for row in csv.DictReader(file)}["v"]
+    assert row["valid_frames"] == "0"
+    assert row["ccc_mean"] == ""
+
+
+def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
+    target, none = torch.zeros(2, 2), torch.zeros(2, dtype=torch.bool)
+    with pytest.raises(DataError, match="no valid frame in 1 videos"):
+        evaluate([window_of([0, 1], target, target, none)])
+    every = torch.ones(2, dtype=torch.bool)
+    first, second = window_of([0, 1], target, target, every), window_of([1], target[:1], target + 0.5, every)
+    with pytest.raises(DataError, match="video v: two windows give one frame different labels"):
+        evaluate([first, second])
+    unlabelled = AffectDataSample.from_clip(video="v", frame_inds=[0], num_frames=1, fps=25).set_pred(target[:1])
+    with pytest.raises(DataError, match="video v has no labels"):
+        evaluate([unlabelled])
+    samples = windows()
+    for sample in samples:
+        if sample.video == "b":
+            sample.set_metainfo({"video": "S001_a"})
+    with pytest.raises(DataError, match=r"videos S001_a and S001/a need the same file S001_a\.csv"):
+        evaluate(samples, out_dir=tmp_path)
+
+
+def test_the_table_has_a_row_per_value_and_a_column_per_score() -> None:
+    lines = score_table(expected()).splitlines()
+    assert lines[0].split() == ["CCC", "PCC", "RMSE", "SAGR"]
+    assert [line.split()[0] for line in lines[1:]] == ["valence", "arousal", "mean"]
+    assert lines[3].split()[1] == f"{expected()['affect/ccc_mean']:.3f}"

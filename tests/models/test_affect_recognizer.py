@@ -1,0 +1,137 @@
+"""`AffectRecognizer` joins the parts, for any backbone that keeps five dimensions."""
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from hocp_mm.models.recognizers import AffectRecognizer
+from hocp_mm.registry import MODELS
+from hocp_mm.structures import AffectDataSample
+
+
+class Conv(nn.Module):
+    """A backbone of one convolution; returns a bare map or a tuple, with or without temporal stride."""
+
+    def __init__(self, stride: int = 1, bare: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3, padding=1, stride=(stride, 2, 2))
+        self.bare = bare
+
+    def forward(self, x: Tensor) -> Any:
+        """Return one map or two."""
+        x = self.conv(x)
+        return x if self.bare else (x[:, :1], x)
+
+
+class Double(nn.Module):
+    """A neck."""
+
+    def forward(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Double every map."""
+        return tuple(2 * f for f in feats)
+
+
+def build(stride: int = 1, bare: bool = False, **settings: Any) -> AffectRecognizer:
+    torch.manual_seed(0)
+    return AffectRecognizer(Conv(stride, bare), {"type": "hocp_mm.AffectHead", "in_channels": 4}, **settings)
+
+
+def data(frames: int = 6) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    clips = [torch.randint(0, 256, (3, frames, 8, 8), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    inds = list(range(frames))
+    samples = [
+        AffectDataSample.from_clip(
+            torch.rand(frames, 2, generator=generator) - 0.5, video=v, frame_inds=inds, num_frames=frames, fps=25
+        )
+        for v in "ab"
+    ]
+    return {"inputs": clips, "data_samples": samples}
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_training_step_moves_every_part(stride: int, bare: bool) -> None:
+    model = build(stride, bare)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    log = model.train_step(data(), optimizer)
+    assert log["loss"] == log["loss_affect"]
+    assert torch.isfinite(log["loss"])
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_predictions_come_per_frame_in_the_samples_that_went_in(stride: int) -> None:
+    model, batch = build(stride).eval(), data()
+    with torch.no_grad():
+        samples = model.test_step(batch)
+        expected = model(model.data_preprocessor(batch)["inputs"])
+    assert [sample.video for sample in samples] == ["a", "b"]
+    torch.testing.assert_close(torch.stack([sample.pred_affect for sample in samples]), expected)
+    assert expected.shape == (2, 6, 2)
+
+
+def test_flip_averages_the_clip_and_its_mirror_image() -> None:
+    plain, mirrored = build().eval(), build(test_cfg={"flip": True}).eval()
+    clip = torch.randn(2, 3, 6, 8, 8)
+    with torch.no_grad():
+        expected = (plain(clip) + plain(clip.flip(-1))) / 2
+        samples = mirrored(clip, mode="predict")
+        again = mirrored(clip.flip(-1), mode="predict")
+    torch.testing.assert_close(torch.stack([s.pred_affect for s in samples]), expected)
+    torch.testing.assert_close(samples[0].pred_affect, again[0].pred_affect)
+    assert not torch.allclose(expected, plain(clip))
+
+
+def test_a_neck_sits_between_backbone_and_head() -> None:
+    clip = torch.randn(1, 3, 2, 8, 8)
+    plain, necked = build(), build(neck=Double())
+    bias = plain.head.regress.bias
+    torch.testing.assert_close(necked(clip) - bias, 2 * (plain(clip) - bias))
+
+
+def test_one_frame_is_a_clip_too() -> None:
+    assert build()(torch.randn(2, 3, 1, 8, 8)).shape == (2, 1, 2)
+
+
+def test_labels_keep_their_fraction_from_the_sample_to_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, seen = build(), data(), []
+    for sample in batch["data_samples"]:
+        sample.gt_affect[:] = torch.tensor([0.37, -0.82])
+    loss = model.head.loss_module.forward
+    monkeypatch.setattr(model.head.loss_module, "forward", lambda *args: (seen.append(args[1]), loss(*args))[1])
+    model.train_step(data=batch, optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert torch.equal(seen[0], torch.tensor([0.37, -0.82]).expand(2, 6, 2))
+
+
+def test_mmengine_initialisation_changes_no_weight_of_the_head() -> None:
+    model = build()
+    before = {name: p.detach().clone() for name, p in model.head.named_parameters()}
+    model.init_weights()
+    assert all(torch.equal(p, before[name]) for name, p in model.head.named_parameters())
+
+
+def test_stock_backbone_of_mmaction2_with_temporal_stride() -> None:
+    from hocp_mm import compat
+
+    compat.apply()
+    backbone = {"type": "mmaction.ResNet3d", "depth": 18, "pretrained": None, "conv1_stride_t": 2, "pool1_stride_t": 2}
+    backbone |= {"norm_cfg": {"type": "BN3d", "requires_grad": True}, "norm_eval": False}
+    head = {"type": "hocp_mm.AffectHead", "in_channels": 512}
+    model = MODELS.build({"type": "hocp_mm.AffectRecognizer", "backbone": backbone, "head": head})
+    model.eval()
+    samples = model(torch.randn(1, 3, 8, 32, 32), mode="predict")
+    assert samples[0].pred_affect.shape == (8, 2)
+
+
+def test_wrong_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode must be tensor, loss or predict, got 'test'"):
+        build()(torch.randn(1, 3, 2, 8, 8), mode="test")
+    with pytest.raises(ValueError, match="mode='loss' needs data_samples"):
+        build()(torch.randn(1, 3, 2, 8, 8), mode="loss")
+    with pytest.raises(ValueError, match="test_cfg knows flip only, got crops"):
+        build(test_cfg={"crops": 3})

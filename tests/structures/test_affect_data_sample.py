@@ -1,0 +1,78 @@
+"""`AffectDataSample` keeps fractions and refuses what would lose them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hocp_mm.structures import AROUSAL, VALENCE, AffectDataSample
+
+CLIP: dict[str, Any] = {"video": "S001/a", "frame_inds": [3, 4, -1], "num_frames": 5, "fps": 25.0, "subject": "S001"}
+
+
+def test_labels_keep_their_fraction_and_their_order() -> None:
+    sample = AffectDataSample.from_clip([[0.37, -0.82], [0.1, 0.2], [0.0, 0.0]], **CLIP)
+    assert sample.gt_affect.dtype == torch.float32
+    assert sample.gt_affect[0, VALENCE].item() == pytest.approx(0.37)
+    assert sample.gt_affect[0, AROUSAL].item() == pytest.approx(-0.82)
+
+
+def test_padding_is_never_valid() -> None:
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), np.array([True, False, True]), **CLIP)
+    assert sample.gt_valid.tolist() == [True, False, False]
+
+
+def test_metainfo_describes_the_clip() -> None:
+    sample = AffectDataSample.from_clip(**CLIP | {"frame_inds": np.array([3, 4, -1])})
+    assert sample.metainfo == CLIP
+    assert "gt_affect" not in sample
+
+
+def test_the_sample_owns_its_labels() -> None:
+    labels = np.zeros((3, 2), dtype=np.float32)
+    sample = AffectDataSample.from_clip(labels, **CLIP)
+    labels[:] = 1
+    assert sample.gt_affect.abs().max() == 0
+
+
+def test_moves_between_devices_kinds_and_dicts_without_loss() -> None:
+    sample = AffectDataSample.from_clip(np.full((3, 2), 0.37), **CLIP).set_pred(torch.full((3, 2), 0.25))
+    copy = sample.cpu().numpy().to_tensor()
+    assert torch.equal(copy.gt_affect, sample.gt_affect)
+    assert torch.equal(copy.pred_affect, sample.pred_affect)
+    assert copy.to_dict()["frame_inds"] == [3, 4, -1]
+
+
+def test_invalid_frames_may_hold_nan() -> None:
+    labels = np.array([[0.5, 0.5], [np.nan, 0.0], [np.nan, np.nan]])
+    sample = AffectDataSample.from_clip(labels, [True, False, True], **CLIP)
+    assert sample.gt_valid.tolist() == [True, False, False]
+
+
+REFUSALS = {
+    "integer labels": ({"affect": [[1, 0], [0, 1], [0, 0]]}, TypeError, "gt_affect must be floating, got int64"),
+    "labels of one value": ({"affect": np.zeros((3, 1))}, ValueError, r"gt_affect must be \[T, 2\]"),
+    "a mask of numbers": ({"affect": np.zeros((3, 2)), "valid": [1, 1, 1]}, TypeError, "gt_valid must be bool"),
+    "a shorter mask": ({"affect": np.zeros((3, 2)), "valid": [True]}, ValueError, "one row per frame, got 3, 1 and 3"),
+    "labels of another length": ({"affect": np.zeros((2, 2))}, ValueError, "got 2, 2 and 3"),
+    "NaN on a valid frame": ({"affect": np.full((3, 2), np.nan)}, ValueError, "must be finite"),
+    "a mask without labels": ({"valid": [True] * 3}, ValueError, "there are none"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_wrong_labels_are_refused(case: str) -> None:
+    arguments, kind, text = REFUSALS[case]
+    with pytest.raises(kind, match=text):
+        AffectDataSample.from_clip(**arguments, **CLIP)
+
+
+def test_assignment_is_checked_too() -> None:
+    sample = AffectDataSample()
+    with pytest.raises(TypeError, match="pred_affect must be floating"):
+        sample.pred_affect = torch.zeros(3, 2, dtype=torch.int64)
+    with pytest.raises(TypeError, match="must be a tensor or an array, got list"):
+        AffectDataSample(gt_affect=[[0.1, 0.2]])
+    with pytest.raises(ValueError, match=r"gt_valid must be \[T\]"):
+        sample.gt_valid = torch.zeros(3, 2, dtype=torch.bool)

@@ -1,0 +1,173 @@
+"""Averaging of windows; exact CSV round trip."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.structures.timeline import AffectTimeline, WindowAverager
+
+RATES = [25, 29.97, 30000 / 1001, 24000 / 1001, 12.5, 1 / 3, 26.4137]
+
+
+def timeline(frames: int = 40, fps: float = 25, **fields) -> AffectTimeline:
+    rng = np.random.default_rng(frames)
+    fields.setdefault("pred", rng.uniform(-1, 1, (frames, 2)))
+    return AffectTimeline("clip", fps, np.arange(frames), **fields)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=8), st.randoms())
+@settings(max_examples=50, deadline=None)
+def test_overlapping_windows_give_the_mean_of_each_frame_in_any_order(spans, random):
+    rng = np.random.default_rng(0)
+    windows = [(np.arange(start, start + length), rng.normal(size=(length, 2))) for start, length in spans]
+    random.shuffle(windows)
+    averager = WindowAverager()
+    for inds, values in windows:
+        averager.add(inds, values)
+    frames, means = averager.result()
+    expected = {i: np.mean([v[list(f).index(i)] for f, v in windows if i in f], axis=0) for f, _ in windows for i in f}
+    assert frames.tolist() == sorted(expected)
+    np.testing.assert_allclose(means, [expected[i] for i in sorted(expected)], atol=1e-6)
+
+
+def test_one_window_is_returned_exactly_and_padding_is_ignored():
+    values = torch.tensor([[0.1, -0.37], [0.2, 0.3], [99.0, 99.0]])
+    averager = WindowAverager()
+    averager.add([5, 6, -1], values)
+    frames, means = averager.result()
+    assert frames.tolist() == [5, 6]
+    assert np.array_equal(means, values[:2].numpy())
+
+
+def test_a_frame_that_occurs_twice_in_one_window_counts_twice():
+    averager = WindowAverager()
+    averager.add([3, 3], [[0.0], [1.0]])
+    assert averager.result()[1].tolist() == [[0.5]]
+
+
+def test_averager_takes_half_precision_tensors_with_gradient():
+    averager = WindowAverager()
+    averager.add(torch.tensor([0]), torch.tensor([[0.5, -0.25]], dtype=torch.bfloat16, requires_grad=True))
+    assert averager.result()[1].tolist() == [[0.5, -0.25]]
+
+
+@pytest.mark.parametrize(
+    ("inds", "values", "message"),
+    [([0, 1], [[0.0, 0.0]], r"\(2,\) and \(1, 2\)"), ([0], [0.0], "values"), ([-2], [[0.0, 0.0]], "got -2")],
+)
+def test_averager_refuses(inds, values, message):
+    with pytest.raises(ValueError, match=message):
+        WindowAverager().add(inds, values)
+
+
+def test_averager_refuses_another_number_of_columns_and_an_empty_result():
+    averager = WindowAverager()
+    averager.add([-1], [[1.0, 1.0]])
+    with pytest.raises(ValueError, match="no frame was added"):
+        averager.result()
+    averager.add([0], [[1.0, 1.0]])
+    with pytest.raises(ValueError, match="2 columns, got 3"):
+        averager.add([0], [[1.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize("fps", RATES)
+@pytest.mark.parametrize("extra", ["nothing", "target", "target and mask", "face", "all"])
+def test_csv_round_trip_is_exact(tmp_path: Path, fps: float, extra: str):
+    rng = np.random.default_rng(1)
+    fields = {}
+    if extra in ("target", "target and mask", "all"):
+        fields["target"] = rng.uniform(-1, 1, (40, 2)).astype(np.float32)
+    if extra in ("target and mask", "all"):
+        fields["valid"] = rng.random(40) < 0.5
+        fields["target"][~fields["valid"]] = np.nan
+    if extra in ("face", "all"):
+        fields["face_found"] = rng.random(40) < 0.5
+    before = timeline(fps=fps, **fields)
+    after = AffectTimeline.from_csv(before.to_csv(tmp_path / "deep" / "clip.csv"))
+    assert (after.video, after.fps) == (before.video, before.fps)
+    for name in ("frames", "time_s", "pred", "target", "valid", "face_found"):
+        a, b = getattr(after, name), getattr(before, name)
+        assert (a is None) == (b is None), name
+        if a is not None:
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+
+
+def test_csv_reads_as_documented(tmp_path: Path):
+    table = timeline(2, pred=[[0.37, -0.82], [0.1, 1.0]], target=[[0.5, 0.25], [0.0, 0.0]], face_found=[True, False])
+    assert table.to_csv(tmp_path / "a.csv").read_text().splitlines() == [
+        "frame,time_s,valence,arousal,valence_true,arousal_true,valid,face_found",
+        "0,0.0,0.37,-0.82,0.5,0.25,1,1",
+        "1,0.04,0.1,1.0,0.0,0.0,1,0",
+    ]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = timeline(3).to_csv(tmp_path / "a.csv")
+    before = path.read_bytes()
+
+    def rows(self):
+        yield ["frame"]
+        raise OSError("disk full")
+
+    monkeypatch.setattr(AffectTimeline, "_rows", rows)
+    with pytest.raises(OSError, match="disk full"):
+        timeline(9).to_csv(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": 0}, "fps must be positive, got 0"),
+        ({"frames": np.array([0.0, 1.0])}, "integers"),
+        ({"frames": np.array([1, 1])}, "increase strictly"),
+        ({"frames": np.array([-1, 0])}, "start at 0"),
+        ({"frames": np.zeros(0, int)}, "F > 0"),
+        ({"pred": np.zeros((3, 2))}, r"pred must have shape \(2, 2\)"),
+        ({"pred": np.array([[0, 0], [np.nan, 0]])}, "frame 1"),
+        ({"valid": np.ones(2, bool)}, "no target"),
+        ({"target": np.full((2, 2), np.nan)}, "target must be finite where valid"),
+        ({"face_found": np.ones(3, bool)}, "face_found must have shape"),
+    ],
+)
+def test_timeline_refuses(change: dict, message: str):
+    fields = {"video": "clip", "fps": 25, "frames": np.arange(2), "pred": np.zeros((2, 2)), **change}
+    with pytest.raises(ValueError, match=message):
+        AffectTimeline(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lacks the columns|holds no row"),
+        ("frame,time_s,valence,arousal\n", "holds no row"),
+        ("frame,valence,arousal\n0,0,0\n", "lacks the columns time_s"),
+        ("frame,time_s,valence,arousal,valence_true\n0,0,0,0,0\n", "arousal_true, valid"),
+        ("frame,time_s,valence,arousal\n0,0,x,0\n", "every cell must be a number"),
+        ("frame,time_s,valence,arousal\n0,0,0\n", "line 2: expected 4 cells, got 3"),
+        ("frame,time_s,valence,arousal\n0,0,0,0\n", "pass fps"),
+        ("frame,time_s,valence,arousal\n0,0,0,0\n1,1,0,0\n2,9,0,0\n", "not frame / fps"),
+        ("frame,time_s,valence,arousal,face_found\n1,1,0,0,2\n", "face_found must hold 0 or 1"),
+        ("frame,time_s,valence,arousal\n1,1,nan,0\n", "pred must be finite"),
+    ],
+)
+def test_from_csv_names_the_file_and_the_rule(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        AffectTimeline.from_csv(path)
+    assert str(path) in str(caught.value)
+
+
+def test_from_csv_names_a_missing_file_and_takes_a_given_rate(tmp_path: Path):
+    with pytest.raises(MissingDataError, match=r"nothing\.csv"):
+        AffectTimeline.from_csv(tmp_path / "nothing.csv")
+    single = AffectTimeline("b", 25, np.array([0]), np.zeros((1, 2))).to_csv(tmp_path / "b.csv")
+    assert AffectTimeline.from_csv(single, video="c", fps=25).video == "c"

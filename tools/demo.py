@@ -1,0 +1,117 @@
+"""Valence and arousal of a video: ``python tools/demo.py VIDEO --checkpoint FILE --out FOLDER``.
+
+Writes ``<video>.csv`` (one row per frame), ``<video>_timeline.png`` and ``<video>_overlay.mp4``.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from hocp_mm.cli import run
+from hocp_mm.errors import HOCPError
+
+_SECONDS_BETWEEN_LINES = 3.0
+
+
+class ProgressLine:
+    """Print how far a stage is: one line that rewrites itself on a terminal, a line every few seconds in a log."""
+
+    def __init__(self) -> None:
+        """Start silent."""
+        self._stage, self._next, self._live = "", 0.0, sys.stdout.isatty()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` frames are through a stage; stages come one after the other."""
+        now, last, wait = time.monotonic(), done >= total, 0.1 if self._live else _SECONDS_BETWEEN_LINES
+        if stage != self._stage:
+            self._stage, self._next = stage, now + wait
+        if not last and now < self._next:
+            return
+        self._next = now + wait
+        text = f"{stage}: {done}/{total} frames"
+        print(f"\r{text}" if self._live else text, end="\n" if last or not self._live else "", flush=True)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("video", type=Path, help="video file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights saved by tools/train.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the three files")
+    parser.add_argument(
+        "--config", type=Path, help="config of the network; the one recorded in the checkpoint by default"
+    )
+    face = parser.add_mutually_exclusive_group()
+    face.add_argument(
+        "--faces", choices=["cascade", "frame"], default="cascade", help="find the face, or take the whole frame for it"
+    )
+    face.add_argument(
+        "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
+    )
+    face.add_argument("--landmarks", type=Path, metavar="ZIP", help="landmarks of every frame, as in SEWA")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FOLDER", help="folder with <video>_Valence_…csv, to draw against"
+    )
+    parser.add_argument("--stride", type=_positive, help="frames from one window to the next; the config's by default")
+    parser.add_argument("--batch-size", type=_positive, default=8, help="windows per forward pass")
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")
+    parser.add_argument("--no-video", action="store_true", help="write no annotated video")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Predict, then write and name the files."""
+    args = parse_args(argv)
+    # Heavy imports after the parser, so that --help and a wrong option answer at once.
+    from hocp_mm import compat
+
+    compat.apply()
+    from hocp_mm.apis import AffectInferencer, track_faces, with_ground_truth
+    from hocp_mm.datasets import iter_frames, probe_video
+    from hocp_mm.visualization import plot_timeline, write_overlay
+
+    progress = ProgressLine()
+    info = probe_video(args.video)
+    if args.out.exists() and not args.out.is_dir():
+        raise HOCPError(f"--out: must be a folder, got a file: {args.out}.")
+    inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
+    if args.stride and args.stride > inferencer.rule.clip_len:
+        raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
+    track = track_faces(args.video, args.box or args.landmarks or args.faces, progress=progress)
+    timeline = inferencer.predict(args.video, track, args.stride, args.batch_size, args.flip, progress)
+    if args.labels:
+        timeline = with_ground_truth(timeline, args.labels, inferencer.cfg)
+
+    stem = args.out / args.video.stem
+    written = [timeline.to_csv(stem.with_name(f"{stem.name}.csv"))]
+    written.append(plot_timeline(timeline, stem.with_name(f"{stem.name}_timeline.png")))
+    if not args.no_video:
+        frames = _counted(iter_frames(args.video), info.num_frames, progress)
+        written.append(write_overlay(frames, timeline, track.boxes, stem.with_name(f"{stem.name}_overlay.mp4")))
+    print(*written, sep="\n")
+
+
+def _counted(frames, total: int, progress: ProgressLine):
+    for done, frame in enumerate(frames, start=1):
+        yield frame
+        progress("writing video", done, total)
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = (float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be four numbers x,y,w,h, got {text!r}") from None
+    return x, y, width, height
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)

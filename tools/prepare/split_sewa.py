@@ -1,0 +1,61 @@
+"""Divide SEWA into train, val and test: whole conversations, stratified by culture.
+
+Both partners of a conversation share the talk, so they stay together; `<ROOT>/splits/{train,val,test}.txt`
+carry the seed and a checksum.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from hocp_mm.cli import run
+from hocp_mm.datasets.sewa_files import find_sewa_keys, parse_sewa_key
+from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.errors import DataError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the options, write the split files and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder that holds one folder per segment, e.g. data/SEWAv02")
+    parser.add_argument(
+        "--ratios", type=float, nargs=3, default=(8, 1, 1), metavar=("TRAIN", "VAL", "TEST"), help="default: 8 1 1"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle, default: 0")
+    parser.add_argument("--force", action="store_true", help="replace split files that differ")
+    args = parser.parse_args(argv)
+    keys = find_sewa_keys(args.root)
+    names = {key: parse_sewa_key(key) for key in keys}
+    try:
+        parts = split_by_group(
+            keys,
+            [names[key].conversation for key in keys],
+            ratios=args.ratios,
+            seed=args.seed,
+            strata=[names[key].culture for key in keys],
+        )
+    except ValueError as error:
+        raise DataError(f"{args.root}: {error}") from error
+    check_no_leak(parts, lambda key: names[key].conversation)
+    folder = args.root / "splits"
+    if not args.force:
+        _refuse_to_replace(folder, parts)
+    write_split_files(folder, parts, args.seed)
+    cultures = sorted({name.culture for name in names.values()})
+    print(f"{'part':<6} {'videos':>7} {'talks':>6} " + " ".join(f"{culture:>5}" for culture in cultures))
+    for part, chosen in parts.items():
+        talks = {names[key].conversation: names[key].culture for key in chosen}
+        counts = " ".join(f"{list(talks.values()).count(culture):>5}" for culture in cultures)
+        print(f"{part:<6} {len(chosen):>7} {len(talks):>6} {counts}")
+    print(f"talks per culture on the right; written to {folder} with seed {args.seed}")
+
+
+def _refuse_to_replace(folder: Path, parts: dict[str, list[str]]) -> None:
+    for part, keys in parts.items():
+        file = folder / f"{part}.txt"
+        if file.is_file() and read_split_file(file, allow_empty=True) != keys:
+            raise DataError(f"{file}: holds another split, and results on it would no longer compare; pass --force.")
+
+
+if __name__ == "__main__":
+    run(main)
