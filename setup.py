@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent
 
 # What `import hocp_mm.*` needs. No mmcv here: `mmcv` and `mmcv-lite` both provide the module `mmcv` and overwrite
 # each other's files, and pip cannot express "either"; the extra `lite` is for those who have neither.
+# The same holds for the four builds of OpenCV; mmengine 0.10.7, mmcv and mmaction2 bring one, and
+# hocp_mm.compat says what to install where none is.
 # No mmaction2 either: it hard-requires decord, which has no wheel for ARM or for current macOS.
 CORE = [
     "torch>=2.4",
@@ -23,7 +25,6 @@ CORE = [
     "av>=12",
     "matplotlib>=3.7",
     "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one
-    "tqdm>=4.60",
     # mmengine uses distutils (gone from Python 3.12, setuptools brings it back) and, up to 0.10.7, pkg_resources,
     # which setuptools 82 removed.
     "setuptools>=61,<82",

@@ -1,4 +1,4 @@
-"""What every test shares: one seed, one thread per operator, no display."""
+"""What every test shares: one seed, one thread per operator, no display, no scope left behind."""
 
 import os
 
@@ -7,10 +7,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -21,3 +23,12 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test still draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _scope() -> Iterator[None]:
+    """Undo what a Runner or a config sets for the whole process: the scope in which unprefixed names are looked up."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

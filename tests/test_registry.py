@@ -1,22 +1,12 @@
 """Names of scope `hocp_mm` resolve from everywhere, and asking for one is what imports the code behind it."""
 
-import subprocess
-import sys
-import textwrap
-
 import mmengine.registry
 import pytest
 
 from hocp_mm import registry
+from tests.processes import run_python
 
 KINDS = ("MODELS", "DATASETS", "TRANSFORMS", "METRICS", "HOOKS", "OPTIM_WRAPPERS")
-
-
-def run_python(code: str) -> str:
-    """Run code in a process that has imported nothing yet; return what it printed."""
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,8 +14,8 @@ function whose docstring names fault, versions, cure and source:
 Cured by the declared requirements alone: mmaction2 1.2.0 imports ``importlib_metadata`` without asking for it.
 """
 
-from hocp_mm.compat.apply import apply
 from hocp_mm.compat.distributed import init_distributed
 from hocp_mm.compat.mixed_precision import CPUAmpOptimWrapper
+from hocp_mm.compat.workarounds import apply
 
 __all__ = ["CPUAmpOptimWrapper", "apply", "init_distributed"]

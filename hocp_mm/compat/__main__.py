@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from hocp_mm.compat.apply import apply
+from hocp_mm.compat.workarounds import apply
 from hocp_mm.errors import HOCPError
 
 

@@ -4,6 +4,6 @@ A stock MMAction2 script runs on the published wheel with ``custom_imports = dic
 its config. Our own tools call ``apply()`` themselves.
 """
 
-from hocp_mm.compat.apply import apply
+from hocp_mm.compat.workarounds import apply
 
 APPLIED = apply()

@@ -1,0 +1,50 @@
+"""MMEngine's Runner over our reader: resuming, loading, refusing."""
+
+import os
+
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import pytest
+import torch
+
+from hocp_mm.compat import apply, checkpoint_loading
+from hocp_mm.errors import CheckpointError
+from tests.compat.one_layer_run import make_runner
+
+
+@pytest.fixture
+def safe_loader():
+    apply()
+    assert mmengine_checkpoint.CheckpointLoader._schemes[""] is checkpoint_loading.load_from_local
+
+
+@pytest.mark.usefixtures("safe_loader")
+def test_a_run_resumes_through_the_safe_reader_as_if_uninterrupted(tmp_path):
+    make_runner(tmp_path / "a", epochs=1).train()
+    resumed = make_runner(tmp_path / "a", epochs=3, resume=True)
+    resumed.train()
+    straight = make_runner(tmp_path / "b", epochs=3)
+    straight.train()
+    assert resumed.epoch == straight.epoch == 3
+    torch.testing.assert_close(resumed.model.state_dict(), straight.model.state_dict(), rtol=0, atol=0)
+    assert resumed.optim_wrapper.get_lr() == straight.optim_wrapper.get_lr()
+    losses = [runner.message_hub.get_scalar("train/loss").data[0] for runner in (resumed, straight)]
+    assert losses[0].tolist() == losses[1].tolist()
+    assert len(losses[0]) == 3
+
+
+@pytest.mark.usefixtures("safe_loader")
+def test_load_from_refuses_a_file_that_would_run_code(tmp_path):
+    victim = tmp_path / "victim"
+    attack = type("Attack", (), {"__reduce__": lambda self: (os.system, (f"touch {victim}",))})()
+    torch.save({"state_dict": {}, "x": attack}, tmp_path / "evil.pth")
+    runner = make_runner(tmp_path / "run", epochs=1, load_from=str(tmp_path / "evil.pth"))
+    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+        runner.train()
+    assert not victim.exists()
+
+
+@pytest.mark.usefixtures("safe_loader")
+def test_addresses_keep_mmengines_loaders():
+    loader = mmengine_checkpoint.CheckpointLoader._get_checkpoint_loader("https://example.org/a.pth")
+    assert loader is mmengine_checkpoint.load_from_http
+    assert checkpoint_loading.load_checkpoints_safely() is None
