@@ -1,8 +1,8 @@
 """Stages 2 and 3 on SEWA: transduction, then joint fine-tuning.
 
-Stage 2 (epochs 0 - 7) trains the temporal factors and the head, with the norm statistics of the image network; stage 3
-trains everything at a lower rate. The source is timm's ImageNet network; better the checkpoint of stage 1
-(``configs/hocp_sewa_static.py``): ``tools/train.py configs/hocp_sewa.py --static-checkpoint BEST.pth``.
+Stage 2 (epochs 0 - 7) trains the temporal factors, the temporal neck and the head, with the norm statistics of the
+image network; stage 3 trains everything at a lower rate. The source is timm's ImageNet network; better the checkpoint
+of stage 1 (``configs/hocp_sewa_static.py``): ``tools/train.py configs/hocp_sewa.py --static-checkpoint BEST.pth``.
 """
 
 from mmengine.config import read_base
@@ -23,6 +23,8 @@ with read_base():
     from ._base_.models.hocp_resnet18 import model
     from ._base_.schedules.adamw_20e import auto_scale_lr, optim_wrapper, param_scheduler, test_cfg, train_cfg, val_cfg
 
+# Identity until trained: an eye for what shows only in motion.
+model.update(neck=dict(type="hocp_mm.HOCPTemporalNeck", in_channels=512))
 optim_wrapper.update(optimizer=dict(lr=1e-3))
 
 custom_hooks: list = [
@@ -30,7 +32,7 @@ custom_hooks: list = [
     dict(
         type="hocp_mm.StagedUnfreezeHook",
         stages=[
-            dict(begin=0, train=["factors.t", "head"], norm_eval=True, lr_mult=1.0),
+            dict(begin=0, train=[r"factors\.t$", "^neck", "^head"], norm_eval=True, lr_mult=1.0),
             dict(begin=8, train="all", norm_eval=False, lr_mult=0.1),
         ],
         by_epoch=True,

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STATIC_CONFIG, VIDEO_CONFIG = "configs/hocp_sewa_static_demo.py", "configs/hocp_sewa_demo.py"
 # What the configs read; the synthetic set takes other numbers by tools/prepare/synthetic.py.
 DATA = Path("data/synthetic_sewa")
-SUBJECTS, CLIPS, FRAMES = (40, 4, 10), 1, 150
+SUBJECTS, CLIPS, FRAMES = (64, 8, 16), 1, 120
 
 # Of an OpenMMLab log, which is long, what a spectator wants to see; the rest is in the log file.
 _PREFIX = re.compile(r"^\d\d/\d\d (\d\d:\d\d:\d\d) - mmengine - (INFO|WARNING) - ")

@@ -1,8 +1,8 @@
 """Put the weights of an image network into its (video) HO-CP twin.
 
-Dense kernels are decomposed, CP factors and everything else are copied by name, temporal factors that the source
-does not know keep their initial values, so the result equals the image network on every frame. Nothing is written
-before everything is known to fit.
+Dense kernels are decomposed, CP factors and everything else are copied by name. Temporal factors that the source does
+not know keep their initial values, and so do modules that are the identity until trained; the result then equals the
+image network on every frame. Nothing is written before everything is known to fit.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -79,6 +79,7 @@ def _plan_copies(
 ) -> list[str]:
     """Sort the model's own tensors into copied, temporal, missing and mismatched."""
     copies: list[str] = []
+    identities = _unknown_identity_modules(model, state)
     for key, tensor in model.state_dict().items():
         layer, _, leaf = key.rpartition(".")
         if layer.removesuffix(".factors") in decomposed and leaf != "bias":
@@ -90,11 +91,19 @@ def _plan_copies(
                 copies.append(key)
             else:
                 report.mismatched.append(f"{key}: {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
+        elif key.startswith(identities):
+            report.added.append(key)
         elif key.endswith(TEMPORAL_FACTOR):
             report.transducted.append(key)
         elif leaf != "num_batches_tracked":  # torch, too, counts from zero when an old file lacks it
             report.missing.append(key)
     return copies
+
+
+def _unknown_identity_modules(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Prefixes of modules that say they are the identity until trained, and of which the source has nothing."""
+    prefixes = [f"{name}." for name, module in model.named_modules() if getattr(module, "identity_at_start", False)]
+    return tuple(prefix for prefix in prefixes if not any(key.startswith(prefix) for key in state))
 
 
 def _check_dense(report: LoadReport, name: str, layer: HOCPConv2d, dense: Tensor) -> None:

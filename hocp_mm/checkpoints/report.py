@@ -19,6 +19,7 @@ class LoadReport:
         copied: Tensors of the model taken over as they are.
         decomposed: HO-CP layers fitted to a dense kernel, with the relative error of the fit.
         transducted: Temporal factors that the source does not have; they keep their initial values.
+        added: Tensors of modules that are the identity until trained, which the source does not have.
         missing: Tensors of the model that the source should have had.
         mismatched: Tensors whose shapes differ, with both shapes.
         unexpected: Tensors of the source that the model has no place for.
@@ -29,6 +30,7 @@ class LoadReport:
     copied: list[str] = field(default_factory=list)
     decomposed: dict[str, float] = field(default_factory=dict)
     transducted: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -45,7 +47,8 @@ class LoadReport:
         span = f" (relative error {min(errors):.3f} to {max(errors):.3f})" if errors else ""
         lines = [
             f"LoadReport of {self.source}: {len(self.copied)} tensors copied, "
-            f"{len(self.decomposed)} kernels decomposed{span}, {len(self.transducted)} temporal factors added, "
+            f"{len(self.decomposed)} kernels decomposed{span}, {len(self.transducted)} temporal factors and "
+            f"{len(self.added)} tensors of identity modules added, "
             f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
         ]
         lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]

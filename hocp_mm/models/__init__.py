@@ -5,6 +5,14 @@ from hocp_mm.models.backbones import TimmHOCPBackbone
 from hocp_mm.models.data_preprocessors import AffectDataPreprocessor
 from hocp_mm.models.heads import AffectHead
 from hocp_mm.models.losses import AffectLoss
+from hocp_mm.models.necks import HOCPTemporalNeck
 from hocp_mm.models.recognizers import AffectRecognizer
 
-__all__ = ["AffectDataPreprocessor", "AffectHead", "AffectLoss", "AffectRecognizer", "TimmHOCPBackbone"]
+__all__ = [
+    "AffectDataPreprocessor",
+    "AffectHead",
+    "AffectLoss",
+    "AffectRecognizer",
+    "HOCPTemporalNeck",
+    "TimmHOCPBackbone",
+]

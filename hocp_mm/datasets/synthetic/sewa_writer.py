@@ -21,7 +21,7 @@ from hocp_mm.errors import DataError
 MANIFEST = "synthetic.json"
 """File in the root of a set that holds the numbers it was made with."""
 
-_VERSION = 1  # raise it when the same numbers give other clips, so that old sets are not taken for new ones
+_VERSION = 2  # raise it when the same numbers give other clips, so that old sets are not taken for new ones
 _PARTS = ("train", "val", "test")
 _LABEL_NOISE = 100  # marks the writer's own random numbers; the clip uses smaller marks
 _PAUSE = 1000  # frames between two segments of one recording, at most

@@ -15,10 +15,10 @@ Floats = npt.NDArray[np.float64]
 MOTION_SHARE = 0.6
 """Default share of arousal's variance that only motion shows; the best still predictor then correlates by 0.63."""
 
-FLUTTER_HZ = (0.5, 6.0)
+FLUTTER_HZ = (0.3, 8.0)
 """Flutter speed at motion -1 and +1. Every second frame of 25 fps still resolves 6 Hz (half of 12.5 fps)."""
 
-_CLIP_VARIANCE = 0.35  # share of a latent's variance that lies between clips rather than inside one
+_CLIP_VARIANCE = 0.1  # share of a latent's variance that lies between clips rather than inside one
 _AFFECT_SECONDS = 0.6  # 2nd-order process: integral of the autocorrelation = 4 x this, both sides together
 _POSE_SECONDS = 0.7
 _BLINK = np.array([0.5, 0.95, 1.0, 0.6, 0.2])  # closure over the frames of one blink

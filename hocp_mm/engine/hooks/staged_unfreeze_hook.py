@@ -25,7 +25,8 @@ class Stage:
     Attributes:
         begin: First epoch (or iteration) of the stage, from 0.
         train: ``'all'``, or patterns on parameter names; all other parameters are frozen.
-        norm_eval: Keep the running statistics of batch norms, and normalise with them.
+        norm_eval: Keep the running statistics of the batch norms that the stage freezes (of all where it trains
+            everything), and normalise with them.
         lr_mult: Factor on the scheduled learning rate of every group.
     """
 
@@ -88,7 +89,7 @@ class StagedUnfreezeHook(Hook):
         self._enter(runner)
         if self._active is not None and self._active.norm_eval:
             for module in runner.model.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, _BatchNorm) and (self._active.train == "all" or _is_frozen(module)):
                     module.eval()
 
     def _enter(self, runner: Runner) -> None:
@@ -117,6 +118,10 @@ class StagedUnfreezeHook(Hook):
             f"StagedUnfreezeHook: from {unit} {stage.begin} train {stage.train} ({trained:,} parameters), "
             f"learning rate x{stage.lr_mult:g}, norm statistics {'frozen' if stage.norm_eval else 'updated'}."
         )
+
+
+def _is_frozen(norm: _BatchNorm) -> bool:
+    return not any(parameter.requires_grad for parameter in norm.parameters())
 
 
 def _unwrapped(runner: Runner) -> nn.Module:
