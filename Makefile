@@ -60,7 +60,7 @@ lint: setup ## ruff: rules and format
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
 
-types: setup ## pyright, strict on functional and layers
+types: setup ## pyright
 	$(PY) -m pyright
 
 contracts: setup ## import-linter: arrows point down only

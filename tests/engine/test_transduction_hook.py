@@ -62,7 +62,7 @@ def test_a_run_that_starts_from_a_checkpoint_is_left_alone(tmp_path, static_chec
 
 
 def test_a_missing_source_is_refused_when_the_hook_is_built():
-    with pytest.raises(MissingDataError, match="'nowhere/static.pth' .train the static stage first"):
+    with pytest.raises(MissingDataError, match=r"'nowhere/static\.pth' .train the static stage first"):
         TransductionHook("nowhere/static.pth")
 
 
@@ -96,6 +96,6 @@ def test_unreachable_timm_weights_are_an_error_that_says_what_to_do(monkeypatch)
     model.backbone = TimmHOCPBackbone("resnet18", rank=2)
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        CheckpointError, match="'resnet18' could not be fetched .no route to host.*copy the model's .safetensors"
+        CheckpointError, match=r"'resnet18' could not be fetched .no route to host.*copy the model's .safetensors"
     ):
         TransductionHook("timm").load(model)

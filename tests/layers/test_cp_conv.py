@@ -109,13 +109,16 @@ class _Padded(nn.Conv2d):
 
 REFUSED = {
     "groups that do not divide": (lambda: HOCPConv2d(6, 8, 3, groups=4), ValueError, "got groups=4 for 6 -> 8"),
-    "a wrong length": (lambda: HOCPConv3d(4, 4, (3, 3)), ValueError, r"kernel_size must be an int or 3 ints, got \(3, 3\)"),
+    "a wrong length": (
+        lambda: HOCPConv3d(4, 4, (3, 3)), ValueError, r"kernel_size must be an int or 3 ints, got \(3, 3\)",
+    ),
     "same with a stride": (lambda: HOCPConv2d(4, 4, 3, 2, "same"), ValueError, "needs stride 1"),
     "an unknown rank": (lambda: HOCPConv2d(4, 4, 3, rank="auto"), ValueError, "got 'auto'"),
     "a subclass": (lambda: HOCPConv2d.from_dense(_Padded(4, 4, 3)), TypeError, "expected Conv2d, got _Padded"),
     "another order": (lambda: HOCPConv3d.from_dense(nn.Conv2d(4, 4, 3)), TypeError, "expected Conv3d, got Conv2d"),
     "a kernel of another rank": (
-        lambda: HOCPConv2d(4, 6, 3, rank=3).set_kernel(random_kernel()), ValueError, "expected shape .* rank 3, groups 1, got",
+        lambda: HOCPConv2d(4, 6, 3, rank=3).set_kernel(random_kernel()), ValueError,
+        "expected shape .* rank 3, groups 1, got",
     ),
 }  # fmt: skip
 

@@ -150,18 +150,24 @@ def _with_subclass() -> nn.Module:
 
 REFUSED = {
     "a pattern without a match": (lambda: factorize_(network(), 4, layers="layer9"), ValueError, "none matches"),
-    "a subclass to factorize": (lambda: factorize_(_with_subclass(), 4), NotImplementedError, r"got _SameConv \(layer '0'\)"),
+    "a subclass to factorize": (
+        lambda: factorize_(_with_subclass(), 4), NotImplementedError, r"got _SameConv \(layer '0'\)",
+    ),
     "a subclass to transduct": (
-        lambda: transduct_(_with_subclass(), 3, layers=".", frame_axis=FrameAxis()), NotImplementedError, "got _SameConv",
+        lambda: transduct_(_with_subclass(), 3, layers=".", frame_axis=FrameAxis()), NotImplementedError,
+        "got _SameConv",
     ),
     "nothing to transduct": (
-        lambda: transduct_(nn.Sequential(nn.Conv2d(3, 3, 1)), 3, frame_axis=FrameAxis()), ValueError, "no layer can see time",
+        lambda: transduct_(nn.Sequential(nn.Conv2d(3, 3, 1)), 3, frame_axis=FrameAxis()), ValueError,
+        "no layer can see time",
     ),
     "a rank without a pattern": (lambda: factorize_(network(), {"layer9": 3}), KeyError, "got none for '3'"),
     "an even central kernel": (
         lambda: transduct_(network(), 4, frame_axis=FrameAxis()), ValueError, "odd size, got 4",
     ),
-    "a freeze pattern without a match": (lambda: freeze_all_but_(network(), "factor.t"), ValueError, "must match a parameter"),
+    "a freeze pattern without a match": (
+        lambda: freeze_all_but_(network(), "factor.t"), ValueError, "must match a parameter",
+    ),
     "a layer run outside its backbone": (
         lambda: FrameAxis().length, RuntimeError, "number of frames is not set",
     ),

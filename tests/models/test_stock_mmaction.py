@@ -13,7 +13,10 @@ from mmaction.registry import MODELS  # noqa: E402 - after the work-arounds
 
 CONV = {"type": "hocp_mm.HOCPConv3d", "rank": 64}
 BACKBONES = {
-    "ResNet3d": {"type": "ResNet3d", "depth": 18, "pretrained": None, "norm_eval": False, "zero_init_residual": False, "conv_cfg": CONV},
+    "ResNet3d": {
+        "type": "ResNet3d", "depth": 18, "pretrained": None, "norm_eval": False, "zero_init_residual": False,
+        "conv_cfg": CONV,
+    },
     "ResNet3dSlowOnly": {
         "type": "ResNet3dSlowOnly", "depth": 50, "pretrained": None, "lateral": False, "norm_eval": False,
         "zero_init_residual": False,
