@@ -7,6 +7,7 @@ Write ``type='hocp_mm.X'`` in a config: it resolves from MMEngine's root, from s
 Importing this module imports mmengine and nothing heavier.
 """
 
+from mmengine import registry as roots
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -25,3 +26,16 @@ TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, loca
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["hocp_mm.evaluation"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["hocp_mm.engine"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE, locations=["hocp_mm.compat"])
+
+# Empty: a recipe with `default_scope="hocp_mm"` takes these from MMEngine, which warns about each scope without one.
+for _root in (
+    roots.DATA_SAMPLERS,
+    roots.LOG_PROCESSORS,
+    roots.LOOPS,
+    roots.OPTIMIZERS,
+    roots.OPTIM_WRAPPER_CONSTRUCTORS,
+    roots.PARAM_SCHEDULERS,
+    roots.VISBACKENDS,
+    roots.VISUALIZERS,
+):
+    Registry(_root.name, parent=_root, scope=SCOPE)

@@ -79,7 +79,9 @@ def test_factors_lambda_norms_and_biases_do_not_decay(cfg: Config) -> None:
     decays = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decays) == len(names)
     free = [
-        n for n in decays if n.endswith((".factors.h", ".factors.w", ".factors.t", ".weights", ".bias")) or ".bn" in n
+        n
+        for n in decays
+        if n.endswith((".factors.h", ".factors.w", ".factors.t", ".weights", ".bias")) or ".bn" in n or ".norm." in n
     ]
     assert free
     assert all(decays[name] == 0 for name in free)
