@@ -1,4 +1,4 @@
-"""`AffectLoss` is method.md 11.1: its terms, its weights, its limits."""
+"""`AffectLoss` is the loss of EmoNet: its terms, its weights, its limits."""
 
 from pathlib import Path
 

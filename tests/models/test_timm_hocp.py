@@ -59,7 +59,7 @@ def test_stages_and_channels_are_returned_as_asked():
 
 
 def test_totals_are_those_of_the_method():
-    """The sixteen block convolutions at R = C: 2.39 M parameters, of which 10 k are temporal (method, 6.2)."""
+    """The sixteen block convolutions at R = C: 2.39 M parameters, of which 10 k are temporal."""
     backbone = build()
     layers = [m for name, m in backbone.net.named_modules() if name in backbone.transducted]
     assert len(layers) == 16

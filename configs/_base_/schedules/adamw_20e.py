@@ -9,7 +9,7 @@ optim_wrapper: dict = dict(
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.01),
     clip_grad=dict(max_norm=5.0),
     # Gradients of the small factors and of lambda are some 15 times larger, relative to their values, than those of
-    # the channel factors (method.md 7): decay would only fight them.
+    # the channel factors: decay would only fight them.
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,

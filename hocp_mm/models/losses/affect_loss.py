@@ -1,6 +1,6 @@
 """`AffectLoss`: RMSE, PCC and CCC under random convex weights.
 
-With a, b, c ~ U[0, 1] redrawn every training step (EmoNet; method.md 11.1)::
+With a, b, c ~ U[0, 1] redrawn every training step (EmoNet, Toisoul et al. 2021)::
 
     L = (a L_rmse + b L_pcc + c L_ccc) / (a + b + c)
     L_rmse = rmse_v + rmse_a,  L_pcc = 1 - (pcc_v + pcc_a) / 2,  L_ccc = 1 - (ccc_v + ccc_a) / 2
