@@ -2,6 +2,7 @@
 
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
@@ -95,6 +96,16 @@ def test_the_cache_does_not_travel_to_other_processes(record):
     np.testing.assert_array_equal(_load(pickle.loads(pickle.dumps(load)), record, [3]), _load(load, record, [3]))
 
 
+@pytest.fixture
+def single_threaded_opencv():
+    """Do what mmengine's Runner does before workers start: OpenCV's thread pool does not survive a fork."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    yield
+    cv2.setNumThreads(threads)
+
+
+@pytest.mark.usefixtures("single_threaded_opencv")
 def test_frames_survive_the_fork_of_data_loader_workers(sewa_root):
     """A reader that is carried through a fork hangs; ours are opened in the worker."""
     from torch.utils.data import DataLoader
@@ -102,7 +113,7 @@ def test_frames_survive_the_fork_of_data_loader_workers(sewa_root):
     steps = [{"type": "SampleClip", "clip_len": 4}, {"type": "LoadFaceClip", "size": 32, "cache_mb": 4}]
     dataset = SEWADataset(sewa_root, pipeline=[*steps, {"type": "PackAffectInputs"}], clips_per_video=4)
     dataset[0]
-    loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=list, timeout=60)
+    loader = DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=list, timeout=300)
     assert sum(len(batch) for batch in loader) == len(dataset)
 
 
