@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints.report import LoadReport
+from hocp_mm.errors import CheckpointError
 from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.decompose import decompose
 from hocp_mm.layers.cp_conv import HOCPConv2d
@@ -43,8 +44,14 @@ def load_image_weights_(
         The account of the transfer.
 
     Raises:
-        CheckpointError: If the transfer is incomplete and ``allow_missing`` is False; the model is then unchanged.
+        CheckpointError: If a tensor holds NaN or inf, or the transfer is incomplete and ``allow_missing`` is False;
+            the model is then unchanged.
     """
+    broken = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"checkpoint: weights must be finite, got NaN or inf in {', '.join(broken[:5])} ({source})."
+        )
     report = LoadReport(source)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, HOCPConv2d) and f"{name}.weight" in state}
     for name in layers:

@@ -70,6 +70,10 @@ def _without(state, key):
 
 
 FAULTS = {
+    "a diverged kernel": (
+        lambda s: {**s, "2.weight": s["2.weight"] / 0},
+        r"must be finite, got NaN or inf in 2.weight",
+    ),
     "a missing tensor": (lambda s: _without(s, "1.running_var"), r"1 missing \(1.running_var\)"),
     "a missing kernel": (lambda s: _without(s, "2.weight"), r"5 missing \(2.weights, "),
     "a kernel of another shape": (
