@@ -82,7 +82,10 @@ def test_timm_files_fill_the_backbone_alone(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), path)
     model = torch.nn.Module()
     model.backbone = TimmHOCPBackbone("resnet18", rank=2)
-    report = TransductionHook(str(path)).load(model)
+    lines: list[str] = []
+    report = TransductionHook(str(path)).load(model, lines.append)
+    assert lines[0].startswith("decomposed 1/16 layer1.0.conv1: relative error 0.")
+    assert len(lines) == 16
     assert report.complete
     assert len(report.decomposed) == len(report.transducted) == 16
     assert sorted(report.classifier) == ["fc.bias", "fc.weight"]

@@ -1,5 +1,6 @@
 """Start a video network from an image network."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ class TransductionHook(Hook):
         failure: CheckpointError | None = None
         if dist.is_main_process():
             try:
-                self.report = self.load(model)
+                self.report = self.load(model, runner.logger.info)
                 runner.logger.info(str(self.report))
             except CheckpointError as error:
                 failure = error
@@ -65,11 +66,12 @@ class TransductionHook(Hook):
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, src=0)
 
-    def load(self, model: nn.Module) -> LoadReport:
+    def load(self, model: nn.Module, progress: Callable[[str], None] | None = None) -> LoadReport:
         """Fill a model from the source.
 
         Args:
             model: A recogniser with a ``backbone``; changed.
+            progress: Called with a line of text for each decomposed layer.
 
         Returns:
             The account of the transfer.
@@ -77,7 +79,7 @@ class TransductionHook(Hook):
         Raises:
             CheckpointError: If the weights cannot be read or do not fit.
         """
-        options = {"seed": self.seed, "allow_missing": self.allow_missing}
+        options: dict[str, Any] = {"seed": self.seed, "allow_missing": self.allow_missing, "progress": progress}
         if self.source != "timm":
             state = unwrap_state_dict(read_checkpoint(Path(self.source)))
             if any(key.startswith("backbone.") for key in state):

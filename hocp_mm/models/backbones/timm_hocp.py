@@ -1,6 +1,6 @@
 """A timm CNN as a video backbone with HO-CP kernels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,7 +130,14 @@ class TimmHOCPBackbone(BaseModule):
         mmengine would call timm's ``init_weights`` here and lose loaded weights.
         """
 
-    def load_image_weights(self, source: str, *, seed: int | None = None, allow_missing: bool = False) -> LoadReport:
+    def load_image_weights(
+        self,
+        source: str,
+        *,
+        seed: int | None = None,
+        allow_missing: bool = False,
+        progress: Callable[[str], None] | None = None,
+    ) -> LoadReport:
         """Load an image network's weights into this backbone (see :mod:`hocp_mm.checkpoints`).
 
         Args:
@@ -138,6 +145,7 @@ class TimmHOCPBackbone(BaseModule):
                 a backbone inside a recogniser's checkpoint is found, too.
             seed: Of the decompositions; None takes the constructor's.
             allow_missing: Load what fits instead of refusing.
+            progress: Called with a line of text for each decomposed layer.
 
         Returns:
             The account of the transfer.
@@ -160,4 +168,5 @@ class TimmHOCPBackbone(BaseModule):
             classifier=classifier,
             seed=self.seed if seed is None else seed,
             allow_missing=allow_missing,
+            progress=progress,
         )
