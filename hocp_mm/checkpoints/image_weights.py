@@ -2,7 +2,8 @@
 
 Dense kernels are decomposed, CP factors and everything else are copied by name. Temporal factors that the source does
 not know keep their initial values, and so do modules that are the identity until trained; the result then equals the
-image network on every frame. Nothing is written before everything is known to fit.
+HO-CP image network on every frame (a dense one up to the error of the fit). Nothing is written before everything is
+known to fit.
 """
 
 from collections.abc import Callable, Collection, Mapping

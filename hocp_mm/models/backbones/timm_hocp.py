@@ -32,7 +32,8 @@ class TimmHOCPBackbone(BaseModule):
     """Run a timm CNN on clips: dense ``k x k`` kernels in CP form, time as one more factor.
 
     Frames are folded into the batch, so every other layer of the network stays what it is. With ``temporal_init``
-    central or last and no training, every frame's features equal those of the image network.
+    central or last and no training, every frame's features equal those of the same HO-CP network without temporal
+    factors. Fitting CP kernels to dense weights is approximate; the :class:`LoadReport` tells the errors.
 
     Args:
         model_name: Name in timm, such as ``'resnet18'``.
