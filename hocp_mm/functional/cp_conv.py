@@ -1,6 +1,6 @@
 """Convolution with a CP kernel, in several forms that give the same numbers.
 
-    x [C] --1x1 (in)--> [R] --inner--> [R] --depthwise, one per convolved mode--> [R] --1x1 (out * lambda)--> [O]
+    x [C] --1x1 (in)--> [R] --inner--> --depthwise, one per convolved mode--> [R] --gate--> --1x1 (out * lambda)--> [O]
 
 Kossaifi et al., CVPR 2020 (arXiv 1906.06196). Where we differ: lambda is folded into the output factor instead of
 scaling an activation, and strided modes run first, which is exact and does less work.
@@ -27,6 +27,8 @@ from hocp_mm.functional.cp import CPKernel, dense_kernel, merged_taps, output_pr
 Implementation = Literal["auto", "factorized", "mobilenet", "reconstructed"]
 Ints = int | Sequence[int]
 Pads = tuple[tuple[int, int], ...]
+Pointwise = Callable[[Tensor], Tensor]
+"""From components ``[batch, rank, *sizes]`` to the same shape."""
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 # F.pad's names for nn.ConvNd's padding modes.
@@ -83,9 +85,10 @@ def cp_conv(
     *,
     padding_mode: str = "zeros",
     implementation: Implementation = "auto",
-    inner: Callable[[Tensor], Tensor] | None = None,
+    inner: Pointwise | None = None,
+    gate: Pointwise | None = None,
 ) -> Tensor:
-    """Convolve ``x`` with a CP kernel; equals ``F.convNd`` with the dense kernel when ``inner`` is None.
+    """Convolve ``x`` with a CP kernel; equals ``F.convNd`` with the dense kernel without ``inner`` and ``gate``.
 
     Args:
         x: ``[batch, in, *sizes]`` or ``[in, *sizes]``.
@@ -98,26 +101,28 @@ def cp_conv(
         implementation: See the module.
         inner: Psi, a pointwise callable ``[batch, rank, *sizes] -> same`` after the first 1x1 convolution (the
             paper's batch norm and ReLU). The result then has no dense equivalent.
+        gate: A callable of the same shapes on the components before the last 1x1 convolution, such as
+            squeeze-excitation. The result then has no dense equivalent either.
 
     Returns:
         ``[batch, out, *output sizes]``, unbatched if ``x`` was.
 
     Raises:
-        ValueError: If shapes, words or lengths do not fit, or ``'reconstructed'`` meets ``inner``.
+        ValueError: If shapes, words or lengths do not fit, or ``'reconstructed'`` meets ``inner`` or ``gate``.
         NotImplementedError: If the kernel has more than 3 convolved modes.
     """
     order = kernel.kernel_order
-    _check(x, kernel, padding_mode, implementation, inner)
+    _check(x, kernel, padding_mode, implementation, inner or gate)
     if x.ndim == order + 1:
         batched = cp_conv(
             x.unsqueeze(0), kernel, bias, stride, padding, dilation,
-            padding_mode=padding_mode, implementation=implementation, inner=inner,
+            padding_mode=padding_mode, implementation=implementation, inner=inner, gate=gate,
         )  # fmt: skip
         return batched.squeeze(0)
     strides, dilations = expand_ints(stride, order, "stride"), expand_ints(dilation, order, "dilation")
     pads = resolve_padding(padding, kernel.kernel_size, strides, dilations)
     if implementation == "auto":
-        implementation = cheapest(kernel) if inner is None else "mobilenet"
+        implementation = cheapest(kernel) if inner is None and gate is None else "mobilenet"
     if implementation == "reconstructed":
         x, rest = pad(x, pads, padding_mode)
         return _CONV[order](x, dense_kernel(kernel), bias, strides, rest, dilations, kernel.groups)
@@ -128,7 +133,7 @@ def cp_conv(
     else:
         for axis in sorted(range(order), key=lambda a: -strides[a]):
             z = _along(z, kernel, axis, strides, pads, dilations, padding_mode)
-    return project_out(z, kernel, bias)
+    return project_out(z if gate is None else gate(z), kernel, bias)
 
 
 def cheapest(kernel: CPKernel) -> Literal["mobilenet", "reconstructed"]:
@@ -183,9 +188,7 @@ def _along(
     )
 
 
-def _check(
-    x: Tensor, kernel: CPKernel, padding_mode: str, implementation: str, inner: Callable[[Tensor], Tensor] | None
-) -> None:
+def _check(x: Tensor, kernel: CPKernel, padding_mode: str, implementation: str, between: Pointwise | None) -> None:
     order = kernel.kernel_order
     if order not in _CONV:
         raise NotImplementedError(f"cp_conv: PyTorch convolves 1 to 3 modes, the kernel has {order}.")
@@ -201,5 +204,5 @@ def _check(
         raise ValueError(f"cp_conv: padding_mode must be one of {tuple(_PAD_MODE)}, got {padding_mode!r}.")
     if implementation not in get_args(Implementation):
         raise ValueError(f"cp_conv: implementation must be one of {get_args(Implementation)}, got {implementation!r}.")
-    if implementation == "reconstructed" and inner is not None:
-        raise ValueError("cp_conv: implementation 'reconstructed' cannot apply inner, got an inner callable.")
+    if implementation == "reconstructed" and between is not None:
+        raise ValueError("cp_conv: implementation 'reconstructed' cannot apply inner or gate, got a callable.")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hocp_mm.functional.cp import CPKernel, merged_taps
-from hocp_mm.functional.cp_conv import Pads, depthwise, project_in, project_out
+from hocp_mm.functional.cp_conv import Pads, Pointwise, depthwise, project_in, project_out
 
 
 def fold_frames(clip: Tensor) -> Tensor:
@@ -89,6 +89,8 @@ def cp_conv_folded(
     frames: int,
     before: int,
     padding_mode: str = "zeros",
+    inner: Pointwise | None = None,
+    gate: Pointwise | None = None,
 ) -> Tensor:
     """Convolve a folded clip with a 3-D CP kernel, temporal stride 1.
 
@@ -104,15 +106,18 @@ def cp_conv_folded(
         frames: T.
         before: Index of the temporal tap that sees the present frame.
         padding_mode: Of h and w; time is padded with zeros.
+        inner: As in ``cp_conv``, on ``[N*T, rank, H, W]``.
+        gate: As in ``cp_conv``, on ``[N*T, rank, H', W']``.
 
     Returns:
         ``[N*T, out, H', W']``.
     """
     z = project_in(images, kernel)
+    z = z if inner is None else inner(z)
     # Space first: it may be strided, and then time has less to do.
     z = depthwise(z, merged_taps(kernel, ("h", "w")), stride, pads, dilation, padding_mode)
     z = temporal_depthwise(z, kernel.factors["t"], frames, before)
-    return project_out(z, kernel, bias)
+    return project_out(z if gate is None else gate(z), kernel, bias)
 
 
 def _check_frames(where: str, images: Tensor, frames: int) -> None:

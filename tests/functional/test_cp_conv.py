@@ -147,7 +147,7 @@ REFUSED = {
     "a rebuilt kernel with inner": (
         {"implementation": "reconstructed", "inner": F.relu},
         ValueError,
-        "cannot apply inner",
+        "cannot apply inner or gate",
     ),
 }
 
