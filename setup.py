@@ -91,7 +91,7 @@ setup(
     ],
     packages=find_packages(include=["hocp_mm", "hocp_mm.*"]),
     include_package_data=True,
-    package_data={"hocp_mm": ["py.typed"]},
+    package_data={"hocp_mm": ["py.typed", "functional/native/*.cpp", "functional/native/*.h"]},
     python_requires=">=3.10",
     install_requires=CORE,
     extras_require={

@@ -10,69 +10,29 @@ scaling an activation, and strided modes run first, which is exact and does less
 ========================= ==================================================================================
 ``'factorized'``          one depthwise convolution per convolved mode
 ``'mobilenet'``           one depthwise convolution with the merged taps of all convolved modes
+``'fused'``               everything in one pass, tile by tile: the compiled kernel, where it can
+                          (:func:`hocp_mm.functional.fused.fused_fits`), else ``'mobilenet'``
 ``'reconstructed'``       one dense convolution with the rebuilt kernel
-``'auto'``                ``'reconstructed'`` where CP needs more multiplications, else ``'mobilenet'``
+``'auto'``                the fastest, see :mod:`hocp_mm.functional.choice`
 ========================= ==================================================================================
 """
 
 from collections.abc import Callable, Sequence
-from math import prod
-from typing import Literal, get_args
+from typing import get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from hocp_mm.functional.choice import Form, Implementation, cheapest, run_form  # noqa: F401
 from hocp_mm.functional.cp import CPKernel, dense_kernel, merged_taps, output_projection
+from hocp_mm.functional.fused import fused, fused_fits
+from hocp_mm.functional.order_four import conv4d
+from hocp_mm.functional.padding import PADDING_MODES, Ints, Pads, Window, expand_ints, pad, resolve_padding
 
-Implementation = Literal["auto", "factorized", "mobilenet", "reconstructed"]
-Ints = int | Sequence[int]
-Pads = tuple[tuple[int, int], ...]
 Pointwise = Callable[[Tensor], Tensor]
 """From components ``[batch, rank, *sizes]`` to the same shape."""
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-# F.pad's names for nn.ConvNd's padding modes.
-_PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
-
-
-def expand_ints(value: Ints, order: int, name: str) -> tuple[int, ...]:
-    """Spread an int over ``order`` modes, or check that a sequence has that length.
-
-    Returns:
-        ``order`` ints.
-
-    Raises:
-        ValueError: If the length is wrong.
-    """
-    values = (value,) * order if isinstance(value, int) else tuple(value)
-    if len(values) != order:
-        raise ValueError(f"cp_conv: {name} must be an int or {order} ints, got {tuple(values)}.")
-    return values
-
-
-def resolve_padding(
-    padding: Ints | str, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> Pads:
-    """Turn ``padding`` in the words of ``torch.nn.ConvNd`` into (before, after) pairs.
-
-    ``'same'`` puts the odd element of an even kernel after the data, as PyTorch does.
-
-    Returns:
-        One pair for each convolved mode.
-
-    Raises:
-        ValueError: If the word is unknown or ``'same'`` meets a stride.
-    """
-    if padding == "valid":
-        return ((0, 0),) * len(kernel_size)
-    if padding == "same":
-        if any(s != 1 for s in stride):
-            raise ValueError(f"cp_conv: padding='same' needs stride 1, got {tuple(stride)}.")
-        totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    if isinstance(padding, str):
-        raise ValueError(f"cp_conv: padding must be ints, 'same' or 'valid', got {padding!r}.")
-    return tuple((p, p) for p in expand_ints(padding, len(kernel_size), "padding"))
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d, 4: conv4d}
 
 
 def cp_conv(
@@ -87,12 +47,13 @@ def cp_conv(
     implementation: Implementation = "auto",
     inner: Pointwise | None = None,
     gate: Pointwise | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Convolve ``x`` with a CP kernel; equals ``F.convNd`` with the dense kernel without ``inner`` and ``gate``.
 
     Args:
         x: ``[batch, in, *sizes]`` or ``[in, *sizes]``.
-        kernel: CP kernel with 1 to 3 convolved modes.
+        kernel: CP kernel with 1 to 4 convolved modes.
         bias: ``[out]``.
         stride: As in ``nn.ConvNd``.
         padding: As in ``nn.ConvNd``: ints, ``'same'`` or ``'valid'``.
@@ -103,44 +64,66 @@ def cp_conv(
             paper's batch norm and ReLU). The result then has no dense equivalent.
         gate: A callable of the same shapes on the components before the last 1x1 convolution, such as
             squeeze-excitation. The result then has no dense equivalent either.
+        recompute: Keep no activation of the rank's size for the backward pass, which computes them again: less
+            memory for about a third more time. The fused form always works so, and takes less time all the same.
 
     Returns:
         ``[batch, out, *output sizes]``, unbatched if ``x`` was.
 
     Raises:
-        ValueError: If shapes, words or lengths do not fit, or ``'reconstructed'`` meets ``inner`` or ``gate``.
-        NotImplementedError: If the kernel has more than 3 convolved modes.
+        ValueError: If shapes, words or lengths do not fit, ``'reconstructed'`` meets ``inner`` or ``gate``, or
+            ``recompute`` meets ``inner`` (its running statistics would be updated twice).
     """
     order = kernel.kernel_order
-    _check(x, kernel, padding_mode, implementation, inner or gate)
+    _check(x, kernel)
+    check_words(padding_mode, implementation, inner, gate, recompute)
     if x.ndim == order + 1:
         batched = cp_conv(
-            x.unsqueeze(0), kernel, bias, stride, padding, dilation,
-            padding_mode=padding_mode, implementation=implementation, inner=inner, gate=gate,
+            x.unsqueeze(0), kernel, bias, stride, padding, dilation, padding_mode=padding_mode,
+            implementation=implementation, inner=inner, gate=gate, recompute=recompute,
         )  # fmt: skip
         return batched.squeeze(0)
     strides, dilations = expand_ints(stride, order, "stride"), expand_ints(dilation, order, "dilation")
     pads = resolve_padding(padding, kernel.kernel_size, strides, dilations)
-    if implementation == "auto":
-        implementation = cheapest(kernel) if inner is None and gate is None else "mobilenet"
-    if implementation == "reconstructed":
-        x, rest = pad(x, pads, padding_mode)
-        return _CONV[order](x, dense_kernel(kernel), bias, strides, rest, dilations, kernel.groups)
+    window = Window(strides, pads, dilations, padding_mode)
+
+    def run(form: Form, x: Tensor, kernel: CPKernel) -> Tensor:
+        if form == "fused":
+            return fused(x, kernel, bias, window)
+        if form == "reconstructed":
+            return reconstructed(x, kernel, bias, window)
+        return _through_components(form, x, kernel, bias, window, inner, gate)
+
+    plain = inner is None and gate is None
+    can_fuse = plain and fused_fits(x, kernel, bias, window)
+    return run_form(run, x, kernel, implementation, window, can_fuse=can_fuse, can_rebuild=plain, recompute=recompute)
+
+
+def reconstructed(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> Tensor:
+    """Convolve batched ``x`` with the rebuilt dense kernel."""
+    x, rest = pad(x, window.pads, window.padding_mode)
+    conv = _CONV[kernel.kernel_order]
+    return conv(x, dense_kernel(kernel), bias, window.stride, rest, window.dilation, kernel.groups)
+
+
+def _through_components(
+    form: Form,
+    x: Tensor,
+    kernel: CPKernel,
+    bias: Tensor | None,
+    window: Window,
+    inner: Pointwise | None,
+    gate: Pointwise | None,
+) -> Tensor:
+    """Run the chain that the module draws, with PyTorch's operations."""
     z = project_in(x, kernel)
     z = z if inner is None else inner(z)
-    if implementation == "mobilenet":
-        z = depthwise(z, merged_taps(kernel, kernel.convolved), strides, pads, dilations, padding_mode)
+    if form == "mobilenet":
+        z = depthwise(z, merged_taps(kernel, kernel.convolved), *window)
     else:
-        for axis in sorted(range(order), key=lambda a: -strides[a]):
-            z = _along(z, kernel, axis, strides, pads, dilations, padding_mode)
+        for axis in sorted(range(kernel.kernel_order), key=lambda a: -window.stride[a]):
+            z = _along(z, kernel, axis, window)
     return project_out(z if gate is None else gate(z), kernel, bias)
-
-
-def cheapest(kernel: CPKernel) -> Literal["mobilenet", "reconstructed"]:
-    """Pick the form with fewer multiplications per output position."""
-    out, per_group, *taps = kernel.shape
-    factorized = kernel.rank * (per_group + out // kernel.groups + prod(taps))
-    return "mobilenet" if factorized <= out * per_group * prod(taps) else "reconstructed"
 
 
 def project_in(x: Tensor, kernel: CPKernel) -> Tensor:
@@ -163,35 +146,37 @@ def depthwise(
     return _CONV[z.ndim - 2](z, taps.unsqueeze(1), None, tuple(stride), rest, tuple(dilation), z.shape[1])
 
 
-def pad(x: Tensor, pads: Pads, padding_mode: str) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad what a convolution call cannot, and return what is left for it to pad (symmetric zeros)."""
-    if padding_mode == "zeros" and all(before == after for before, after in pads):
-        return x, tuple(before for before, _ in pads)
-    if any(before or after for before, after in pads):
-        flat = [n for pair in reversed(pads) for n in pair]  # F.pad counts from the last dimension
-        x = F.pad(x, flat, mode=_PAD_MODE[padding_mode])
-    return x, (0,) * len(pads)
-
-
-def _along(
-    z: Tensor, kernel: CPKernel, axis: int, stride: Sequence[int], pads: Pads, dilation: Sequence[int], mode: str
-) -> Tensor:
+def _along(z: Tensor, kernel: CPKernel, axis: int, window: Window) -> Tensor:
     """Run the depthwise convolution of one convolved mode alone."""
 
     def only(values: Sequence[int], neutral: int) -> list[int]:
         return [v if a == axis else neutral for a, v in enumerate(values)]
 
-    taps = kernel.factors[kernel.convolved[axis]].T
-    alone = tuple(pair if a == axis else (0, 0) for a, pair in enumerate(pads))
-    return depthwise(
-        z, taps.reshape(kernel.rank, *only(kernel.kernel_size, 1)), only(stride, 1), alone, only(dilation, 1), mode
-    )
+    taps = kernel.factors[kernel.convolved[axis]].T.reshape(kernel.rank, *only(kernel.kernel_size, 1))
+    pads = tuple(pair if a == axis else (0, 0) for a, pair in enumerate(window.pads))
+    return depthwise(z, taps, only(window.stride, 1), pads, only(window.dilation, 1), window.padding_mode)
 
 
-def _check(x: Tensor, kernel: CPKernel, padding_mode: str, implementation: str, between: Pointwise | None) -> None:
+def check_words(
+    padding_mode: str, implementation: str, inner: Pointwise | None, gate: Pointwise | None, recompute: bool
+) -> None:
+    """Refuse words that ``cp_conv`` does not know, and those that do not go together.
+
+    Raises:
+        ValueError: With the rule and the value.
+    """
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"cp_conv: padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}.")
+    if implementation not in get_args(Implementation):
+        raise ValueError(f"cp_conv: implementation must be one of {get_args(Implementation)}, got {implementation!r}.")
+    if implementation == "reconstructed" and (inner is not None or gate is not None):
+        raise ValueError("cp_conv: implementation 'reconstructed' cannot apply inner or gate, got a callable.")
+    if recompute and inner is not None:
+        raise ValueError("cp_conv: recompute cannot repeat inner, got an inner callable.")
+
+
+def _check(x: Tensor, kernel: CPKernel) -> None:
     order = kernel.kernel_order
-    if order not in _CONV:
-        raise NotImplementedError(f"cp_conv: PyTorch convolves 1 to 3 modes, the kernel has {order}.")
     if x.ndim not in (order + 1, order + 2):
         raise ValueError(
             f"cp_conv: x of shape {tuple(x.shape)} does not fit a kernel with {order} convolved modes "
@@ -200,9 +185,3 @@ def _check(x: Tensor, kernel: CPKernel, padding_mode: str, implementation: str, 
     channels = kernel.factors["in"].shape[0] * kernel.groups
     if x.shape[-order - 1] != channels:
         raise ValueError(f"cp_conv: the kernel has {channels} input channels, got x of shape {tuple(x.shape)}.")
-    if padding_mode not in _PAD_MODE:
-        raise ValueError(f"cp_conv: padding_mode must be one of {tuple(_PAD_MODE)}, got {padding_mode!r}.")
-    if implementation not in get_args(Implementation):
-        raise ValueError(f"cp_conv: implementation must be one of {get_args(Implementation)}, got {implementation!r}.")
-    if implementation == "reconstructed" and between is not None:
-        raise ValueError("cp_conv: implementation 'reconstructed' cannot apply inner or gate, got a callable.")

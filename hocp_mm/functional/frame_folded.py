@@ -11,8 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hocp_mm.functional.choice import Form, Implementation, run_form
 from hocp_mm.functional.cp import CPKernel, merged_taps
-from hocp_mm.functional.cp_conv import Pads, Pointwise, depthwise, project_in, project_out
+from hocp_mm.functional.cp_conv import (
+    Pointwise,
+    check_words,
+    depthwise,
+    project_in,
+    project_out,
+    reconstructed,
+)
+from hocp_mm.functional.fused import fused, fused_fits
+from hocp_mm.functional.padding import Pads, Window, pad
 
 
 def fold_frames(clip: Tensor) -> Tensor:
@@ -89,8 +99,10 @@ def cp_conv_folded(
     frames: int,
     before: int,
     padding_mode: str = "zeros",
+    implementation: Implementation = "auto",
     inner: Pointwise | None = None,
     gate: Pointwise | None = None,
+    recompute: bool = False,
 ) -> Tensor:
     """Convolve a folded clip with a 3-D CP kernel, temporal stride 1.
 
@@ -106,18 +118,45 @@ def cp_conv_folded(
         frames: T.
         before: Index of the temporal tap that sees the present frame.
         padding_mode: Of h and w; time is padded with zeros.
+        implementation: As in ``cp_conv``; here ``'mobilenet'`` and ``'factorized'`` are the same: taps of h and w
+            merged, then time.
         inner: As in ``cp_conv``, on ``[N*T, rank, H, W]``.
         gate: As in ``cp_conv``, on ``[N*T, rank, H', W']``.
+        recompute: As in ``cp_conv``.
 
     Returns:
         ``[N*T, out, H', W']``.
+
+    Raises:
+        ValueError: If the batch is no multiple of ``frames``, or as in ``cp_conv``.
     """
-    z = project_in(images, kernel)
-    z = z if inner is None else inner(z)
-    # Space first: it may be strided, and then time has less to do.
-    z = depthwise(z, merged_taps(kernel, ("h", "w")), stride, pads, dilation, padding_mode)
-    z = temporal_depthwise(z, kernel.factors["t"], frames, before)
-    return project_out(z if gate is None else gate(z), kernel, bias)
+    _check_frames("cp_conv_folded", images, frames)
+    check_words(padding_mode, implementation, inner, gate, recompute)
+    image_window = Window(tuple(stride), pads, tuple(dilation), padding_mode)
+    clip_window = Window((1, *stride), ((before, kernel.kernel_size[0] - 1 - before), *pads), (1, *dilation))
+
+    def run(form: Form, images: Tensor, kernel: CPKernel) -> Tensor:
+        if form in ("fused", "reconstructed"):
+            whole, window = images, clip_window
+            if padding_mode != "zeros":  # of h and w; time is padded with zeros
+                whole = pad(images, pads, padding_mode)[0]
+                window = clip_window._replace(pads=(clip_window.pads[0], (0, 0), (0, 0)))
+            clip = unfold_frames(whole, frames)
+            out = fused(clip, kernel, bias, window) if form == "fused" else reconstructed(clip, kernel, bias, window)
+            return out.transpose(1, 2).flatten(0, 1)
+        z = project_in(images, kernel)
+        z = z if inner is None else inner(z)
+        # Space first: it may be strided, and then time has less to do.
+        z = depthwise(z, merged_taps(kernel, ("h", "w")), *image_window)
+        z = temporal_depthwise(z, kernel.factors["t"], frames, before)
+        return project_out(z if gate is None else gate(z), kernel, bias)
+
+    plain = inner is None and gate is None
+    can_fuse = plain and fused_fits(unfold_frames(images, frames), kernel, bias, clip_window)
+    return run_form(
+        run, images, kernel, implementation, (clip_window, padding_mode, frames),
+        can_fuse=can_fuse, can_rebuild=plain, recompute=recompute,
+    )  # fmt: skip
 
 
 def _check_frames(where: str, images: Tensor, frames: int) -> None:

@@ -1,0 +1,66 @@
+"""The fused form: a CP convolution in one pass over the data, where the compiled kernel can do it.
+
+Orders 1 and 2 are clips with one frame, or one row; frames folded into the batch are a clip in another memory order. So
+one kernel serves all, and nothing is copied on the way.
+"""
+
+import torch
+from torch import Tensor
+
+from hocp_mm.functional.cp import CPKernel, merged_taps
+from hocp_mm.functional.native import fused_cp_conv, native_available
+from hocp_mm.functional.padding import Window, pad
+
+
+def fused_fits(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> bool:
+    """Tell whether the compiled kernel can convolve ``x``: float32 on CPU, one group, 1 to 3 convolved modes.
+
+    Returns:
+        False also under autocast, which asks for another dtype; while exporting, where its operator would tie the
+        exported program to this package; and where nothing comes out, so that PyTorch says what is wrong.
+    """
+    tensors = [x, kernel.weights, *kernel.factors.values(), *([] if bias is None else [bias])]
+    return (
+        kernel.groups == 1
+        and kernel.kernel_order <= 3
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and x.numel() > 0
+        and all(window.output_size(x.shape[2:], kernel.kernel_size))
+        and not torch.is_autocast_enabled("cpu")
+        and not _is_exporting()
+        and native_available()
+    )
+
+
+def fused(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> Tensor:
+    """Convolve batched ``x`` ``[batch, in, *sizes]`` with the compiled kernel; see :func:`fused_fits`.
+
+    Returns:
+        ``[batch, out, *output sizes]`` in the memory format of ``x``.
+    """
+    stride, pads, dilation, padding_mode = window
+    missing = 3 - kernel.kernel_order
+    if padding_mode != "zeros":
+        # Padding x instead of the components is the same, since the input projection has no bias.
+        x, pads = pad(x, pads, padding_mode)[0], ((0, 0),) * kernel.kernel_order
+    ones = (1,) * missing
+    clip = x.reshape(*x.shape[:2], *ones, *x.shape[2:]) if missing else x
+    spatial = kernel.convolved[-2:]
+    taps_hw = merged_taps(kernel, spatial).movedim(0, -1)  # [kh, kw, rank]
+    out = fused_cp_conv(
+        clip,
+        kernel.factors["in"],
+        kernel.factors.get("t"),
+        taps_hw if len(spatial) == 2 else taps_hw.unsqueeze(0),
+        kernel.factors["out"] * kernel.weights,
+        bias,
+        [*ones, *stride],
+        [*(0,) * (2 * missing), *(p for pair in pads for p in pair)],
+        [*ones, *dilation],
+    )
+    return out.reshape(*out.shape[:2], *out.shape[2 + missing :]) if missing else out
+
+
+def _is_exporting() -> bool:
+    exporting = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
+    return bool(exporting is not None and exporting()) or torch.onnx.is_in_onnx_export()

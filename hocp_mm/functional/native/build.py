@@ -1,0 +1,105 @@
+"""Build the compiled CPU kernel on the user's machine, once, and load it.
+
+The sources beside this file have a plain C interface and include nothing but the standard library, so the build takes
+a few seconds, depends on no header of PyTorch, and fits every version of it. Without a C++ compiler with OpenMP the
+package works as well, on PyTorch's own operations.
+
+Environment: ``HOCP_MM_NATIVE=0`` switches the kernel off, ``CXX`` names the compiler, ``HOCP_MM_CACHE`` the folder that
+keeps the library (default ``$XDG_CACHE_HOME/hocp_mm`` or ``~/.cache/hocp_mm``).
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+# Brings its OpenMP runtime into the process first; the library below then shares it, and so PyTorch's threads.
+import torch  # noqa: F401
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno")
+_TIMEOUT_S = 300
+_logger = logging.getLogger("hocp_mm")
+
+
+class NativeUnavailableError(RuntimeError):
+    """The compiled kernel cannot be had here; the message says why."""
+
+
+def load_library() -> ctypes.CDLL:
+    """Load the compiled kernel, building it first where no build for this machine and source is kept.
+
+    Returns:
+        The loaded library.
+
+    Raises:
+        NativeUnavailableError: If it is switched off, or no compiler with OpenMP is found, or the build fails.
+    """
+    if os.environ.get("HOCP_MM_NATIVE", "1") == "0":
+        raise NativeUnavailableError("switched off by HOCP_MM_NATIVE=0")
+    if platform.system() != "Linux":
+        raise NativeUnavailableError(f"built on Linux only, this is {platform.system()}")
+    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise NativeUnavailableError("no C++ compiler found (CXX, g++ or clang++)")
+    name = f"cp_conv-{_fingerprint(compiler)}.so"
+    kept = _cache_folder() / name
+    try:
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _build(compiler, kept)
+        return ctypes.CDLL(str(kept))
+    except OSError as error:  # a read-only home, or a file that another program damaged
+        with tempfile.TemporaryDirectory(prefix="hocp_mm-") as folder:
+            fresh = Path(folder) / name
+            _build(compiler, fresh)
+            _logger.info("hocp_mm: kernel cache %s is not usable (%s), built for this process only.", kept, error)
+            return ctypes.CDLL(str(fresh))
+
+
+def _cache_folder() -> Path:
+    if named := os.environ.get("HOCP_MM_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hocp_mm"
+
+
+def _fingerprint(compiler: str) -> str:
+    """Hash of what the machine code depends on: the sources, the flags, the compiler and the processor."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in {".cpp", ".h"}:
+            digest.update(path.name.encode() + path.read_bytes())
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=_TIMEOUT_S)
+    digest.update(compiler.encode() + version.stdout)
+    digest.update(_processor().encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Name and features of the processor: a home folder may be shared by machines that differ."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return platform.machine() + "".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _build(compiler: str, target: Path) -> None:
+    """Compile to ``target``; it appears whole or not at all, also when several processes build it at once."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
+        fresh = Path(folder) / target.name
+        command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCES / "cp_conv.cpp")]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise NativeUnavailableError(f"the build took more than {_TIMEOUT_S} s: {' '.join(command)}") from error
+        if result.returncode:
+            first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip())
+            raise NativeUnavailableError(f"the build failed ({first}): {' '.join(command)}")
+        fresh.replace(target)

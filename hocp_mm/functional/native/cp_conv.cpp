@@ -1,0 +1,69 @@
+// CP convolution on CPU in float32: a plain C interface on raw pointers, so that nothing here depends on PyTorch's headers
+// or binary interface. Built on the user's machine by build.py; see forward.h and backward.h for what it does.
+
+#include "backward.h"
+#include "forward.h"
+
+using namespace hocp;
+
+namespace {
+
+template <class T>
+Tensor<T> input_like(const HocpProblem& p, T* data) {
+  return {data, p.xn, p.xt, p.xh, p.xw, p.xc};
+}
+
+template <class T>
+Tensor<T> output_like(const HocpProblem& p, T* data) {
+  return {data, p.on, p.ot, p.oh, p.ow, p.oc};
+}
+
+}  // namespace
+
+extern "C" {
+
+// w_in [c, r], taps_t [kt, r] or null, taps_hw [kh, kw, r], w_out [o, r], bias [o] or null.
+// Returns 0, or 1 when there was no memory.
+int hocp_forward(const HocpProblem* problem, const float* x, const float* w_in, const float* taps_t, const float* taps_hw,
+                 const float* w_out, const float* bias, float* out) {
+  static thread_local Scratch kept;
+  const Geometry g(*problem);
+  const i64 hw = g.h.taps * g.w.taps, wide = padded(g.out_channels);
+  float* in = kept.get(g.in_channels * g.r + g.r * wide + (hw + g.t.taps) * g.r + wide);
+  if (!in) return 1;
+  float *to = in + g.in_channels * g.r, *spatial = to + g.r * wide, *temporal = spatial + hw * g.r;
+  float* start = temporal + g.t.taps * g.r;
+  pack(w_in, g.rank, 1, g.in_channels, g.in_channels, g.rank, in);
+  pack(w_out, 1, g.rank, g.rank, g.r, g.out_channels, to);
+  widen(taps_hw, hw, g.rank, g.r, spatial);
+  if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
+  if (bias) widen(bias, 1, g.out_channels, wide, start);
+  const Packed packed{in, taps_t ? temporal : nullptr, spatial, to, bias ? start : nullptr};
+  return !forward(g, packed, input_like(*problem, x), output_like(*problem, out));
+}
+
+// `grad` lies as out does, `gx` (or null) as x. The gradients of the factors, each null or with the padded rank as its row
+// length: w_in [c, r], taps_t [kt, r], taps_hw [kh, kw, r], w_out [o, r]. Returns 0, or 1 when there was no memory.
+int hocp_backward(const HocpProblem* problem, const float* x, const float* w_in, const float* taps_t,
+                  const float* taps_hw, const float* w_out, const float* grad, float* gx, float* g_in, float* g_taps_t,
+                  float* g_taps_hw, float* g_out) {
+  static thread_local Scratch kept;
+  const Geometry g(*problem);
+  const i64 hw = g.h.taps * g.w.taps, wide_in = padded(g.in_channels);
+  float* in = kept.get((g.in_channels + g.out_channels + wide_in + hw + g.t.taps) * g.r);
+  if (!in) return 1;
+  float *out_t = in + g.in_channels * g.r, *in_t = out_t + g.out_channels * g.r, *spatial = in_t + wide_in * g.r;
+  float* temporal = spatial + hw * g.r;
+  pack(w_in, g.rank, 1, g.in_channels, g.in_channels, g.rank, in);
+  pack(w_out, g.rank, 1, g.out_channels, g.out_channels, g.rank, out_t);
+  pack(w_in, 1, g.rank, g.rank, g.r, g.in_channels, in_t);
+  widen(taps_hw, hw, g.rank, g.r, spatial);
+  if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
+  const Packed packed{in, taps_t ? temporal : nullptr, spatial, nullptr, nullptr};
+  Backward pass(g, packed, out_t, in_t, {g_in, g_taps_t, g_taps_hw, g_out}, gx);
+  return !pass.run(input_like(*problem, x), output_like(*problem, grad), input_like(*problem, gx));
+}
+
+// Floats in a row of the padded rank.
+int64_t hocp_padded(int64_t rank) { return padded(rank); }
+}

@@ -1,0 +1,84 @@
+"""What ``nn.ConvNd`` writes as stride, padding and dilation, resolved; and the padding that no convolution can do."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hocp_mm.functional.order_four import pad4d
+
+Ints = int | Sequence[int]
+Pads = tuple[tuple[int, int], ...]
+"""(before, after) for each convolved mode."""
+
+# F.pad's names for nn.ConvNd's padding modes.
+_PAD_MODE = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+PADDING_MODES = tuple(_PAD_MODE)
+
+
+class Window(NamedTuple):
+    """How the taps of each convolved mode move over the data, with every word of ``nn.ConvNd`` resolved."""
+
+    stride: tuple[int, ...]
+    pads: Pads
+    dilation: tuple[int, ...]
+    padding_mode: str = "zeros"
+
+    def output_size(self, size: Sequence[int], taps: Sequence[int]) -> tuple[int, ...]:
+        """Sizes after the convolution; 0 where the taps do not fit into the padded data."""
+        return tuple(
+            max(0, (n + sum(p) - d * (k - 1) - 1) // s + 1)
+            for n, k, s, p, d in zip(size, taps, self.stride, self.pads, self.dilation, strict=True)
+        )
+
+
+def expand_ints(value: Ints, order: int, name: str) -> tuple[int, ...]:
+    """Spread an int over ``order`` modes, or check that a sequence has that length.
+
+    Returns:
+        ``order`` ints.
+
+    Raises:
+        ValueError: If the length is wrong.
+    """
+    values = (value,) * order if isinstance(value, int) else tuple(value)
+    if len(values) != order:
+        raise ValueError(f"cp_conv: {name} must be an int or {order} ints, got {tuple(values)}.")
+    return values
+
+
+def resolve_padding(
+    padding: Ints | str, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Pads:
+    """Turn ``padding`` in the words of ``torch.nn.ConvNd`` into (before, after) pairs.
+
+    ``'same'`` puts the odd element of an even kernel after the data, as PyTorch does.
+
+    Returns:
+        One pair for each convolved mode.
+
+    Raises:
+        ValueError: If the word is unknown or ``'same'`` meets a stride.
+    """
+    if padding == "valid":
+        return ((0, 0),) * len(kernel_size)
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise ValueError(f"cp_conv: padding='same' needs stride 1, got {tuple(stride)}.")
+        totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if isinstance(padding, str):
+        raise ValueError(f"cp_conv: padding must be ints, 'same' or 'valid', got {padding!r}.")
+    return tuple((p, p) for p in expand_ints(padding, len(kernel_size), "padding"))
+
+
+def pad(x: Tensor, pads: Pads, padding_mode: str) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad what a convolution call cannot, and return what is left for it to pad (symmetric zeros)."""
+    if padding_mode == "zeros" and all(before == after for before, after in pads):
+        return x, tuple(before for before, _ in pads)
+    if any(before or after for before, after in pads):
+        flat = [n for pair in reversed(pads) for n in pair]  # F.pad counts from the last dimension
+        # F.pad repeats and reflects at most three dimensions.
+        x = (pad4d if len(pads) == 4 else F.pad)(x, flat, mode=_PAD_MODE[padding_mode])
+    return x, (0,) * len(pads)
