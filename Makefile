@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.setup-complete
-CODE := hocp_mm configs tools tests setup.py
+CODE := hocp_mm configs tools benchmarks tests setup.py
 PYTEST_ARGS ?=
 
 # 3.11 to 3.13 first: requirements/lock.txt fits those.
@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # pip must act on .venv alone, whatever the caller's shell has set.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
 
-.PHONY: help setup test test-slow lint types contracts unit demo format clean distclean
+.PHONY: help setup test test-slow lint types contracts unit demo bench format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ test-slow: setup ## the tests that take minutes
 
 demo: setup ## the whole recipe on synthetic videos: at most 10 minutes, results in demo_output/
 	$(PY) tools/run_demo.py
+
+bench: setup ## every benchmark (about 40 minutes on a quiet machine), results in benchmarks/results/
+	$(PY) -m benchmarks.run
 
 format: setup ## let ruff repair and format the code
 	$(PY) -m ruff check --fix $(CODE)

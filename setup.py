@@ -45,6 +45,8 @@ TEST = [
     "scipy>=1.11",
     "tensorly>=0.8",
     "tensorly-torch>=0.5",
+    "onnxscript>=0.5",  # torch.onnx.export
+    "onnxruntime>=1.20",
 ]
 
 DEV = [

@@ -37,10 +37,15 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Raises:
         MissingDataError: If there is no such file.
+        HOCPError: If it is no config.
     """
     if not Path(path).is_file():
         raise MissingDataError(f"config: no such file: {path}.")
-    cfg = Config.fromfile(str(path))
+    try:
+        cfg = Config.fromfile(str(path))
+    except Exception as error:  # a config is a program: anything can go wrong in it
+        reason = (str(error).splitlines() or [""])[0]
+        raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}).") from error
     if options:
         cfg.merge_from_dict(dict(options))
     return cfg

@@ -1,7 +1,8 @@
 """Laws of the package as assertions with a readable failure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,31 @@ def random_kernel(
     for tensor in (weights, *factors.values()):
         tensor.requires_grad_(requires_grad)
     return CPKernel(weights, factors, groups)
+
+
+def brute_force_conv(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int = 1,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """Convolve over any number of modes from the definition: NumPy pads, every window is taken out, einsum sums."""
+    words = {"zeros": "constant", "circular": "wrap", "replicate": "edge", "reflect": "reflect"}
+    windows = torch.from_numpy(np.pad(x.numpy(), [(0, 0), (0, 0), *pads], mode=words[padding_mode]))
+    order = weight.ndim - 2
+    for mode in range(order):
+        span = dilation[mode] * (weight.shape[2 + mode] - 1) + 1
+        windows = windows.unfold(2 + mode, span, stride[mode])[..., :: dilation[mode]]
+    positions, taps = "pqrs"[:order], "ijkl"[:order]
+    sums = torch.einsum(
+        f"ngc{positions}{taps},goc{taps}->ngo{positions}",
+        windows.unflatten(1, (groups, -1)),
+        weight.unflatten(0, (groups, -1)),
+    )
+    return sums.flatten(1, 2)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

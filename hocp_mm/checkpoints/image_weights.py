@@ -119,6 +119,8 @@ def _check_dense(report: LoadReport, name: str, layer: HOCPConv2d, dense: Tensor
     expected = (*kernel.shape[:2], *layer.kernel_size)
     if tuple(dense.shape) != expected:
         report.mismatched.append(f"{name}.weight: {tuple(dense.shape)} instead of {expected}")
+    elif layer.inner is not None:
+        report.mismatched.append(f"{name}.weight: Psi must be off when weights come from a dense network")
 
 
 def _decompose_into(layer: HOCPConv2d, dense: Tensor, seed: int) -> float:

@@ -1,22 +1,29 @@
 """Fit a CP kernel to a dense kernel.
 
-Alternating least squares in float64 with a ridge that fades out; columns are normalised at every step, so the
-weights carry the norms. CP fits can diverge into rank-one terms that cancel each other (Phan et al., "Stable
-Low-rank Tensor Decomposition for Compression of Convolutional Neural Network", ECCV 2020): the ratio of summed
-component energy to kernel energy is watched, and a fit above ``MAX_DEGENERACY`` is repeated with a stronger ridge.
-1x1 kernels are matrices and take the exact truncated SVD.
+Each group goes through: whitening of its inputs (only with ``input_moment``), lossless compression
+(:mod:`hocp_mm.functional.compression`), accelerated least squares (:mod:`hocp_mm.functional.als`), and, where its
+components cancel more than ``MAX_DEGENERACY`` allows, the correction of :mod:`hocp_mm.functional.bounded_norm`.
+Kernels with at most two modes longer than 1, such as all 1x1 kernels, are
+matrices and take the exact truncated SVD.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hocp_mm.functional import als
+from hocp_mm.functional.bounded_norm import bound_energy
+from hocp_mm.functional.compression import CompressedKernel, compress
 from hocp_mm.functional.cp import CPKernel, balance, component_norms, dense_kernel, mode_names
 
 MAX_DEGENERACY = 10.0
-_RIDGES = (1e-9, 1e-4, 1e-3, 1e-2)
+_LIMIT = MAX_DEGENERACY * 0.999  # so that rounding to the dtype of the kernel does not lift it over
+_SHRINKAGE = 1e-2
+_GROWTH = 1.5
+_MARGIN = 1e-3  # of a target error: what rounding and the estimate during the fit may cost
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,25 @@ class Decomposition:
         kernel: The CP kernel, in the dtype and on the device of the dense one, factors balanced.
         relative_error: ``|W - W_cp| / |W|`` in the Frobenius norm.
         degeneracy: ``sum_r |component r|^2 / |W|^2``; 1 for orthogonal components, large when they cancel.
+        weighted_error: The same ratio for the expected output on inputs of the given second moment,
+            ``|(W - W_cp) M^(1/2)| / |W M^(1/2)|``; equal to ``relative_error`` without a moment.
     """
 
     kernel: CPKernel
     relative_error: float
     degeneracy: float
+    weighted_error: float
 
 
 def decompose(
-    dense: Tensor, rank: int, *, groups: int = 1, seed: int = 0, max_iter: int = 60, tol: float = 1e-5
+    dense: Tensor,
+    rank: int,
+    *,
+    groups: int = 1,
+    seed: int = 0,
+    max_iter: int = 50,
+    tol: float = 1e-4,
+    input_moment: Tensor | None = None,
 ) -> Decomposition:
     """Decompose a dense convolution kernel into ``rank`` components.
 
@@ -47,119 +64,221 @@ def decompose(
         groups: Groups of the convolution, fitted one by one.
         seed: Of the random start.
         max_iter: ALS sweeps at most.
-        tol: Stop when the relative error falls by less than this per sweep.
+        tol: Stop when the squared relative error falls by less than this fraction of itself per sweep.
+        input_moment: Second moment ``E[x x^T]`` of the input channels, ``[groups, in / groups, in / groups]`` or, for
+            one group, ``[in, in]`` (see :func:`hocp_mm.layers.calibration.input_moments`). The fit then minimises the expected
+            error of the output, neighbouring positions taken as uncorrelated, instead of the error of the weights.
 
     Returns:
         The kernel with its errors, taken over all groups.
 
     Raises:
-        ValueError: If ``dense`` holds NaN or infinite values, or ``rank`` is no positive multiple of ``groups``.
+        ValueError: If ``dense`` or ``input_moment`` holds NaN or infinite values, ``rank`` is no positive multiple of
+            ``groups``, or ``input_moment`` has another shape or is no second moment.
     """
-    names = mode_names(dense.ndim - 2)
-    if rank < 1 or rank % groups or dense.shape[0] % groups:
-        raise ValueError(
-            f"decompose: rank and out channels must be positive multiples of groups={groups}, "
-            f"got {rank}, {dense.shape[0]}."
-        )
-    if not torch.isfinite(dense).all():
-        raise ValueError(f"decompose: the kernel must be finite, got NaN or inf (shape {tuple(dense.shape)}).")
-    target = dense.detach().to(torch.float64)
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    parts = [_fit_group(block, rank // groups, generator, max_iter, tol) for block in target.chunk(groups)]
-    factors = {n: torch.cat([part.factors[n] for part in parts], dim=1).to(dense.dtype) for n in names}
-    kernel = CPKernel(torch.cat([part.weights for part in parts]).to(dense.dtype), factors, groups)
-    energy = target.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
-    residual = (dense_kernel(_double(kernel)) - target).square().sum()
-    components = component_norms(_double(kernel)).square().sum()
-    return Decomposition(kernel, float((residual / energy).sqrt()), float(components / energy))
-
-
-def _double(kernel: CPKernel) -> CPKernel:
-    return CPKernel(kernel.weights.double(), {n: f.double() for n, f in kernel.factors.items()}, kernel.groups)
-
-
-def _fit_group(dense: Tensor, rank: int, generator: torch.Generator, max_iter: int, tol: float) -> CPKernel:
-    names = mode_names(dense.ndim - 2)
-    if not dense.any():
-        zeros = {n: dense.new_zeros(size, rank) for n, size in zip(names, dense.shape, strict=True)}
-        return CPKernel(dense.new_ones(rank), zeros)
-    if dense[0, 0].numel() == 1:
-        return _svd(dense, rank)
-    best: tuple[float, CPKernel] | None = None
-    for ridge in _RIDGES:
-        kernel = _als(dense, rank, generator, max_iter, tol, ridge)
-        degeneracy = float(component_norms(kernel).square().sum() / dense.square().sum())
-        if best is None or degeneracy < best[0]:
-            best = degeneracy, kernel
-        if degeneracy <= MAX_DEGENERACY:
-            break
-    assert best is not None
-    return balance(best[1])
-
-
-def _svd(dense: Tensor, rank: int) -> CPKernel:
-    """Take the best rank-``rank`` matrix of a kernel whose convolved modes all have one tap."""
-    names = mode_names(dense.ndim - 2)
-    u, s, vh = torch.linalg.svd(dense.flatten(1), full_matrices=False)
-    keep = min(rank, s.shape[0])
-    # Components beyond the matrix rank are zero, and so exact.
-    pad = (0, rank - keep)
-    factors = {
-        "out": torch.nn.functional.pad(u[:, :keep] * s[:keep], pad),
-        "in": torch.nn.functional.pad(vh[:keep].T, pad),
-    }
-    factors |= {name: dense.new_ones(1, rank) for name in names[2:]}
-    return balance(CPKernel(dense.new_ones(rank), factors))
-
-
-def _als(dense: Tensor, rank: int, generator: torch.Generator, max_iter: int, tol: float, ridge: float) -> CPKernel:
-    names = mode_names(dense.ndim - 2)
-    factors = [
-        torch.randn(size, rank, generator=generator, dtype=torch.float64).to(dense.device) for size in dense.shape
+    if rank < 1 or rank % groups:
+        raise ValueError(f"decompose: rank must be a positive multiple of groups={groups}, got {rank}.")
+    moments = _check(dense, groups, input_moment, "decompose")
+    generator = torch.Generator().manual_seed(seed)
+    blocks = dense.detach().double().chunk(groups)
+    parts = [
+        _Group(block, moment).fit(rank // groups, generator, max_iter, tol)
+        for block, moment in zip(blocks, moments, strict=True)
     ]
-    factors = [factor / factor.norm(dim=0) for factor in factors]
-    weights = dense.new_ones(rank)
-    energy, previous = float(dense.square().sum()), float("inf")
-    inner = factors[-1]
-    for sweep in range(max_iter):
-        # A strong ridge first keeps early sweeps from wandering into cancelling pairs.
-        strength = max(ridge, 0.1 * 0.3**sweep)
-        for mode in range(dense.ndim):
-            solved, inner = _solve_mode(dense, factors, mode, strength)
-            weights = solved.norm(dim=0).clamp_min(1e-300)
-            factors[mode] = solved / weights
-        gram = _gram(factors, skip=None) * torch.outer(weights, weights)
-        error = max(0.0, energy - 2 * float((inner * factors[-1] * weights).sum()) + float(gram.sum())) / energy
-        if previous - error < tol * max(error, 1e-12) and strength == ridge:
-            break
-        previous = error
-    return CPKernel(weights, dict(zip(names, factors, strict=True)))
+    return _assess(dense, parts, moments)
 
 
-def _solve_mode(dense: Tensor, factors: Sequence[Tensor], mode: int, ridge: float) -> tuple[Tensor, Tensor]:
-    """Least squares for one factor; returns it unnormalised with the projected kernel (MTTKRP), ``[size, rank]``."""
-    projected = _project(dense, factors, mode)
-    gram = _gram(factors, skip=mode)
-    gram.diagonal().add_(ridge)  # columns have norm 1, so the diagonal is 1 before
-    return torch.linalg.solve(gram, projected.T).T, projected
+def decompose_to_error(
+    dense: Tensor,
+    target_error: float,
+    *,
+    groups: int = 1,
+    seed: int = 0,
+    max_rank: int | None = None,
+    granularity: float = 0.05,
+    max_iter: int = 50,
+    tol: float = 1e-4,
+    input_moment: Tensor | None = None,
+) -> Decomposition:
+    """Find the smallest rank that reaches an error, and decompose at it.
+
+    The rank starts at the smallest one that the spectra of the kernel allow, grows until a fit reaches the error, and
+    is bisected from there; each fit stops as soon as it reaches the error. Smallest is up to what a fit of
+    ``max_iter`` sweeps finds.
+
+    Args:
+        dense: ``[out, in / groups, *kernel_size]``, 1 to 4 convolved modes.
+        target_error: Largest ``relative_error``, in (0, 1); with ``input_moment`` largest ``weighted_error``.
+        groups: Groups of the convolution; they share the rank equally.
+        seed: Of the random starts.
+        max_rank: Largest rank to try, a multiple of ``groups``. None takes the rank at which the CP kernel has as
+            many parameters as the dense one.
+        granularity: The search ends when a rank smaller by this fraction (or by 1 per group) is known to fail.
+        max_iter: ALS sweeps per fit at most.
+        tol: As for :func:`decompose`.
+        input_moment: As for :func:`decompose`.
+
+    Returns:
+        The kernel with its errors; its rank is ``kernel.rank``.
+
+    Raises:
+        ValueError: If ``max_rank`` does not reach the error (the message has the best one), or an argument lies
+            outside its range.
+    """
+    if not 0 < target_error < 1:
+        raise ValueError(f"decompose_to_error: target_error must lie in (0, 1), got {target_error}.")
+    if not 0 <= granularity < 1:
+        raise ValueError(f"decompose_to_error: granularity must lie in [0, 1), got {granularity}.")
+    if max_rank is not None and (max_rank < 1 or max_rank % groups):
+        raise ValueError(f"decompose_to_error: max_rank must be a positive multiple of {groups=}, got {max_rank}.")
+    moments = _check(dense, groups, input_moment, "decompose_to_error")
+    blocks = dense.detach().double().chunk(groups)
+    prepared = [_Group(block, moment) for block, moment in zip(blocks, moments, strict=True)]
+    sizes = blocks[0].shape
+    largest = max_rank // groups if max_rank else max(1, math.prod(sizes) // sum(sizes))
+
+    def attempt(rank: int) -> Decomposition:
+        generator = torch.Generator().manual_seed(seed)
+        enough = target_error * (1 - _MARGIN)
+        return _assess(dense, [g.fit(rank, generator, max_iter, tol, enough) for g in prepared], moments)
+
+    rank = min(largest, max(group.least_rank(target_error) for group in prepared))
+    failing, best = rank - 1, math.inf
+    while (found := attempt(rank)).weighted_error > target_error:
+        best = min(best, found.weighted_error)
+        if rank == largest:
+            raise ValueError(
+                f"decompose_to_error: an error of {target_error} must be reached by rank {largest * groups}, "
+                f"got {best:.4g} (kernel of shape {tuple(dense.shape)})."
+            )
+        failing, rank = rank, min(largest, math.ceil(rank * _GROWTH))
+    while rank - failing > max(1, granularity * rank):
+        middle = (rank + failing) // 2
+        if (smaller := attempt(middle)).weighted_error <= target_error:
+            found, rank = smaller, middle
+        else:
+            failing = middle
+    return found
 
 
-def _gram(factors: Sequence[Tensor], skip: int | None) -> Tensor:
-    gram = factors[0].new_ones(factors[0].shape[1], factors[0].shape[1])
-    for mode, factor in enumerate(factors):
-        if mode != skip:
-            gram = gram * (factor.T @ factor)
-    return gram
+def _check(dense: Tensor, groups: int, input_moment: Tensor | None, where: str) -> Sequence[Tensor | None]:
+    """Refuse what cannot be decomposed; returns one moment per group, in float64."""
+    mode_names(dense.ndim - 2)  # refuses kernels of another order
+    if dense.shape[0] % groups:
+        raise ValueError(f"{where}: out channels must be a multiple of groups={groups}, got {dense.shape[0]}.")
+    if not torch.isfinite(dense).all():
+        raise ValueError(f"{where}: the kernel must be finite, got NaN or inf (shape {tuple(dense.shape)}).")
+    if input_moment is None:
+        return [None] * groups
+    inputs = dense.shape[1]
+    moments = input_moment.detach().to(dense.device, torch.float64)
+    if moments.ndim == 2:
+        moments = moments.unsqueeze(0)
+    if moments.shape != (groups, inputs, inputs):
+        raise ValueError(
+            f"{where}: input_moment must have shape {(groups, inputs, inputs)}, got {tuple(input_moment.shape)}."
+        )
+    if not torch.isfinite(moments).all():
+        raise ValueError(f"{where}: input_moment must be finite, got NaN or inf.")
+    largest = moments.abs().amax()
+    if (moments - moments.mT).abs().amax() > 1e-4 * largest or torch.linalg.eigvalsh(moments).amin() < -1e-4 * largest:
+        raise ValueError(
+            f"{where}: input_moment must be symmetric and positive semi-definite, got a matrix that is not."
+        )
+    return list(moments)
 
 
-def _project(dense: Tensor, factors: Sequence[Tensor], mode: int) -> Tensor:
-    """Contract all modes but one with their factors, per component: ``[size of mode, rank]``."""
-    # One matrix product against the largest other mode, then small weighted sums: the Khatri-Rao product of all modes
-    # is never formed.
-    others = sorted((m for m in range(dense.ndim) if m != mode), key=lambda m: -dense.shape[m])
-    first, rest = others[0], sorted(others[1:])
-    z = dense.permute(mode, *rest, first).reshape(-1, dense.shape[first]) @ factors[first]
-    z = z.reshape(dense.shape[mode], *(dense.shape[m] for m in rest), -1)
-    for m in reversed(rest):
-        z = (z * factors[m]).sum(dim=-2)
-    return z
+class _Group:
+    """One group of a kernel, prepared for fits at any rank."""
+
+    def __init__(self, dense: Tensor, moment: Tensor | None) -> None:
+        """Prepare ``dense``, ``[out, in, *taps]`` in float64."""
+        self._sizes = dense.shape
+        self._unwhiten: Tensor | None = None
+        if moment is not None and moment.any():
+            root, self._unwhiten = _whitening(moment)
+            dense = torch.movedim(dense.movedim(1, -1) @ root, -1, 1)
+        self._norm = float(dense.norm())
+        self._dense = dense / (self._norm or 1.0)
+        self._long = [mode for mode, size in enumerate(dense.shape) if size > 1]
+        self._compressed: CompressedKernel | None = None
+        if self._norm and len(self._long) > 2:
+            self._compressed = compress(self._dense)
+
+    def least_rank(self, error: float) -> int:
+        """Return a rank below which no fit can have this relative error."""
+        if self._compressed is None:
+            spectrum = torch.linalg.svdvals(self._matrix()).square().flip(0)
+            return max(1, int((spectrum.cumsum(0) > error**2).sum()))
+        return max(1, self._compressed.least_rank(error))
+
+    def fit(self, rank: int, generator: torch.Generator, max_iter: int, tol: float, enough: float = 0.0) -> CPKernel:
+        """Fit ``rank`` components, in float64 and balanced."""
+        if not self._norm:
+            factors = [self._dense.new_zeros(size, rank) for size in self._sizes]
+        elif self._compressed is None:
+            factors = self._svd(rank)
+        else:
+            core = self._compressed.core
+            factors = als.fit(core, rank, generator, max_iter, tol, enough)
+            if als.energy(factors) > MAX_DEGENERACY:
+                factors = bound_energy(als.Target(core), factors, _LIMIT)
+            factors = self._compressed.expand(factors)
+        factors[0] = factors[0] * self._norm
+        if self._unwhiten is not None:
+            factors[1] = self._unwhiten @ factors[1]
+        names = mode_names(len(self._sizes) - 2)
+        return balance(CPKernel(factors[0].new_ones(rank), dict(zip(names, factors, strict=True))))
+
+    def _matrix(self) -> Tensor:
+        rows = self._sizes[self._long[0]] if self._long else 1
+        return self._dense.reshape(rows, -1)
+
+    def _svd(self, rank: int) -> list[Tensor]:
+        """Take the best rank-``rank`` matrix of a kernel with at most two modes longer than 1."""
+        u, s, vh = torch.linalg.svd(self._matrix(), full_matrices=False)
+        kept = min(rank, s.shape[0])
+        pad = (0, rank - kept)  # components beyond the matrix rank are zero, and so exact
+        factors = [self._dense.new_ones(size, rank) for size in self._sizes]
+        rows, columns = [*self._long, *(m for m in range(len(self._sizes)) if m not in self._long)][:2]
+        factors[rows] = torch.nn.functional.pad(u[:, :kept] * s[:kept], pad)
+        factors[columns] = torch.nn.functional.pad(vh[:kept].T, pad)
+        return factors
+
+
+def _whitening(moment: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the symmetric square root of a moment and its inverse.
+
+    The moment is shrunk a little towards the identity: directions that calibration hardly saw keep a small weight, and
+    the inverse stays finite when the moment is singular.
+    """
+    values, vectors = torch.linalg.eigh((moment + moment.T) / 2)
+    roots = ((1 - _SHRINKAGE) * values.clamp_min(0.0) + _SHRINKAGE * values.mean()).sqrt()
+    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+
+
+def _assess(dense: Tensor, parts: Sequence[CPKernel], moments: Sequence[Tensor | None]) -> Decomposition:
+    """Join the groups in the dtype of the dense kernel and measure what came out."""
+    factors = {n: torch.cat([part.factors[n] for part in parts], dim=1).to(dense.dtype) for n in parts[0].factors}
+    kernel = CPKernel(torch.cat([part.weights for part in parts]).to(dense.dtype), factors, len(parts))
+    double = CPKernel(kernel.weights.double(), {n: f.double() for n, f in factors.items()}, len(parts))
+    target = dense.detach().double()
+    residual = target - dense_kernel(double)
+    energy = max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
+    relative_error = math.sqrt(float(residual.square().sum()) / energy)
+    weighted_error = relative_error
+    if any(moment is not None and moment.any() for moment in moments):
+        output, lost = (
+            sum(_output_energy(b, m) for b, m in zip(blocks.chunk(len(parts)), moments, strict=True))
+            for blocks in (target, residual)
+        )
+        weighted_error = math.sqrt(lost / max(output, torch.finfo(torch.float64).tiny))
+    return Decomposition(kernel, relative_error, float(component_norms(double).square().sum()) / energy, weighted_error)
+
+
+def _output_energy(dense: Tensor, moment: Tensor | None) -> float:
+    """Expected squared output per position on inputs that are uncorrelated between positions."""
+    if moment is None:
+        return 0.0
+    channels_last = dense.movedim(1, -1)
+    return max(0.0, float(((channels_last @ moment) * channels_last).sum()))

@@ -28,6 +28,7 @@ def fused_fits(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window)
         and all(window.output_size(x.shape[2:], kernel.kernel_size))
         and not torch.is_autocast_enabled("cpu")
         and not _is_exporting()
+        and not torch.jit.is_tracing()  # counters of operations trace, and know only those of PyTorch
         and native_available()
     )
 

@@ -6,29 +6,54 @@ Parameters are plain tensors under names that do not move: ``weights``, ``factor
 ``factors.t``, ``factors.h``, ``factors.w``, ``bias``. There is no ``weight`` attribute on purpose: foreign code that
 initialises or inflates ``conv.weight`` would write into a temporary. Use ``kernel()``.
 
+What a layer may hold besides, as submodules ``inner`` and ``gate`` (None where not asked for):
+
+    x --1x1 (in)--> [R] --inner: norm, act--> --depthwise--> [R] --gate--> --1x1 (out * lambda, some dropped)--> y
+
 Source: Kossaifi et al., CVPR 2020 (arXiv 1906.06196), HO-CPConv.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from hocp_mm.functional.cp import CPKernel, mode_names
-from hocp_mm.functional.cp_conv import Implementation, Ints, cp_conv, expand_ints, resolve_padding
-from hocp_mm.functional.decompose import decompose
+from hocp_mm.functional.cp_conv import Implementation, Ints, Pointwise, check_words, cp_conv, expand_ints
 from hocp_mm.functional.rank import RankLike, resolve_rank
-
-DenseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+from hocp_mm.functional.transduct import Init
+from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
+from hocp_mm.layers.inner import Cfg, build_inner
+from hocp_mm.layers.lifting import lift
+from hocp_mm.layers.options import DenseConv, FitReport, Options, check_sizes, conv_arguments, fit_dense
 
 
 class _HOCPConvNd(nn.Module):
-    """What the layers of all orders share; ``nn.ConvNd``'s words in ``nn.ConvNd``'s order, then ``rank``."""
+    """What the layers of all orders share: the arguments of ``nn.ConvNd`` in its order, and more by keyword.
+
+    Args:
+        rank: Components (see :func:`hocp_mm.functional.resolve_rank`).
+        implementation: See :mod:`hocp_mm.functional.cp_conv`.
+        recompute: Compute activations of the components again for the backward pass instead of keeping them; not
+            with Psi.
+        inner_norm_cfg: Norm of Psi in OpenMMLab's words, such as ``dict(type='BN')`` (:mod:`hocp_mm.layers.inner`).
+        inner_act_cfg: Activation of Psi, such as ``dict(type='ReLU')``.
+        gate_cfg: ``dict(type='SE', reduction=4)`` for squeeze-excitation (:mod:`hocp_mm.layers.gate`).
+        dropout: Probability in [0, 1) of a component to be dropped from a training step.
+
+    Raises:
+        ValueError: If a word, size or number is outside what is allowed, ``'reconstructed'`` meets Psi or a gate, or
+            ``recompute`` meets Psi.
+    """
 
     kernel_order: ClassVar[int]
     dense_class: ClassVar[type[nn.Module]]
+    inner: nn.Sequential | None
+    gate: SqueezeExcitation | None
+    fit_report: FitReport | None
 
     def __init__(
         self,
@@ -46,22 +71,23 @@ class _HOCPConvNd(nn.Module):
         *,
         rank: RankLike = "x1",
         implementation: Implementation = "auto",
+        recompute: bool = False,
+        inner_norm_cfg: Cfg | None = None,
+        inner_act_cfg: Cfg | None = None,
+        gate_cfg: Cfg | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"{type(self).__name__}: groups must divide in_channels and out_channels, "
-                f"got groups={groups} for {in_channels} -> {out_channels}."
-            )
         order = self.kernel_order
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = expand_ints(kernel_size, order, "kernel_size")
         self.stride = expand_ints(stride, order, "stride")
         self.dilation = expand_ints(dilation, order, "dilation")
         self.padding = padding if isinstance(padding, str) else expand_ints(padding, order, "padding")
-        resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)  # refuses a bad word now
-        self.padding_mode = padding_mode
+        self.padding_mode, self.dropout = padding_mode, dropout
         self.implementation: Implementation = implementation
+        self.recompute = recompute
+        check_sizes(self)
         # mmcv.cnn.ConvModule copies these two off every conv layer it builds.
         self.transposed, self.output_padding = False, (0,) * order
         self.rank = resolve_rank(rank, in_channels, out_channels, self.kernel_size, groups)
@@ -74,21 +100,34 @@ class _HOCPConvNd(nn.Module):
             }
         )
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        inner = build_inner(inner_norm_cfg, inner_act_cfg, self.rank, order)
+        self.inner = None if inner is None else inner.to(device, dtype)
+        gate = build_gate(gate_cfg, self.rank, order)
+        self.gate = None if gate is None else gate.to(device, dtype)
+        check_words(padding_mode, implementation, self.inner, self.gate, recompute)
+        self.fit_report = None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw a fresh kernel whose dense twin has He variance ``2 / fan_in``, at any rank.
+        """Draw a fresh kernel of He variance at any rank: the output has twice the mean square of the input.
 
-        The input factor keeps the variance of the input, columns of the convolved modes have norm 1 and so keep it
-        too, and the output factor brings the gain. tltorch draws the whole kernel with a fixed standard deviation
-        of 0.02 and leaves a new layer uninitialised; neither is so here.
+        Columns of the convolved modes have norm 1 and keep the variance. Without an activation in Psi the input
+        factor keeps it, too, and the output factor brings the gain 2: the dense twin has variance ``2 / fan_in``.
+        Behind an activation, which halves the mean square, the input factor has that gain as well: each 1x1 stage is
+        initialised on its own. Behind a norm the output variance is 2, or 1 with a ReLU, for any input.
+
+        tltorch draws the whole kernel with a fixed standard deviation of 0.02 and leaves a new layer uninitialised;
+        neither is so here.
         """
+        if self.weights.is_meta:
+            return  # Nothing to draw, and PyTorch would import seconds' worth of its compiler to do it.
+        rectified = self.inner is not None and hasattr(self.inner, "act")
         self.weights.fill_(1)
         for name in self._modes:
             factor = self.factors[name].normal_()
             if name == "in":
-                factor.mul_((self.in_channels // self.groups) ** -0.5)
+                factor.mul_(((2 if rectified else 1) * self.groups / self.in_channels) ** 0.5)
             elif name == "out":
                 factor.mul_((2 * self.groups / self.rank) ** 0.5)
             else:
@@ -130,45 +169,122 @@ class _HOCPConvNd(nn.Module):
             self.factors[name].copy_(factor)
 
     @classmethod
-    def from_dense(cls, conv: DenseConv, rank: RankLike = "x1", *, seed: int = 0, fit: bool = True) -> Self:
+    def from_dense(
+        cls,
+        conv: DenseConv,
+        rank: RankLike = "x1",
+        *,
+        seed: int = 0,
+        fit: bool = True,
+        input_moment: Tensor | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
         """Build the CP twin of a dense layer.
 
         Args:
             conv: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d`` of this order, of exactly that class.
-            rank: As in the constructor.
+            rank: As in the constructor, or a rule that looks at the kernel (``'auto'``, ``'error...'``).
             seed: Of the decomposition.
             fit: Decompose the weights of ``conv``; False keeps the fresh initialisation.
+            input_moment: Second moment of the input channels, to fit outputs instead of weights (see
+                :func:`hocp_mm.functional.decompose`).
+            options: Keyword arguments of the constructor: ``implementation``, ``gate_cfg``, ``dropout``, and for
+                ``fit=False`` those of Psi.
 
         Returns:
-            A layer with the same settings, dtype, device and training mode, and a copy of the bias.
+            A layer with the same settings, dtype, device and training mode, a copy of the bias, and
+            ``requires_grad`` of the weight on all factors and lambda. ``fit_report`` tells the error of the fit.
 
         Raises:
             TypeError: If ``conv`` is of another class; a subclass may compute something else.
+            ValueError: If Psi is asked for and the weights are to be fitted.
         """
         if type(conv) is not cls.dense_class:
             raise TypeError(
                 f"{cls.__name__}.from_dense: expected {cls.dense_class.__name__}, got {type(conv).__name__}."
             )
-        layer = cls(**conv_arguments(conv), rank=rank)
+        psi = {name: options.get(name) for name in ("inner_norm_cfg", "inner_act_cfg")}
+        if fit and any(cfg is not None for cfg in psi.values()):
+            raise ValueError(
+                f"{cls.__name__}.from_dense: Psi must be off when weights come from a dense network, got {psi} "
+                "(fit=False starts from fresh ones)."
+            )
         if fit:
-            layer.set_kernel(decompose(conv.weight, layer.rank, groups=layer.groups, seed=seed).kernel)
-        if layer.bias is not None:
+            found = fit_dense(conv, rank, seed, input_moment)
+            layer = cls(**conv_arguments(conv), rank=found.kernel.rank, **options)
+            layer.set_kernel(found.kernel)
+            layer.fit_report = FitReport(found.relative_error, found.degeneracy)
+        else:
+            layer = cls(**conv_arguments(conv), rank=rank, **options)
+        for parameter in (layer.weights, *layer.factors.values()):
+            parameter.requires_grad_(conv.weight.requires_grad)
+        if layer.bias is not None and conv.bias is not None:
             with torch.no_grad():
-                layer.bias.copy_(cast("Tensor", conv.bias))
+                layer.bias.copy_(conv.bias)
+            layer.bias.requires_grad_(conv.bias.requires_grad)
         return layer.train(conv.training)
+
+    def transduct(self, size: int, init: Init = "central") -> "_HOCPConvNd":
+        """Build the layer of one order more, such as an ``HOCPConv3d`` of an ``HOCPConv2d``, that starts as this one.
+
+        With ``init`` central every frame has exactly the output it had (with Psi: in evaluation mode), and the number
+        of frames stays. ``padding_mode`` then holds for time, too. For whole networks, and for causal factors, see
+        :func:`hocp_mm.layers.transduct_`.
+
+        Args:
+            size: Taps of the new mode; odd, for a symmetric padding of ``size // 2``.
+            init: Values of its factor; not ``'last'``.
+
+        Returns:
+            The new layer. Its old parameters are the same objects, running statistics of Psi are copies.
+
+        Raises:
+            NotImplementedError: If there is no layer of one order more, or statistics of Psi or the averages of the
+                gate would no longer be those of a frame.
+            ValueError: If ``size`` is even, or ``init`` is ``'last'``: the causal padding is not symmetric, and
+                ``nn.ConvNd``'s words cannot say it.
+        """
+        video_class = _ONE_ORDER_MORE.get(type(self))
+        if video_class is None:
+            names = [layer.__name__ for layer in _ONE_ORDER_MORE]
+            raise NotImplementedError(f"{type(self).__name__}.transduct: only {names} have a layer to become.")
+        return lift(self, video_class, size, init)
+
+    def share_(self, layer: "_HOCPConvNd") -> None:
+        """Take over the parameters (the same objects), modules and options of a layer of as many components."""
+        self.implementation: Implementation = layer.implementation
+        self.recompute = layer.recompute
+        self.weights, self.bias, self.inner, self.gate = layer.weights, layer.bias, layer.inner, layer.gate
+        for name, factor in layer.factors.items():
+            self.factors[name] = factor
+        self.dropout, self.fit_report, self.training = layer.dropout, layer.fit_report, layer.training
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[batch, in, *sizes]`` or ``[in, *sizes]`` as ``nn.ConvNd`` does."""
+        kernel = self._working_kernel()
         return cp_conv(
             x,
-            self.kernel(),
+            kernel,
             self.bias,
             self.stride,
             self.padding,
             self.dilation,
             padding_mode=self.padding_mode,
             implementation=self.implementation,
+            inner=self.inner,
+            gate=self._gate_for(kernel),
+            recompute=self.recompute,
         )
+
+    def _working_kernel(self) -> CPKernel:
+        """Return the kernel of this forward pass: in training, some components may be dropped."""
+        kernel = self.kernel()
+        if not self.training or self.dropout == 0:
+            return kernel
+        return CPKernel(drop_components(kernel.weights, self.dropout, self.groups), kernel.factors, self.groups)
+
+    def _gate_for(self, kernel: CPKernel) -> Pointwise | None:
+        return None if self.gate is None else partial(self.gate, weights=kernel.weights)
 
     def extra_repr(self) -> str:
         """Describe the layer in the words of ``nn.ConvNd``, then the rank."""
@@ -179,6 +295,8 @@ class _HOCPConvNd(nn.Module):
             "groups": 1,
             "padding_mode": "zeros",
             "implementation": "auto",
+            "recompute": False,
+            "dropout": 0,
         }
         text += "".join(f", {n}={getattr(self, n)}" for n, v in neutral.items() if getattr(self, n) != v)
         return text + ("" if self.bias is not None else ", bias=False") + f", rank={self.rank}"
@@ -205,9 +323,4 @@ class HOCPConv3d(_HOCPConvNd):
     dense_class = nn.Conv3d
 
 
-def conv_arguments(conv: nn.Module) -> dict[str, Any]:
-    """Read the constructor arguments of a dense or CP convolution off the layer."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    reference = next(conv.parameters())
-    own = {name: getattr(conv, name) for name in names}
-    return {**own, "bias": conv.bias is not None, "device": reference.device, "dtype": reference.dtype}
+_ONE_ORDER_MORE: Mapping[type, type[_HOCPConvNd]] = {HOCPConv1d: HOCPConv2d, HOCPConv2d: HOCPConv3d}

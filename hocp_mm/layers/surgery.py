@@ -1,20 +1,26 @@
-"""Change a module tree in place: dense to CP, 2-D to video, frozen or not.
+"""Change a module tree in place: dense to CP, image to video, frozen or not.
 
 Verbs with a trailing underscore change the model they are given.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from hocp_mm.functional.rank import RankLike
+from hocp_mm.functional.rank import RankLike, resolve_rank
 from hocp_mm.functional.transduct import Init
-from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.layers.cp_conv import HOCPConv1d, HOCPConv2d, HOCPConv3d
+from hocp_mm.layers.options import DenseConv, Options, conv_arguments
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
 Patterns = str | Iterable[str]
 RankRule = RankLike | Mapping[str, RankLike]
+HOCPConv = HOCPConv1d | HOCPConv2d | HOCPConv3d
+
+_DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # by order
 
 
 def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
@@ -33,9 +39,9 @@ def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
 
 
 def is_factorizable(conv: nn.Module) -> bool:
-    """Tell whether a layer becomes an HO-CP one by default: dense, ``k x k``, more than 4 input channels."""
+    """Tell whether a layer becomes an HO-CP one by default: dense, more than one tap, more than 4 input channels."""
     # A stem of 3 channels is kept: expansion 1 would leave it 3 filters, and it holds under 1 % of the weights.
-    return isinstance(conv, nn.Conv2d) and conv.groups == 1 and max(conv.kernel_size) > 1 and conv.in_channels > 4
+    return isinstance(conv, _DENSE) and conv.groups == 1 and max(conv.kernel_size) > 1 and conv.in_channels > 4
 
 
 def factorize_(
@@ -45,42 +51,125 @@ def factorize_(
     layers: Patterns | None = None,
     fit: bool = True,
     seed: int = 0,
+    input_moments: Mapping[str, Tensor] | None = None,
+    **options: Unpack[Options],
 ) -> list[str]:
-    """Replace dense 2-D convolutions by HO-CP ones.
+    """Replace dense convolutions of 1 to 3 modes by HO-CP ones.
 
     Args:
-        model: The network; changed.
-        rank: Components per layer (see :func:`hocp_mm.functional.resolve_rank`), or a mapping from patterns on
-            layer names to that; the first pattern that matches counts.
-        layers: Patterns on layer names: which ``nn.Conv2d`` to replace, 1x1 and grouped ones included. None takes
-            those of :func:`is_factorizable`.
+        model: The network; changed, or not at all if something is refused before the first fit.
+        rank: Components per layer (see :func:`hocp_mm.functional.resolve_rank`), or a mapping to that. A key that is
+            the full name of a convolution stands for that layer alone; others are patterns on layer names, tried in
+            their order where no name fits.
+        layers: Patterns on layer names: which convolutions to replace, 1x1 and grouped ones included. None takes
+            those of :func:`is_factorizable`; with a mapping of full names only, as
+            :func:`hocp_mm.layers.allocate_ranks` makes, exactly those.
         fit: Decompose the weights; False keeps a fresh initialisation, for training from scratch or for weights
             that are loaded next.
         seed: Of the decompositions.
+        input_moments: For each layer, the second moment of its input, to fit outputs instead of weights.
+        options: Of all new layers (see ``from_dense``): ``implementation``, ``gate_cfg``, ``dropout``, and for
+            ``fit=False`` those of Psi.
 
     Returns:
         Names of the replaced layers, in the order of ``named_modules``.
 
     Raises:
-        NotImplementedError: If a selected layer is a subclass of ``nn.Conv2d``, which may compute something else.
-        KeyError: If ``rank`` is a mapping without a pattern for a layer.
+        KeyError: If ``rank`` is a mapping without an entry for a layer, or ``input_moments`` misses one.
+        ValueError: If ``rank`` looks at weights (``'auto'``, ``'error0.1'``) and ``fit`` is False.
+    """
+    if layers is None and isinstance(rank, Mapping):
+        convolutions = {name for name, module in model.named_modules() if isinstance(module, _DENSE)}
+        if rank and convolutions.issuperset(rank):
+            layers = [f"^{re.escape(name)}$" for name in rank]
+    selected = dense_layers(model, layers, where="factorize_")
+    rule = _rank_rule(model, rank)
+    ranks = {name: rule(name) for name, _ in selected}
+    for name, conv in selected:
+        if input_moments is not None and name not in input_moments:
+            raise KeyError(f"factorize_: input_moments must hold every layer, got none for '{name}'.")
+        if not fit:
+            ranks[name] = resolve_rank(ranks[name], *_sizes(conv))
+    for name, conv in selected:
+        moment = {} if input_moments is None else {"input_moment": input_moments[name]}
+        replace_(model, name, cp_twin(conv, ranks[name], seed=seed, fit=fit, **moment, **options))
+    return [name for name, _ in selected]
+
+
+def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, DenseConv]]:
+    """Select the dense convolutions that an operation is about.
+
+    Args:
+        model: The network.
+        layers: Patterns on layer names; None takes those of :func:`is_factorizable`.
+        where: Name of the operation, for errors.
+
+    Returns:
+        Names and layers, in the order of ``named_modules``.
+
+    Raises:
+        NotImplementedError: If a selected layer is a subclass of ``nn.ConvNd`` with a forward pass of its own.
         ValueError: If ``layers`` matches no convolution.
     """
     wanted = None if layers is None else name_matcher(layers)
     selected = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and (is_factorizable(module) if wanted is None else wanted(name))
+        if isinstance(module, _DENSE) and (is_factorizable(module) if wanted is None else wanted(name))
     ]
     if wanted is not None and not selected:
-        raise ValueError(f"factorize_: layers must match a 2-D convolution, got {layers!r} (none matches).")
+        raise ValueError(f"{where}: layers must match a dense convolution, got {layers!r} (none matches).")
     for name, conv in selected:
-        if type(conv) is not nn.Conv2d:
+        base = _DENSE[len(conv.kernel_size) - 1]
+        if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
             raise NotImplementedError(
-                f"factorize_: only nn.Conv2d itself can be factorized, got {type(conv).__name__} (layer '{name}')."
+                f"{where}: only a layer that computes as nn.{base.__name__} can be factorized, "
+                f"got {type(conv).__name__} (layer '{name}')."
             )
-        replace_(model, name, HOCPConv2d.from_dense(conv, _rank_of(name, rank), seed=seed, fit=fit))
-    return [name for name, _ in selected]
+    return selected
+
+
+def cp_twin(conv: DenseConv, rank: RankLike, **options: Any) -> HOCPConv:
+    """Build the HO-CP layer of a dense one (see ``from_dense``), which may be of a subclass that computes the same.
+
+    Returns:
+        The new layer.
+    """
+    order = len(conv.kernel_size)
+    if type(conv) not in _DENSE:  # such as torchvision's Conv3DSimple, which only chooses its own constructor arguments
+        plain = _DENSE[order - 1](**{**conv_arguments(conv), "device": "meta"}).train(conv.training)
+        plain.weight, plain.bias = conv.weight, conv.bias
+        conv = plain
+    make: Any = (HOCPConv1d, HOCPConv2d, HOCPConv3d)[order - 1]
+    return make.from_dense(conv, rank, **options)
+
+
+def cp_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, HOCPConv]]:
+    """Select the HO-CP layers that an operation is about.
+
+    Args:
+        model: The network.
+        layers: Patterns on layer names; None takes all.
+        where: Name of the operation, for errors.
+
+    Returns:
+        Names and layers, in the order of ``named_modules``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    wanted = None if layers is None else name_matcher(layers)
+    kinds = (HOCPConv1d, HOCPConv2d, HOCPConv3d)
+    selected = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and (wanted is None or wanted(name))
+    ]
+    if not selected:
+        raise ValueError(
+            f"{where}: the model must hold an HO-CP layer, got none (layers={layers!r}; factorize_ first?)."
+        )
+    return selected
 
 
 def transduct_(
@@ -124,9 +213,24 @@ def transduct_(
 
 
 def replace_(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` in the place of the submodule with the dotted ``name``."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    """Put ``module`` in the place of the submodule with the dotted ``name``, under every name that one has.
+
+    Args:
+        model: The network; changed.
+        name: Of the old submodule.
+        module: The new one.
+
+    Raises:
+        ValueError: If the submodule is the model itself, which has no place in it.
+    """
+    old = model.get_submodule(name)
+    if old is model:
+        raise ValueError(f"replace_: a layer must lie inside the model, got the model itself ({type(old).__name__}).")
+    for parent in list(model.modules()):
+        # Not named_children, which leaves out the second name that a module has in one parent.
+        for child, present in list(parent._modules.items()):
+            if present is old:
+                setattr(parent, child, module)
 
 
 def freeze_all_but_(model: nn.Module, patterns: Patterns) -> list[str]:
@@ -157,12 +261,26 @@ def _sees_time(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 1
 
 
-def _rank_of(name: str, rule: RankRule) -> RankLike:
+def _sizes(conv: DenseConv) -> tuple[int, int, tuple[int, ...], int]:
+    return conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups
+
+
+def _rank_rule(model: nn.Module, rule: RankRule) -> Callable[[str], RankLike]:
+    """Turn a rank, or a mapping from names and patterns to ranks, into a function of the layer's name."""
     if not isinstance(rule, Mapping):
-        return rule
-    for pattern, rank in rule.items():
-        if re.search(pattern, name):
-            return rank
-    raise KeyError(
-        f"factorize_: rank must hold a pattern for every layer, got none for '{name}' (patterns {list(rule)})."
-    )
+        return lambda _: rule
+    names = {name for name, module in model.named_modules() if isinstance(module, _DENSE)}
+    patterns = [pattern for pattern in rule if pattern not in names]
+
+    def rank_of(name: str) -> RankLike:
+        if name in rule:
+            return rule[name]
+        for pattern in patterns:
+            if re.search(pattern, name):
+                return rule[pattern]
+        raise KeyError(
+            f"factorize_: rank must hold the name of every layer or a pattern for it, got none for '{name}' "
+            f"(keys {list(rule)})."
+        )
+
+    return rank_of

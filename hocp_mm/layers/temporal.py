@@ -12,7 +12,8 @@ from hocp_mm.functional.cp import mode_names
 from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
-from hocp_mm.layers.cp_conv import HOCPConv2d, conv_arguments
+from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.layers.options import conv_arguments
 
 
 class FrameAxis:
@@ -51,6 +52,9 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
     """A 2-D CP convolution with a temporal factor: a 3-D CP convolution on folded frames.
 
     Its state dict has the names and shapes of ``HOCPConv3d``. Made by :func:`hocp_mm.layers.transduct_`.
+
+    Batch norm in Psi is that of the 3-D layer exactly, since frames are samples here; group and instance norm take
+    their statistics per frame, as the image layer does. The gate does so in both.
     """
 
     before: int
@@ -72,12 +76,12 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
             A layer that gives the same output on every frame for ``init`` central or last.
         """
         arguments: dict[str, Any] = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
-        folded = cls(**arguments, rank=layer.rank, implementation=layer.implementation)
-        folded.weights, folded.factors, folded.bias = layer.weights, layer.factors, layer.bias
+        folded = cls(**arguments, rank=layer.rank)
+        folded.share_(layer)
         taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
         folded.factors["t"] = nn.Parameter(taps)
         folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
-        return folded.train(layer.training)
+        return folded
 
     @property
     def _modes(self) -> tuple[str, ...]:
@@ -86,10 +90,11 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
+        kernel = self._working_kernel()
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)
         return cp_conv_folded(
             x,
-            self.kernel(),
+            kernel,
             self.bias,
             self.stride,
             pads,
@@ -97,6 +102,10 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
             frames=self.frame_axis.length,
             before=self.before,
             padding_mode=self.padding_mode,
+            implementation=self.implementation,
+            inner=self.inner,
+            gate=self._gate_for(kernel),
+            recompute=self.recompute,
         )
 
     def extra_repr(self) -> str:

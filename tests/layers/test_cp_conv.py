@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hocp_mm.functional import dense_kernel
+from hocp_mm.functional import decompose, dense_kernel
 from hocp_mm.layers import HOCPConv1d, HOCPConv2d, HOCPConv3d
 from tests.laws import assert_close, assert_equals_dense, random_kernel, relative_error, state_shapes
 
@@ -97,6 +97,79 @@ def test_from_dense_fits_better_with_more_components():
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_from_dense_reports_the_error_of_the_fit():
+    dense = nn.Conv2d(8, 8, 3, bias=False)
+    layer = HOCPConv2d.from_dense(dense, 16)
+    error = relative_error(dense_kernel(layer.kernel()), dense.weight)
+    assert layer.fit_report.relative_error == pytest.approx(error, rel=1e-4)
+    assert layer.fit_report.degeneracy > 0
+    assert copy.deepcopy(layer).fit_report == layer.fit_report
+    assert "fit_report" not in layer.state_dict()
+    assert HOCPConv2d.from_dense(dense, 16, fit=False).fit_report is None
+
+
+def test_from_dense_takes_ranks_that_look_at_the_kernel():
+    dense = nn.Conv2d(8, 8, 3)
+    with torch.no_grad():
+        dense.weight.copy_(dense_kernel(random_kernel(out=8, in_=8, rank=3)))
+    layer = HOCPConv2d.from_dense(dense, "error0.05")
+    assert layer.fit_report.relative_error <= 0.05
+    assert layer.rank <= 4
+    assert HOCPConv2d.from_dense(dense, "auto").rank <= 8
+
+
+def test_from_dense_fits_outputs_when_told_the_inputs():
+    dense = nn.Conv2d(6, 8, 3)
+    moment = torch.diag(torch.linspace(0.1, 10, 6))
+    layer = HOCPConv2d.from_dense(dense, 4, input_moment=moment)
+    expected = decompose(dense.weight, 4, input_moment=moment).kernel
+    assert torch.equal(layer.factors["in"], expected.factors["in"])
+    assert not torch.equal(layer.factors["in"], HOCPConv2d.from_dense(dense, 4).factors["in"])
+
+
+def test_recomputing_changes_memory_and_not_the_gradients():
+    options = {"rank": 8, "implementation": "mobilenet", "gate_cfg": {"type": "SE"}, "dropout": 0.4}
+    kept, again = HOCPConv2d(4, 6, 3, **options), HOCPConv2d(4, 6, 3, **options, recompute=True)
+    nn.init.normal_(kept.gate.expand.weight)
+    again.load_state_dict(kept.state_dict())
+    x = torch.randn(2, 4, 6, 6)
+    sizes: dict[str, list[int]] = {"kept": [], "again": []}
+    for name, layer in {"kept": kept, "again": again}.items():
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, n=name: sizes[n].append(t.numel()) or t, lambda t: t):
+            loss = layer(x).square().mean()
+        loss.backward()
+    assert max(sizes["again"]) < max(sizes["kept"])
+    for (name, one), two in zip(kept.named_parameters(), again.parameters(), strict=True):
+        assert_close(two.grad, one.grad, 1e-6, name)
+
+
+def test_from_dense_passes_options_on_and_a_gate_preserves_the_function():
+    dense = nn.Conv2d(6, 8, 3)
+    options = {"implementation": "mobilenet", "dropout": 0.25}
+    plain = HOCPConv2d.from_dense(dense, 4, **options)
+    gated = HOCPConv2d.from_dense(dense, 4, **options, gate_cfg={"type": "SE"})
+    assert (gated.implementation, gated.dropout) == ("mobilenet", 0.25)
+    x = torch.randn(2, 6, 5, 5)
+    assert torch.equal(gated.eval()(x), plain.eval()(x))
+
+
+def test_from_dense_without_a_fit_may_have_psi():
+    layer = HOCPConv2d.from_dense(nn.Conv2d(6, 8, 3), 4, fit=False, inner_norm_cfg={"type": "BN"})
+    assert isinstance(layer.inner.norm, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(False, True), (True, False)])
+def test_from_dense_keeps_what_is_frozen(weight, bias):
+    dense = nn.Conv2d(6, 8, 3)
+    dense.weight.requires_grad_(weight)
+    dense.bias.requires_grad_(bias)
+    layer = HOCPConv2d.from_dense(dense, 4, gate_cfg={"type": "SE"})
+    assert {p.requires_grad for p in (layer.weights, *layer.factors.values())} == {weight}
+    assert layer.bias.requires_grad == bias
+    assert all(p.requires_grad for p in layer.gate.parameters()), "the dense layer knows nothing of the gate"
+
+
 def test_every_parameter_gets_a_gradient():
     layer = HOCPConv3d(4, 6, 3, rank=5)
     layer(torch.randn(1, 4, 4, 5, 5)).square().mean().backward()
@@ -109,6 +182,25 @@ class _Padded(nn.Conv2d):
 
 REFUSED = {
     "groups that do not divide": (lambda: HOCPConv2d(6, 8, 3, groups=4), ValueError, "got groups=4 for 6 -> 8"),
+    "no groups": (lambda: HOCPConv2d(6, 8, 3, groups=0), ValueError, "all positive, got groups=0 for 6 -> 8"),
+    "no channels": (lambda: HOCPConv2d(0, 8, 3), ValueError, "all positive, got groups=1 for 0 -> 8"),
+    "no taps": (lambda: HOCPConv2d(4, 4, (3, 0)), ValueError, r"kernel_size must be positive, got \(3, 0\)"),
+    "no stride": (lambda: HOCPConv2d(4, 4, 3, stride=0), ValueError, r"stride must be positive, got \(0, 0\)"),
+    "no dilation": (lambda: HOCPConv2d(4, 4, 3, dilation=0), ValueError, "dilation must be positive"),
+    "negative padding": (lambda: HOCPConv2d(4, 4, 3, padding=-1), ValueError, r"negative, got \(-1, -1\)"),
+    "an unknown padding mode": (
+        lambda: HOCPConv2d(4, 4, 3, padding_mode="reflection"), ValueError, "padding_mode must be .*'reflection'",
+    ),
+    "an unknown implementation": (
+        lambda: HOCPConv2d(4, 4, 3, implementation="dense"), ValueError, "implementation must be one of .*got 'dense'",
+    ),
+    "recomputing with Psi": (
+        lambda: HOCPConv2d(4, 4, 3, recompute=True, inner_norm_cfg={"type": "BN"}), ValueError, "recompute cannot",
+    ),
+    "Psi on weights of a dense network": (
+        lambda: HOCPConv2d.from_dense(nn.Conv2d(4, 4, 3), inner_act_cfg={"type": "ReLU"}), ValueError,
+        "Psi must be off when weights come from a dense network, got .*'ReLU'",
+    ),
     "a wrong length": (
         lambda: HOCPConv3d(4, 4, (3, 3)), ValueError, r"kernel_size must be an int or 3 ints, got \(3, 3\)",
     ),

@@ -4,18 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from hocp_mm.functional import fold_frames, unfold_frames
+from hocp_mm.functional import dense_kernel, fold_frames, unfold_frames
 from hocp_mm.layers import (
     FrameAxis,
     FrameFoldedConv2d,
     FrameFoldedHOCPConv2d,
+    HOCPConv1d,
     HOCPConv2d,
     HOCPConv3d,
     factorize_,
     freeze_all_but_,
     transduct_,
 )
-from tests.laws import assert_close, assert_framewise
+from tests.laws import assert_close, assert_framewise, random_kernel, relative_error
 
 
 def network() -> nn.Sequential:
@@ -52,6 +53,115 @@ def test_factorize_takes_patterns_and_ranks_by_pattern():
     net = network()
     assert factorize_(net, {"^3": 5, ".": "x2"}, layers=["^0$", "^3$"]) == ["0", "3"]
     assert (net[0].rank, net[3].rank) == (6, 5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_convolutions_of_all_orders_are_factorized(order):
+    dense_class = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[order]
+    net = nn.Sequential(dense_class(6, 8, 3, padding=1), dense_class(8, 8, 1), dense_class(8, 8, 3, groups=4)).double()
+    with torch.no_grad():
+        net[0].weight.copy_(dense_kernel(random_kernel(out=8, in_=6, taps=(3,) * order, rank=1)))
+    x = torch.randn(2, 6, *[5] * order, dtype=torch.float64)
+    expected = net(x)
+    assert factorize_(net, 3) == ["0"]
+    assert type(net[0]) is {1: HOCPConv1d, 2: HOCPConv2d, 3: HOCPConv3d}[order]
+    assert_close(net(x), expected, 1e-6, "factorized network")
+
+
+@pytest.mark.slow
+def test_a_3d_network_of_torchvision_is_factorized():
+    video = pytest.importorskip("torchvision.models.video")
+    net = video.r3d_18().eval()
+    names = factorize_(net, "x0.5", fit=False)
+    assert len(names) == 16  # of torchvision's own subclass of nn.Conv3d; the stem is kept
+    assert all(isinstance(net.get_submodule(name), HOCPConv3d) for name in names)
+    assert net(torch.randn(1, 3, 4, 32, 32)).shape == (1, 400)
+
+
+def test_a_subclass_that_computes_the_same_is_factorized():
+    class Named(nn.Conv2d):
+        def __init__(self, channels):
+            super().__init__(channels, channels, 3, padding=1)
+
+    net = nn.Sequential(Named(6)).double().eval()
+    with torch.no_grad():
+        net[0].weight.copy_(dense_kernel(random_kernel(out=6, in_=6, rank=1)))
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    expected = net(x)
+    factorize_(net, 2)
+    assert type(net[0]) is HOCPConv2d
+    assert not net[0].training
+    assert_close(net(x), expected, 1e-6, "factorized subclass")
+
+
+def test_a_full_name_stands_for_its_layer_alone():
+    net = nn.Sequential()
+    for name in ("layer1", "layer10", "layer2"):
+        net.add_module(name, nn.Conv2d(8, 8, 3))
+    assert factorize_(net, {"layer1": 3, ".": 7}, fit=False) == ["layer1", "layer10", "layer2"]
+    assert [layer.rank for layer in net] == [3, 7, 7]
+
+
+def test_a_mapping_of_full_names_chooses_the_layers():
+    net = network()
+    assert factorize_(net, {"5": 4, "0": 2}) == ["0", "5"]  # a stem and a 1x1, which None leaves out
+    assert (net[0].rank, net[5].rank) == (2, 4)
+
+
+def test_auto_ranks_come_from_the_weights():
+    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)).double()
+    with torch.no_grad():
+        for layer, rank in zip(net, (3, 5), strict=True):
+            layer.weight.copy_(dense_kernel(random_kernel(out=16, in_=16, rank=rank)))
+    factorize_(net, "auto")
+    assert [layer.rank for layer in net] == [3, 5]
+
+
+def test_an_error_target_is_met_by_every_layer():
+    net = nn.Sequential(nn.Conv2d(8, 12, 3), nn.Conv2d(12, 8, 3))
+    dense = copy.deepcopy(net)
+    factorize_(net, "error0.4")
+    for layer, conv in zip(net, dense, strict=True):
+        assert 0.3 < relative_error(dense_kernel(layer.kernel()), conv.weight) <= 0.4
+
+
+def test_input_moments_reach_the_fit_of_their_layer(monkeypatch):
+    met = {}
+
+    def from_dense(conv, rank, **options):
+        met[conv] = options["input_moment"]
+        return HOCPConv2d(8, 8, 3)
+
+    monkeypatch.setattr(HOCPConv2d, "from_dense", from_dense)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    convolutions, moments = list(net), {"0": torch.eye(8), "1": 2 * torch.eye(8)}
+    factorize_(net, 4, input_moments=moments)
+    assert [met[conv] for conv in convolutions] == [moments["0"], moments["1"]]
+
+
+def test_options_reach_the_new_layers():
+    net = network()
+    factorize_(net, 4, fit=False, inner_act_cfg={"type": "ReLU"}, dropout=0.2)
+    assert net[3].inner is not None
+    assert net[3].dropout == 0.2
+
+
+def test_a_shared_layer_is_replaced_under_all_its_names():
+    net = nn.Module()
+    net.first = net.again = nn.Conv2d(8, 8, 3)
+    net.inside = nn.Sequential(net.first)
+    assert factorize_(net, 4) == ["first"]
+    assert isinstance(net.first, HOCPConv2d)
+    assert net.again is net.inside[0] is net.first
+
+
+def test_a_refused_network_is_left_as_it_was():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), _SameConv(8, 8, 3))
+    with pytest.raises(NotImplementedError):
+        factorize_(net, 4)
+    with pytest.raises(KeyError):
+        factorize_(nn.Sequential(net[0], nn.Conv2d(8, 8, 3)), {"^0": 4})
+    assert type(net[0]) is nn.Conv2d
 
 
 @pytest.mark.parametrize("init", ["central", "last"])
@@ -141,7 +251,8 @@ def test_freeze_all_but():
 
 
 class _SameConv(nn.Conv2d):
-    pass
+    def forward(self, input):
+        return super().forward(nn.functional.pad(input, (1, 1, 1, 1)))
 
 
 def _with_subclass() -> nn.Module:
@@ -162,6 +273,18 @@ REFUSED = {
         "no layer can see time",
     ),
     "a rank without a pattern": (lambda: factorize_(network(), {"layer9": 3}), KeyError, "got none for '3'"),
+    "a full name that is a part of another": (
+        lambda: factorize_(network(), {"3": 3, "^4": 2}, layers="."), KeyError, "got none for '0'",
+    ),
+    "a moment too few": (
+        lambda: factorize_(network(), 3, input_moments={"0": torch.eye(3)}), KeyError, "got none for '3'",
+    ),
+    "weights to look at that are not kept": (
+        lambda: factorize_(network(), "auto", fit=False), ValueError, "no weights to look at, got 'auto'",
+    ),
+    "the model itself": (
+        lambda: factorize_(nn.Conv2d(8, 8, 3), 3), ValueError, r"got the model itself \(Conv2d\)",
+    ),
     "an even central kernel": (
         lambda: transduct_(network(), 4, frame_axis=FrameAxis()), ValueError, "odd size, got 4",
     ),

@@ -35,13 +35,18 @@ def _library() -> ctypes.CDLL:
 
 
 @torch.compiler.assume_constant_result
-@functools.cache
 def native_available() -> bool:
     """Whether the compiled kernel works here; builds it at the first call, and logs once why it does not.
 
     Returns:
         True where ``hocp_mm::cp_conv`` can be called.
     """
+    return _works()
+
+
+# Not on the function above: dynamo looks through a cache and would trace the search for a compiler.
+@functools.cache
+def _works() -> bool:
     try:
         _library()
         _check_arithmetic()

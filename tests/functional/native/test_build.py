@@ -33,10 +33,11 @@ def test_switched_off_the_layer_runs_on_pytorch_and_says_so():
     assert "no compiled CPU kernel (switched off by HOCP_MM_NATIVE=0)" in log
 
 
-def test_without_a_compiler_the_layer_runs_on_pytorch_and_says_so(tmp_path):
-    answer, log = ask(PATH=str(tmp_path), CXX="", HOCP_MM_CACHE=str(tmp_path / "kept"))
-    assert answer == "False (1, 8, 2, 4, 4)"
-    assert "no C++ compiler found" in log
+def test_without_a_compiler_there_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "")
+    with pytest.raises(build.NativeUnavailableError, match="no C\\+\\+ compiler found"):
+        build.load_library()
 
 
 @needs_compiler
@@ -52,25 +53,26 @@ def test_a_compiler_that_fails_is_reported_and_leaves_nothing_behind(tmp_path, m
 
 
 @needs_compiler
-def test_the_second_process_takes_the_build_of_the_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOCP_MM_CACHE", str(tmp_path))
+def test_a_build_is_kept_and_a_damaged_one_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOCP_MM_CACHE", str(tmp_path / "kept"))
+    built = []
+    compile_it = build._build
+    monkeypatch.setattr(build, "_build", lambda compiler, target: built.append(target) or compile_it(compiler, target))
     build.load_library()
-    (kept,) = tmp_path.iterdir()
-    before = kept.stat().st_mtime_ns
-    assert ask(HOCP_MM_CACHE=str(tmp_path))[0] == "True (1, 8, 2, 4, 4)"
-    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [before]
+    build.load_library()
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert built == [kept]
+    damaged = tmp_path / "damaged" / kept.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"not a library")
+    monkeypatch.setenv("HOCP_MM_CACHE", str(damaged.parent))
+    library = build.load_library()
+    assert library._name not in (str(kept), str(damaged))
+    assert library.hocp_padded is not None
 
 
 @needs_compiler
-def test_a_damaged_or_unwritable_cache_is_replaced_for_the_process(tmp_path):
-    folder = tmp_path / "kept"
-    ask(HOCP_MM_CACHE=str(folder))
-    (kept,) = folder.iterdir()
-    kept.write_bytes(b"not a library")
-    answer, log = ask(HOCP_MM_CACHE=str(folder))
-    assert answer == "True (1, 8, 2, 4, 4)"
-    assert "is not usable" in log
-    blocked = tmp_path / "file"
-    blocked.write_text("a file where a folder should be")
-    answer, log = ask(HOCP_MM_CACHE=str(blocked / "kept"))
-    assert answer == "True (1, 8, 2, 4, 4)"
+def test_a_cache_that_cannot_be_written_means_a_build_for_this_process(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    monkeypatch.setenv("HOCP_MM_CACHE", str(tmp_path / "file" / "kept"))
+    assert build.load_library().hocp_padded is not None

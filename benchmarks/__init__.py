@@ -1,0 +1,1 @@
+"""Measured comparisons; ``python -m benchmarks.run`` prints them and writes ``benchmarks/results``."""

@@ -1,0 +1,30 @@
+"""Whole networks on one clip of 16 x 112 x 112: ours, the dense 3-D twin, R3D-18 as published, and the 2-D parent."""
+
+import torch
+from torch import nn
+
+from benchmarks.contenders import DenseVideo, ours, parent
+from benchmarks.timing import inference, interleaved, training_step
+
+NAMES = ("resnet18", "resnet34", "resnet50")
+OURS, TWIN, PARENT, PUBLISHED = "ours", "dense 3-D twin", "2-D parent", "torchvision r3d_18"
+
+
+def measure(name: str, rank: str, training: bool, device: str, dtype: torch.dtype, seconds: float) -> dict[str, float]:
+    """Time a forward pass in eval mode, or a training step, without the classifier.
+
+    Returns:
+        Milliseconds by contender.
+    """
+    clip = torch.randn(1, 3, 16, 112, 112, device=device, dtype=dtype)
+    modules: dict[str, nn.Module] = {OURS: ours(name, rank), TWIN: DenseVideo(name), PARENT: parent(name)}
+    if name == "resnet18":
+        from torchvision.models.video import r3d_18
+
+        published = r3d_18(weights=None)
+        published.fc = nn.Identity()
+        modules[PUBLISHED] = published
+    for module in modules.values():
+        module.to(device=device, dtype=dtype).train(training)
+    step = training_step if training else inference
+    return interleaved({n: step(m, clip) for n, m in modules.items()}, seconds=seconds, device=device)

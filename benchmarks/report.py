@@ -1,0 +1,199 @@
+"""From measured numbers to a Markdown page and a plot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
+from benchmarks.networks import OURS, PUBLISHED, TWIN
+from benchmarks.networks import PARENT as PARENT_NETWORK
+from benchmarks.timing import geometric_mean
+
+Numbers = dict[str, Any]
+
+
+def write_report(folder: Path, name: str) -> Path:
+    """Write ``<name>.md`` and ``<name>.png`` from the JSON files of the sections measured so far.
+
+    Returns:
+        The Markdown file.
+    """
+    found = {path.stem.removeprefix(f"{name}-"): json.loads(path.read_text()) for path in folder.glob(f"{name}-*.json")}
+    pages = {"layers": _layers, "memory": _memory, "networks": _networks, "choices": _choices, "fits": _fits}
+    lines = [
+        f"# Benchmark: {name.replace('_', ', ')}",
+        "",
+        f"Written by `python -m benchmarks.run`. {found['machine']['text']}",
+        "All contenders of a row run in turns within one process; the numbers are medians.",
+    ]
+    for section, render in pages.items():
+        if section in found:
+            lines += ["", *(render(found[section], name) if render is _layers else render(found[section]))]
+    page = folder / f"{name}.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if "layers" in found:
+        plot_layers(found["layers"], folder / f"{name}.png")
+    return page
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Render a Markdown table, first column left-aligned."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _layers(results: list[Numbers], name: str) -> list[str]:
+    lines = [
+        "## Layers: C to C, 3 x 3 x 3, one clip of 16 frames",
+        "",
+        f"Milliseconds. *limit*: the multiplications of the CP form at the rate that {DENSE} reaches on this shape.",
+        "Ours and the 2-D layer get `channels_last` data, the others contiguous; *ours, contiguous* does too.",
+        "",
+        f"![times faster than {DENSE}]({name}.png)",
+    ]
+    for expansion, training in sorted({(r["expansion"], r["training"]) for r in results}):
+        rows = [r for r in results if (r["expansion"], r["training"]) == (expansion, training)]
+        title = f"R = {'' if expansion == 1 else expansion}C, {'training step' if training else 'inference'}"
+        lines += ["", f"### {title}", ""]
+        head = ["layer", *RIVALS, "limit", *(f"ours {f}" for f in FORMS), "ours, contiguous"]
+        body = [
+            [f"{r['channels']}, {r['size']} x {r['size']}", *(f"{r['times'][n]:.1f}" for n in RIVALS),
+             f"{r['limit']:.1f}", *(f"{r['times']['ours ' + f]:.1f}" for f in FORMS),
+             f"{r['times']['ours auto, contiguous']:.1f}"]
+            for r in rows
+        ]  # fmt: skip
+        lines += [*table(head, body), ""]
+        ratio = [[f"{r['channels']}, {r['size']} x {r['size']}", *(f"{q:.2f}" for q in _ratios(r))] for r in rows]
+        means = [geometric_mean([_ratios(r)[i] for r in rows]) for i in range(4)]
+        ratio.append(["**geometric mean**", *(f"**{m:.2f}**" for m in means)])
+        lines += table(
+            [
+                "how many times faster is ours auto",
+                f"than {DENSE}",
+                "than tltorch's better form",
+                f"than {PARENT}",
+                "time over the limit",
+            ],
+            ratio,
+        )
+    return lines
+
+
+def _ratios(r: Numbers) -> tuple[float, float, float, float]:
+    times, ours = r["times"], r["times"]["ours auto"]
+    tltorch = min(times["tltorch factorized"], times["tltorch mobilenet"])
+    return times[DENSE] / ours, tltorch / ours, times[PARENT] / ours, ours / r["limit"]
+
+
+def _memory(rows: list[Numbers]) -> list[str]:
+    names = list(rows[0]["bytes"])
+    body = [
+        [f"{r['channels']}, {r['size']} x {r['size']}, R = {r['rank']}",
+         *(f"{r['bytes'][n] / 1e6:.1f} ({r['bytes'][n] / r['bytes'][DENSE]:.2f}x)" for n in names)]
+        for r in rows
+    ]  # fmt: skip
+    return ["## Activations kept for the backward pass, MB", "", *table(["layer", *names], body)]
+
+
+def _networks(results: list[Numbers]) -> list[str]:
+    lines = [
+        "## Networks: one clip of 16 x 112 x 112, without classifier",
+        "",
+        "Milliseconds. The dense 3-D twin is the same network with 3 x 3 x 3 convolutions at temporal stride 1; R3D-18",
+        "as published (torchvision) halves time three times. The 2-D parent is the dense 2-D network on each frame, in",
+        "`channels_last`.",
+    ]
+    head = [
+        "network",
+        "pass",
+        "ours",
+        "dense 3-D twin",
+        "R3D-18 as published",
+        "2-D parent",
+        "twin / ours",
+        "R3D-18 / ours",
+        "parent / ours",
+    ]
+    body = []
+    for r in results:
+        t, ours = r["times"], r["times"][OURS]
+        published = t.get(PUBLISHED)
+        name = f"{r['network']}, R = {'' if r['rank'] == 'x1' else r['rank'][1:]}C"
+        times = [f"{t[n]:.0f}" if n in t else "" for n in (OURS, TWIN, PUBLISHED, PARENT_NETWORK)]
+        ratios = [t[TWIN] / ours, published / ours if published else None, t[PARENT_NETWORK] / ours]
+        kind = "training step" if r["training"] else "inference"
+        body.append([name, kind, *times, *("" if q is None else f"**{q:.2f}**" for q in ratios)])
+    return [*lines, "", *table(head, body)]
+
+
+def _choices(rows: list[list[Any]]) -> list[str]:
+    body = [
+        [f"{layer}, R = {'' if m == 1 else m}C", dtype, best, f"{fixed:.2f}", f"{auto:.2f}", f"{auto / fixed:.2f}"]
+        for layer, m, dtype, best, fixed, auto in rows
+    ]
+    worst = max(auto / fixed for *_, fixed, auto in rows)
+    within = sum(auto <= 1.1 * fixed for *_, fixed, auto in rows)
+    return [
+        "## What `implementation='auto'` picks", "",
+        f"Inference, contiguous input. Within 10 % of the best fixed form in {within} of {len(rows)} cases; worst",
+        f"ratio {worst:.2f}.", "",
+        *table(["layer", "dtype", "best fixed form", "its ms", "auto ms", "ratio"], body),
+    ]  # fmt: skip
+
+
+def _fits(sections: Numbers) -> list[str]:
+    networks = [[n, str(k), f"{s:.1f}", f"{d:.2f}"] for n, k, s, d in sections["networks"]]
+    kernels = [
+        [f"{n}, {kind}", str(rank), f"{s:.2f}", f"{e:.4f}", f"{ts:.2f}", f"{te:.4f}"]
+        for n, kind, rank, s, e, ts, te in sections["kernels"]
+    ]
+    return [
+        "## Decomposition at R = C_in", "",
+        *table(["network (all k x k layers, random weights)", "layers", "seconds", "largest degeneracy"], networks), "",
+        *table(["kernel", "rank", "ours, s", "error", "tensorly parafac (100 sweeps), s", "error"], kernels),
+    ]  # fmt: skip
+
+
+def plot_layers(results: list[Numbers], path: Path) -> None:
+    """Draw how many times faster than the dense 3-D convolution each contender is."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = sorted({(r["expansion"], r["training"]) for r in results})
+    names = {
+        "ours auto": "ours",
+        "tltorch mobilenet": "tltorch mobilenet",
+        "tltorch factorized": "tltorch factorized",
+        PARENT: "2-D conv, each frame",
+        "R(2+1)D": "R(2+1)D",
+    }
+    figure, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.6), squeeze=False, layout="constrained")
+    for axis, (expansion, training) in zip(axes[0], groups, strict=True):
+        rows = [r for r in results if (r["expansion"], r["training"]) == (expansion, training)]
+        width = 0.8 / len(names)
+        for i, (name, label) in enumerate(names.items()):
+            speed = [r["times"][DENSE] / r["times"][name] for r in rows]
+            axis.bar([x + i * width for x in range(len(rows))], speed, width, label=label)
+        for x, r in enumerate(rows):
+            limit = r["times"][DENSE] / r["limit"]
+            axis.plot(
+                [x - width / 2, x + 0.8 - width / 2],
+                [limit, limit],
+                "k--",
+                linewidth=1,
+                label="compute limit" if x == 0 else None,
+            )
+        axis.axhline(1, color="grey", linewidth=0.8)
+        axis.set_xticks(
+            [x + 0.4 - width / 2 for x in range(len(rows))], [f"{r['channels']} ch\n{r['size']}²" for r in rows]
+        )
+        axis.set_title(f"R = {'' if expansion == 1 else expansion}C, {'training step' if training else 'inference'}")
+    axes[0][0].set_ylabel("times faster than conv3d")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

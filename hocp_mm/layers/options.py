@@ -1,0 +1,73 @@
+"""The words a CP layer is told: which there are, and which make sense."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from torch import Tensor, nn
+
+from hocp_mm.functional.cp_conv import Implementation, resolve_padding
+from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
+from hocp_mm.functional.rank import RankLike, error_target, resolve_rank
+from hocp_mm.layers.inner import Cfg
+
+if TYPE_CHECKING:
+    from hocp_mm.layers.cp_conv import _HOCPConvNd
+
+DenseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of a CP layer besides those of ``nn.ConvNd`` and the rank."""
+
+    implementation: Implementation
+    recompute: bool
+    inner_norm_cfg: Cfg | None
+    inner_act_cfg: Cfg | None
+    gate_cfg: Cfg | None
+    dropout: float
+
+
+class FitReport(NamedTuple):
+    """How well the components of a layer fit the dense kernel they come from (see ``Decomposition``)."""
+
+    relative_error: float
+    degeneracy: float
+
+
+def check_sizes(layer: "_HOCPConvNd") -> None:
+    """Refuse at construction what construction can know of channels and sizes.
+
+    Raises:
+        ValueError: If groups do not divide the channels, a number is out of range, or ``padding`` an unknown word.
+    """
+    where, groups, channels = type(layer).__name__, layer.groups, (layer.in_channels, layer.out_channels)
+    if min(groups, *channels) < 1 or any(c % groups for c in channels):
+        raise ValueError(
+            f"{where}: groups must divide in_channels and out_channels, all positive, "
+            f"got groups={groups} for {channels[0]} -> {channels[1]}."
+        )
+    resolve_padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation)  # refuses a bad word
+    for name in ("kernel_size", "stride", "dilation"):
+        if min(getattr(layer, name)) < 1:
+            raise ValueError(f"{where}: {name} must be positive, got {getattr(layer, name)}.")
+    if not isinstance(layer.padding, str) and min(layer.padding) < 0:
+        raise ValueError(f"{where}: padding must not be negative, got {layer.padding}.")
+    if not 0 <= layer.dropout < 1:
+        raise ValueError(f"{where}: dropout must lie in [0, 1), got {layer.dropout}.")
+
+
+def conv_arguments(conv: nn.Module) -> dict[str, Any]:
+    """Read the constructor arguments of a dense or CP convolution off the layer."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    reference = next(conv.parameters())
+    own = {name: getattr(conv, name) for name in names}
+    return {**own, "bias": conv.bias is not None, "device": reference.device, "dtype": reference.dtype}
+
+
+def fit_dense(conv: DenseConv, rank: RankLike, seed: int, input_moment: Tensor | None) -> Decomposition:
+    """Decompose the weights of a dense layer; some rules for the rank look at them, too."""
+    target = error_target(rank)
+    if target is not None:  # the search ends with the fit
+        return decompose_to_error(conv.weight, target, groups=conv.groups, seed=seed, input_moment=input_moment)
+    sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
+    components = resolve_rank(rank, *sizes, dense=conv.weight)
+    return decompose(conv.weight, components, groups=conv.groups, seed=seed, input_moment=input_moment)

@@ -1,0 +1,231 @@
+"""Ranks that shrink in training: a lasso on lambda, then physical pruning.
+
+    normalize_factors_(model)                      # once, before the optimizer is built
+    for batch in data:
+        ...; optimizer.step()
+        shrink_weights_(model, lr * gamma)         # proximal step; exact zeros appear in lambda
+    prune_ranks_(model, optimizer=optimizer)       # the same function with fewer components; training goes on
+
+Source: Kossaifi et al., CVPR 2020 (arXiv 1906.06196), automatic rank selection. Where we differ: the paper adds the
+lasso to the loss; here it is the proximal step (:mod:`hocp_mm.functional.sparsity`).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hocp_mm.functional.sparsity import normalize, soft_threshold, surviving
+from hocp_mm.layers.inner import prune_inner_
+from hocp_mm.layers.surgery import HOCPConv, Patterns, cp_layers
+
+
+@torch.no_grad()
+def normalize_factors_(model: nn.Module, layers: Patterns | None = None) -> list[str]:
+    """Move the norms of factor columns into lambda; what the network computes is unchanged.
+
+    Afterwards ``|lambda_r|`` is the size of component r. Columns of ``in`` are left alone where Psi follows them: a
+    norm undoes their scale in its own way, and an activation need not pass it on. Columns of ``out`` are left alone
+    behind a gate, which looks at lambda. Values change, objects do not; momentum of an optimizer refers to the old
+    values, so call this before training rather than in it.
+
+    Args:
+        model: The network; changed.
+        layers: Patterns on layer names; None takes every HO-CP layer.
+
+    Returns:
+        Names of the layers.
+
+    Raises:
+        ValueError: If no HO-CP layer is selected.
+    """
+    selected = cp_layers(model, layers, where="normalize_factors_")
+    for _, layer in selected:
+        _normalize_(layer)
+    return [name for name, _ in selected]
+
+
+@torch.no_grad()
+def shrink_weights_(model: nn.Module, amount: float, layers: Patterns | None = None) -> None:
+    """Take the proximal step of a lasso on lambda: ``lambda <- sign(lambda) max(|lambda| - amount, 0)``.
+
+    Call it after each optimizer step, with ``amount = lr * gamma``. The factors are normalised first
+    (:func:`normalize_factors_`): else lambda could shrink while the factors grow, and lambda of freshly decomposed
+    layers, whose factors are balanced, is +1 or -1 for all components. In a layer with Psi the affine part of its
+    norm can still grow against the lasso, as ``out`` can in a layer with a gate; weight decay on them holds it back.
+
+    Args:
+        model: The network; changed. Layers whose lambda is frozen are left alone.
+        amount: At least 0, in units of a component's norm.
+        layers: Patterns on layer names; None takes every HO-CP layer.
+
+    Raises:
+        ValueError: If ``amount`` is negative or NaN, no HO-CP layer is selected, or lambda is frozen in all of them.
+    """
+    selected = cp_layers(model, layers, where="shrink_weights_")
+    trained = [layer for _, layer in selected if layer.weights.requires_grad]
+    if not trained:
+        raise ValueError(f"shrink_weights_: lambda must train in some layer, got {len(selected)} frozen ones.")
+    for layer in trained:
+        _normalize_(layer)
+        layer.weights.copy_(soft_threshold(layer.weights, amount))
+
+
+@torch.no_grad()
+def prune_ranks_(
+    model: nn.Module,
+    threshold: float = 0.0,
+    *,
+    min_rank: int = 1,
+    layers: Patterns | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> dict[str, tuple[int, int]]:
+    """Delete weak components from all factors, from lambda, from Psi and the gate, and from an optimizer's state.
+
+    The strength of a component is ``|lambda_r|`` times the norms of its factor columns; without the column of ``in``
+    where Psi follows it. Threshold 0 deletes exactly the components that contribute nothing, and the output stays.
+    Parameters remain the same objects with new data, so an optimizer keeps its references; with ``optimizer`` given
+    its state is cut as well, and training goes on as if the deleted components stayed at zero. What recorded the old
+    shapes must be made anew: ``DistributedDataParallel``, captured graphs, copies such as averaged weights.
+
+    Args:
+        model: The network; changed, or not at all if something is refused.
+        threshold: In [0, 1): a component goes if its strength is at most this share of its layer's strongest.
+        min_rank: Components that each layer keeps at least.
+        layers: Patterns on layer names; None takes every HO-CP layer.
+        optimizer: Whose state (momentum and the like) to cut; its state tensors must have the parameters' shapes.
+
+    Returns:
+        Old and new rank of each layer that lost components. Each group of a grouped layer keeps as many components
+        as the one that needs most.
+
+    Raises:
+        ValueError: If a number is out of range, no HO-CP layer is selected, or a layer holds NaN or infinite values.
+        NotImplementedError: If Psi mixes components, or an optimizer's state has other shapes.
+        TypeError: If ``optimizer`` is none of PyTorch's (pass the one inside a wrapper).
+
+    Example:
+        >>> from hocp_mm.layers import HOCPConv2d
+        >>> net = nn.Sequential(HOCPConv2d(8, 8, 3, rank=6))
+        >>> _ = net[0].weights.data[2:4].zero_()
+        >>> prune_ranks_(net), net[0].rank
+        ({'0': (6, 4)}, 4)
+    """
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"prune_ranks_: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+    todo: list[tuple[HOCPConv, Tensor]] = []
+    pruned: dict[str, tuple[int, int]] = {}
+    cuts: list[_Cut] = []
+    for name, layer in cp_layers(model, layers, where="prune_ranks_"):
+        strengths = _strengths(layer)
+        if not torch.isfinite(strengths).all():
+            raise ValueError(f"prune_ranks_: factors must be finite, got NaN or inf in layer '{name}'.")
+        keep = surviving(strengths, threshold, groups=layer.groups, min_rank=min_rank)
+        if len(keep) < layer.rank:
+            todo.append((layer, keep))
+            pruned[name] = (layer.rank, len(keep))
+            cuts += _cuts(layer, keep, name)
+    if optimizer is not None:
+        for cut in cuts:
+            cut.check(optimizer)
+    for layer, keep in todo:
+        layer.rank = len(keep)
+        for module, prune_ in _between(layer):
+            _prune_buffers_(module, prune_, keep)
+    for cut in cuts:
+        cut.apply_(optimizer)
+    return pruned
+
+
+def _strengths(layer: HOCPConv) -> Tensor:
+    """Return what each component contributes, ``[rank]``; zero exactly where that is nothing."""
+    kernel = layer.kernel()
+    strengths = kernel.weights.double().abs()
+    for mode, factor in kernel.factors.items():
+        if mode == "in" and layer.inner is not None:
+            continue  # Psi makes something of a zero input, too
+        norms = factor.double().norm(dim=0)
+        if mode == "out" and layer.gate is not None:
+            # A component without output still has a say in the gate of the others.
+            norms = norms.clamp_min(torch.finfo(torch.float32).tiny)
+        strengths = strengths * norms
+    return strengths
+
+
+def _normalize_(layer: HOCPConv) -> None:
+    kernel = layer.kernel()
+    fixed = {"in"} if layer.inner is not None else set[str]()
+    fixed |= {"out"} if layer.gate is not None else set[str]()
+    normalized = normalize(kernel, [mode for mode in kernel.factors if mode not in fixed])
+    layer.weights.copy_(normalized.weights)
+    for mode, factor in normalized.factors.items():
+        layer.factors[mode].copy_(factor)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A parameter and what stays of it: ``keep`` along ``dim``."""
+
+    layer: str
+    parameter: nn.Parameter
+    dim: int
+    keep: Tensor
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor.index_select(self.dim, self.keep.to(tensor.device))
+
+    def check(self, optimizer: torch.optim.Optimizer) -> None:
+        for key, value in optimizer.state.get(self.parameter, {}).items():
+            if isinstance(value, Tensor) and value.numel() != 1 and value.shape != self.parameter.shape:
+                raise NotImplementedError(
+                    f"prune_ranks_: the state of {type(optimizer).__name__} must have the shape of its parameter, got "
+                    f"'{key}' {tuple(value.shape)} for {tuple(self.parameter.shape)} (layer '{self.layer}')."
+                )
+
+    def apply_(self, optimizer: torch.optim.Optimizer | None) -> None:
+        state = {} if optimizer is None else optimizer.state.get(self.parameter, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == self.parameter.shape:
+                state[key] = self.of(value)
+        # In place, so that optimizers and hooks that know the parameter go on with the new data. A gradient of the
+        # old shape would be refused.
+        grad, self.parameter.grad = self.parameter.grad, None
+        self.parameter.data = self.of(self.parameter.data)
+        self.parameter.grad = None if grad is None else self.of(grad)
+
+
+def _cuts(layer: HOCPConv, keep: Tensor, name: str) -> Iterator[_Cut]:
+    yield _Cut(name, layer.weights, 0, keep)
+    for factor in layer.factors.values():
+        yield _Cut(name, factor, 1, keep)
+    for module, prune_ in _between(layer):
+        twin = copy.deepcopy(module)  # a rehearsal: it may be refused, and it tells which axes shrink
+        try:
+            prune_(twin, keep)
+        except NotImplementedError as error:
+            raise NotImplementedError(f"prune_ranks_: layer '{name}': {error}") from error
+        shapes = {key: parameter.shape for key, parameter in twin.named_parameters()}
+        for key, parameter in module.named_parameters():
+            for dim, size in enumerate(parameter.shape):
+                if shapes[key][dim] != size:
+                    yield _Cut(name, parameter, dim, keep)
+
+
+def _between(layer: HOCPConv) -> Iterator[tuple[nn.Module, Callable[[Any, Tensor], None]]]:
+    """Yield the modules between the stages with the functions that prune them."""
+    if layer.inner is not None:
+        yield layer.inner, prune_inner_
+    if layer.gate is not None:
+        yield layer.gate, type(layer.gate).prune_
+
+
+def _prune_buffers_(module: nn.Module, prune_: Callable[[Any, Tensor], None], keep: Tensor) -> None:
+    """Prune what is no parameter; a pruning module makes new parameters, in whose place the old objects return."""
+    parameters = dict(module.named_parameters())
+    prune_(module, keep)
+    for key, parameter in parameters.items():
+        owner, _, leaf = key.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, parameter)

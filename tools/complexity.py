@@ -1,0 +1,99 @@
+"""What a network costs, layer by layer: ``python tools/complexity.py configs/hocp_sewa.py`` or ``--timm resnet18``.
+
+Parameters, multiply-accumulates (MACs), bytes of activations and milliseconds, against the same network with dense
+kernels and against the dense 2-D network on every frame. Weights are random; nothing is downloaded.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from hocp_mm.cli import run
+
+_SECONDS_BETWEEN_LINES = 3.0
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("config", nargs="?", type=Path, help="config file; its model is counted")
+    parser.add_argument("--timm", metavar="NAME", help="count a network of timm instead, as a video backbone")
+    parser.add_argument("--rank", type=_rank, help="with --timm: components, such as 64, x1, x3 or same; x1 by default")
+    parser.add_argument(
+        "--temporal-kernel", type=_positive, help="with --timm: taps in time, 3 by default; 1 for the image network"
+    )
+    parser.add_argument("--frames", type=_positive, help="length of the clip; the config's, or 16 with --timm")
+    parser.add_argument("--size", type=_positive, help="height and width, pixels; the config's, or 112 with --timm")
+    parser.add_argument("--no-latency", action="store_true", help="count only; measure no times")
+    parser.add_argument("--repeats", type=_positive, default=10, help="runs of each layer, of which the median counts")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers of all layers there")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    args = parser.parse_args(argv)
+    if (args.config is None) == (args.timm is None):
+        parser.error("give a config file or --timm NAME, one of them")
+    of_timm = {"rank": "x1", "temporal_kernel": 3, "frames": 16, "size": 112}
+    if args.timm is None and (args.rank is not None or args.temporal_kernel is not None):
+        parser.error("--rank and --temporal-kernel go with --timm; a config has its own")
+    if args.timm is not None:
+        vars(args).update({name: value for name, value in of_timm.items() if getattr(args, name) is None})
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build, count, measure, print."""
+    args = parse_args(argv)
+    # Heavy imports after the parser, so that --help and a wrong option answer at once.
+    from hocp_mm import compat
+
+    compat.apply()
+    import torch
+
+    from hocp_mm.apis.complexity_table import markdown_tables, text_tables, write_csv
+    from hocp_mm.apis.network_cost import config_network, network_cost, timm_network
+
+    if args.timm is not None:
+        network, clip = timm_network(args.timm, args.rank, args.temporal_kernel, args.frames, args.size)
+        title = f"timm '{args.timm}', rank {args.rank}, temporal kernel {args.temporal_kernel}"
+    else:
+        network, clip = config_network(args.config, args.frames, args.size)
+        title = f"{args.config}, {type(network).__name__}"
+    result = network_cost(network, clip, 0 if args.no_latency else args.repeats, Progress())
+    how = f"{title}; one clip {'x'.join(map(str, clip.shape[1:]))}, float32"
+    if result.milliseconds is not None:
+        how += f"; median of {args.repeats} on {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
+    print(f"{how}\n\n{markdown_tables(result) if args.markdown else text_tables(result)}")
+    if args.csv is not None:
+        print(f"\nwritten to {write_csv(result, args.csv)}")
+
+
+class Progress:
+    """Say on stderr which layer is measured: one line that rewrites itself, or a line every few seconds in a log."""
+
+    def __init__(self) -> None:
+        """Start silent."""
+        self._live, self._next = sys.stderr.isatty(), time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` layers are measured, ``name`` last."""
+        text = f"measured {done}/{total} layers"
+        if self._live:
+            sys.stderr.write(f"\r\x1b[K{text if done < total else ''}")
+        elif time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+            sys.stderr.write(f"{text} ({name})\n")
+        sys.stderr.flush()
+
+
+def _rank(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)
