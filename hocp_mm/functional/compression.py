@@ -34,10 +34,13 @@ class CompressedKernel:
         return [self.bases[mode] @ f if mode in self.bases else f for mode, f in enumerate(factors)]
 
     def least_rank(self, error: float) -> int:
-        """Smallest rank at which any CP kernel can have this relative error.
+        """Bound the rank from below at which any CP kernel can have this relative error.
 
         A CP kernel of rank R has unfoldings of matrix rank at most R, and those leave at least the energy of all but
         the R largest singular values.
+
+        Returns:
+            A rank; 0 for a kernel of zeros.
         """
         budget = error**2 * float(self.spectra[0].sum())
         return max(int((spectrum.cumsum(0) > budget).sum()) for spectrum in self.spectra)

@@ -66,8 +66,9 @@ def decompose(
         max_iter: ALS sweeps at most.
         tol: Stop when the squared relative error falls by less than this fraction of itself per sweep.
         input_moment: Second moment ``E[x x^T]`` of the input channels, ``[groups, in / groups, in / groups]`` or, for
-            one group, ``[in, in]`` (see :func:`hocp_mm.layers.calibration.input_moments`). The fit then minimises the expected
-            error of the output, neighbouring positions taken as uncorrelated, instead of the error of the weights.
+            one group, ``[in, in]`` (see :func:`hocp_mm.layers.calibration.input_moments`). The fit then minimises the
+            expected error of the output, neighbouring positions taken as uncorrelated, instead of the error of the
+            weights.
 
     Returns:
         The kernel with its errors, taken over all groups.

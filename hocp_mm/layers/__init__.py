@@ -1,18 +1,38 @@
 """Modules that hold CP factors, and surgery on module trees; needs torch only."""
 
+from hocp_mm.layers.calibration import input_moments
+from hocp_mm.layers.complexity import Complexity, LayerComplexity, complexity
 from hocp_mm.layers.cp_conv import HOCPConv1d, HOCPConv2d, HOCPConv3d
+from hocp_mm.layers.exporting import exportable
+from hocp_mm.layers.gate import SqueezeExcitation
+from hocp_mm.layers.merging import merge_dense_
+from hocp_mm.layers.options import FitReport
+from hocp_mm.layers.rank_allocation import allocate_ranks
+from hocp_mm.layers.rank_selection import normalize_factors_, prune_ranks_, shrink_weights_
 from hocp_mm.layers.surgery import factorize_, freeze_all_but_, name_matcher, transduct_
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
 __all__ = [
+    "Complexity",
+    "FitReport",
     "FrameAxis",
     "FrameFoldedConv2d",
     "FrameFoldedHOCPConv2d",
     "HOCPConv1d",
     "HOCPConv2d",
     "HOCPConv3d",
+    "LayerComplexity",
+    "SqueezeExcitation",
+    "allocate_ranks",
+    "complexity",
+    "exportable",
     "factorize_",
     "freeze_all_but_",
+    "input_moments",
+    "merge_dense_",
     "name_matcher",
+    "normalize_factors_",
+    "prune_ranks_",
+    "shrink_weights_",
     "transduct_",
 ]

@@ -75,9 +75,8 @@ def _merged(layer: HOCPConv) -> nn.Module:
         weights = weights * factors.pop("t")[layer.before]
     trains = any(parameter.requires_grad for parameter in (layer.weights, *layer.factors.values()))
     dense = dense_kernel(CPKernel(weights, factors, layer.groups)).to(kernel.weights.dtype)
-    conv: Any = _DENSE[type(layer)](
-        **{**conv_arguments(layer), "device": "meta"}
-    )  # its parameters are replaced at once
+    arguments = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
+    conv: Any = _DENSE[type(layer)](**arguments)
     conv.weight = nn.Parameter(dense, trains)
     conv.bias = layer.bias
     return conv.train(layer.training)

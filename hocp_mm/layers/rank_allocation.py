@@ -80,8 +80,12 @@ def allocate_ranks(
     selected = dict(dense_layers(model, layers, where="allocate_ranks"))
     if not selected:
         raise ValueError("allocate_ranks: the model must hold a layer to factorize, got none.")
+    if importance is None:
+        importance = {name: float(conv.weight.detach().double().square().sum()) for name, conv in selected.items()}
     for name in selected:
-        if importance is not None and not importance[name] >= 0:
+        if name not in importance:
+            raise KeyError(f"allocate_ranks: importance must hold every layer, got none for '{name}'.")
+        if not importance[name] >= 0:
             raise ValueError(f"allocate_ranks: importance must be at least 0, got {importance[name]} for '{name}'.")
     calls = {} if inputs is None else record_shapes(model, selected, inputs)
     candidates = {name: _candidates(conv, ranks, seed) for name, conv in selected.items()}
@@ -106,9 +110,8 @@ def allocate_ranks(
         affordable = [i for i, cost in enumerate(costs[name]) if cost <= room]
         candidates[name] = [candidates[name][i] for i in affordable]  # others need no fit
         costs[name] = [costs[name][i] for i in affordable]
-        weight = float(conv.weight.detach().double().square().sum()) if importance is None else importance[name]
         curve = error_curve(conv.weight, candidates[name], groups=conv.groups, seed=seed)
-        losses.append([weight * error for error in curve])
+        losses.append([importance[name] * error for error in curve])
     spending = spend_budget(list(costs.values()), losses, limit)
     return {name: candidates[name][choice] for name, choice in zip(selected, spending.choices, strict=True)}
 

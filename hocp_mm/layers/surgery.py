@@ -57,7 +57,7 @@ def factorize_(
     """Replace dense convolutions of 1 to 3 modes by HO-CP ones.
 
     Args:
-        model: The network; changed, or not at all if something is refused before the first fit.
+        model: The network; changed, or not at all if something is refused.
         rank: Components per layer (see :func:`hocp_mm.functional.resolve_rank`), or a mapping to that. A key that is
             the full name of a convolution stands for that layer alone; others are patterns on layer names, tried in
             their order where no name fits.
@@ -85,15 +85,19 @@ def factorize_(
     selected = dense_layers(model, layers, where="factorize_")
     rule = _rank_rule(model, rank)
     ranks = {name: rule(name) for name, _ in selected}
-    for name, conv in selected:
+    for name in ranks:
         if input_moments is not None and name not in input_moments:
             raise KeyError(f"factorize_: input_moments must hold every layer, got none for '{name}'.")
-        if not fit:
-            ranks[name] = resolve_rank(ranks[name], *_sizes(conv))
+    twins: dict[str, HOCPConv] = {}
     for name, conv in selected:
+        sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
+        # Weights that are not kept have no say in the rank.
+        components = resolve_rank(ranks[name], *sizes, dense=conv.weight if fit else None, seed=seed)
         moment = {} if input_moments is None else {"input_moment": input_moments[name]}
-        replace_(model, name, cp_twin(conv, ranks[name], seed=seed, fit=fit, **moment, **options))
-    return [name for name, _ in selected]
+        twins[name] = cp_twin(conv, components, seed=seed, fit=fit, **moment, **options)
+    for name, twin in twins.items():
+        replace_(model, name, twin)
+    return list(twins)
 
 
 def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, DenseConv]]:
@@ -259,10 +263,6 @@ def _sees_time(layer: nn.Module) -> bool:
     if isinstance(layer, HOCPConv2d):
         return True
     return isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 1
-
-
-def _sizes(conv: DenseConv) -> tuple[int, int, tuple[int, ...], int]:
-    return conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups
 
 
 def _rank_rule(model: nn.Module, rule: RankRule) -> Callable[[str], RankLike]:

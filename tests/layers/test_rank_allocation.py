@@ -169,7 +169,7 @@ REFUSED = {
     "too small a budget": (lambda n: allocate_ranks(n, 100), ValueError, "smallest ranks, 291 params, got 100"),
     "no layer": (lambda n: allocate_ranks(n[:1], 0.5), ValueError, "must hold a layer to factorize"),
     "no match": (lambda n: allocate_ranks(n, 0.5, layers="layer9"), ValueError, "none matches"),
-    "missing importance": (lambda n: allocate_ranks(n, 0.5, importance={"1": 1.0}), KeyError, "3"),
+    "missing importance": (lambda n: allocate_ranks(n, 0.5, importance={"1": 1.0}), KeyError, "got none for '3'"),
     "negative importance": (
         lambda n: allocate_ranks(n, 0.5, importance={"1": -1.0, "3": 1.0, "4": 1.0}), ValueError, "got -1.0 for '1'",
     ),

@@ -161,6 +161,10 @@ def test_a_refused_network_is_left_as_it_was():
         factorize_(net, 4)
     with pytest.raises(KeyError):
         factorize_(nn.Sequential(net[0], nn.Conv2d(8, 8, 3)), {"^0": 4})
+    other = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3))
+    with pytest.raises(ValueError, match="rank: must be"):
+        factorize_(other, {"^0": 4, "^1": "x0"})
+    assert type(other[0]) is nn.Conv2d
     assert type(net[0]) is nn.Conv2d
 
 

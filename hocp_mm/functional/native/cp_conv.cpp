@@ -8,6 +8,16 @@ using namespace hocp;
 
 namespace {
 
+// No exception may leave the C interface; the only one there can be is a failed allocation.
+template <class Fn>
+int guarded(Fn fn) {
+  try {
+    return fn() ? 0 : 1;
+  } catch (...) {
+    return 1;
+  }
+}
+
 template <class T>
 Tensor<T> input_like(const HocpProblem& p, T* data) {
   return {data, p.xn, p.xt, p.xh, p.xw, p.xc};
@@ -39,7 +49,7 @@ int hocp_forward(const HocpProblem* problem, const float* x, const float* w_in, 
   if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
   if (bias) widen(bias, 1, g.out_channels, wide, start);
   const Packed packed{in, taps_t ? temporal : nullptr, spatial, to, bias ? start : nullptr};
-  return !forward(g, packed, input_like(*problem, x), output_like(*problem, out));
+  return guarded([&] { return forward(g, packed, input_like(*problem, x), output_like(*problem, out)); });
 }
 
 // `grad` lies as out does, `gx` (or null) as x. The gradients of the factors, each null or with the padded rank as its row
@@ -60,8 +70,10 @@ int hocp_backward(const HocpProblem* problem, const float* x, const float* w_in,
   widen(taps_hw, hw, g.rank, g.r, spatial);
   if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
   const Packed packed{in, taps_t ? temporal : nullptr, spatial, nullptr, nullptr};
-  Backward pass(g, packed, out_t, in_t, {g_in, g_taps_t, g_taps_hw, g_out}, gx);
-  return !pass.run(input_like(*problem, x), output_like(*problem, grad), input_like(*problem, gx));
+  return guarded([&] {
+    Backward pass(g, packed, out_t, in_t, {g_in, g_taps_t, g_taps_hw, g_out}, gx);
+    return pass.run(input_like(*problem, x), output_like(*problem, grad), input_like(*problem, gx));
+  });
 }
 
 // Floats in a row of the padded rank.
