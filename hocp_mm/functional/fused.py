@@ -7,7 +7,7 @@ one kernel serves all, and nothing is copied on the way.
 import torch
 from torch import Tensor
 
-from hocp_mm.functional.cp import CPKernel, merged_taps
+from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.native import fused_cp_conv, native_available
 from hocp_mm.functional.padding import Window, pad
 
@@ -28,7 +28,8 @@ def fused_fits(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window)
         and all(window.output_size(x.shape[2:], kernel.kernel_size))
         and not torch.is_autocast_enabled("cpu")
         and not _is_exporting()
-        and not torch.jit.is_tracing()  # counters of operations trace, and know only those of PyTorch
+        # Counters of operations trace, and know only those of PyTorch.
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and native_available()
     )
 
@@ -46,14 +47,15 @@ def fused(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> T
         x, pads = pad(x, pads, padding_mode)[0], ((0, 0),) * kernel.kernel_order
     ones = (1,) * missing
     clip = x.reshape(*x.shape[:2], *ones, *x.shape[2:]) if missing else x
-    spatial = kernel.convolved[-2:]
-    taps_hw = merged_taps(kernel, spatial).movedim(0, -1)  # [kh, kw, rank]
+    factors = kernel.factors
     out = fused_cp_conv(
         clip,
-        kernel.factors["in"],
-        kernel.factors.get("t"),
-        taps_hw if len(spatial) == 2 else taps_hw.unsqueeze(0),
-        kernel.factors["out"] * kernel.weights,
+        kernel.weights,
+        factors["out"],
+        factors["in"],
+        factors.get("t"),
+        factors.get("h"),
+        factors["w"],
         bias,
         [*ones, *stride],
         [*(0,) * (2 * missing), *(p for pair in pads for p in pair)],

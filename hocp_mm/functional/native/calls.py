@@ -4,7 +4,7 @@ import ctypes
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,39 @@ from torch import Tensor
 from hocp_mm.functional.native.build import NativeUnavailableError, load_library
 
 _FIELDS = "n t h w c to ho wo o r kt kh kw st sh sw pt ph pw dt dh dw xn xt xh xw xc on ot oh ow oc"
-Shape = tuple[Sequence[int], Sequence[int], Sequence[int]]
+Window = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Stride, (before, after) pads flat, dilation; of t, h and w."""
 
 Order = Literal["channels outside", "channels inside", "frames outside"]
 """``[n, c, t, h, w]`` as it reads, channels innermost (``channels_last_3d``), or folded frames ``[n, t, c, h, w]``."""
+
+
+class Factors(NamedTuple):
+    """A CP kernel of up to three convolved modes, as the operators take it; None for a mode that is not convolved."""
+
+    weights: Tensor
+    out: Tensor
+    in_: Tensor
+    t: Tensor | None
+    h: Tensor | None
+    w: Tensor
+
+    @property
+    def rank(self) -> int:
+        """Number of components."""
+        return self.weights.shape[0]
+
+    @property
+    def taps(self) -> tuple[int, int, int]:
+        """Taps of t, h and w."""
+        return (1 if self.t is None else self.t.shape[0], 1 if self.h is None else self.h.shape[0], self.w.shape[0])
+
+    def merged(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Return what the kernel reads: input factor, taps of t, taps of h and w ``[kh, kw, rank]``, lambda * out."""
+        hw = self.w.unsqueeze(0) if self.h is None else self.h.unsqueeze(1) * self.w
+        t = None if self.t is None else self.t.contiguous()
+        return self.in_.contiguous(), t, hw.contiguous(), (self.out * self.weights).contiguous()
+
 
 _logger = logging.getLogger("hocp_mm")
 
@@ -56,15 +84,14 @@ def _works() -> bool:
     return True
 
 
-def empty_output(x: Tensor, taps_t: Tensor | None, taps_hw: Tensor, w_out: Tensor, shape: Shape) -> Tensor:
+def empty_output(x: Tensor, factors: Factors, window: Window) -> Tensor:
     """Make the tensor that the convolution fills: its size, and the memory order of ``x``."""
-    stride, pads, dilation = shape
-    taps = (1 if taps_t is None else taps_t.shape[0], *taps_hw.shape[:2])
+    stride, pads, dilation = window
     sizes = [
-        (x.shape[2 + a] + pads[2 * a] + pads[2 * a + 1] - dilation[a] * (taps[a] - 1) - 1) // stride[a] + 1
-        for a in range(3)
+        (x.shape[2 + a] + pads[2 * a] + pads[2 * a + 1] - dilation[a] * (taps - 1) - 1) // stride[a] + 1
+        for a, taps in enumerate(factors.taps)
     ]
-    return empty_in(memory_order(x), x, (x.shape[0], w_out.shape[0], *sizes))
+    return empty_in(memory_order(x), x, (x.shape[0], factors.out.shape[0], *sizes))
 
 
 def memory_order(x: Tensor) -> Order:
@@ -88,53 +115,54 @@ def empty_in(order: Order, like: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.empty((n, c, *rest), dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
-def run_forward(
-    x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
-    bias: Tensor | None,
-    shape: Shape,
-) -> Tensor:
+def run_forward(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> Tensor:
     """See ``operators.fused_cp_conv``."""
-    out = empty_output(x, taps_t, taps_hw, w_out, shape)
+    out = empty_output(x, factors, window)
     order = memory_order(x)
     x = _arrange(x, order)
-    factors = [None if f is None else f.contiguous() for f in (w_in, taps_t, taps_hw, w_out, bias)]
-    problem = _describe(order, x, out, factors, shape)
-    if _library().hocp_forward(ctypes.byref(problem), _pointer(x), *map(_pointer, factors), _pointer(out)):
+    held = [*factors.merged(), None if bias is None else bias.contiguous()]
+    problem = _describe(order, x, out, factors, window)
+    if _library().hocp_forward(ctypes.byref(problem), _pointer(x), *map(_pointer, held), _pointer(out)):
         raise MemoryError("cp_conv: no memory for the compiled kernel.")
     return out
 
 
 def run_backward(
-    grad: Tensor,
-    x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
-    shape: Shape,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    """See ``operators._backward_operator``."""
+    grad: Tensor, x: Tensor, factors: Factors, window: Window, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """See ``operators._backward_operator``.
+
+    Returns:
+        Gradients of x, lambda and the factors; None where not wanted or where there is no factor.
+
+    Raises:
+        MemoryError: If there is none for the intermediate results.
+    """
     order = memory_order(x)
     x, grad = _arrange(x, order), _arrange(grad, order)
-    factors = [None if f is None else f.contiguous() for f in (w_in, taps_t, taps_hw, w_out)]
-    rank = w_in.shape[1]
-    wide = _library().hocp_padded(rank)
+    held = factors.merged()
+    want_x, want_weights, want_out, want_in, want_t, want_h, want_w = wanted
+    merged_wanted = (want_in, want_t, want_h or want_w, want_weights or want_out)
+    wide = _library().hocp_padded(factors.rank)
     grads = [
-        None if f is None or not want else x.new_empty((*f.shape[:-1], wide))
-        for f, want in zip(factors, wanted[1:], strict=True)
+        x.new_empty((*f.shape[:-1], wide)) if f is not None and want else None
+        for f, want in zip(held, merged_wanted, strict=True)
     ]
-    gx = empty_in(order, x, x.shape) if wanted[0] else None
-    problem = _describe(order, x, grad, factors, shape)
-    pointers = [_pointer(t) for t in (x, *factors, grad, gx, *grads)]
+    gx = empty_in(order, x, x.shape) if want_x else None
+    problem = _describe(order, x, grad, factors, window)
+    pointers = [_pointer(t) for t in (x, *held, grad, gx, *grads)]
     if _library().hocp_backward(ctypes.byref(problem), *pointers):
         raise MemoryError("cp_conv: no memory for the compiled kernel.")
-    kept = [x.new_empty(0) if g is None else g[..., :rank].contiguous() for g in grads]
-    return (x.new_empty(0) if gx is None else gx, *kept)
+    g_in, g_t, g_hw, g_product = (None if g is None else g[..., : factors.rank] for g in grads)
+    g_h = g_w = g_weights = g_out = None
+    if g_hw is not None:
+        g_h = (g_hw * factors.w).sum(1) if want_h and factors.h is not None else None
+        g_w = (g_hw[0] if factors.h is None else (g_hw * factors.h.unsqueeze(1)).sum(0)) if want_w else None
+    if g_product is not None:
+        g_weights = (g_product * factors.out).sum(0) if want_weights else None
+        g_out = g_product * factors.weights if want_out else None
+    found = (g_weights, g_out, g_in, g_t, g_h, g_w)
+    return (gx, *(None if g is None else g.contiguous() for g in found))
 
 
 def _arrange(x: Tensor, order: Order) -> Tensor:
@@ -153,15 +181,12 @@ def _strides(order: Order, sizes: Sequence[int]) -> tuple[int, ...]:
     return (c * t * h * w, h * w, w, 1, t * h * w)
 
 
-def _describe(order: Order, x: Tensor, out: Tensor, factors: Sequence[Tensor | None], shape: Shape) -> _Problem:
-    stride, pads, dilation = shape
-    _, taps_t, taps_hw, *_ = factors
-    assert taps_hw is not None
-    taps = (1 if taps_t is None else taps_t.shape[0], *taps_hw.shape)  # kt, kh, kw, rank
+def _describe(order: Order, x: Tensor, out: Tensor, factors: Factors, window: Window) -> _Problem:
+    stride, pads, dilation = window
     n, c, *size = x.shape
     _, o, *out_size = out.shape
     strides = (*_strides(order, x.shape), *_strides(order, out.shape))
-    return _Problem(n, *size, c, *out_size, o, taps[3], *taps[:3], *stride, *pads[::2], *dilation, *strides)
+    return _Problem(n, *size, c, *out_size, o, factors.rank, *factors.taps, *stride, *pads[::2], *dilation, *strides)
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
@@ -175,14 +200,16 @@ def _check_arithmetic() -> None:
         NativeUnavailableError: If the numbers differ.
     """
     generator = torch.Generator().manual_seed(0)
-    x, w_in, taps_t, taps_hw, w_out, grad = (
+    x, f_out, f_in, f_t, f_h, f_w, weights, grad = (
         torch.randn(size, generator=generator)
-        for size in ((2, 5, 3, 6, 7), (5, 20), (3, 20), (3, 3, 20), (19, 20), (2, 19, 3, 6, 7))
+        for size in ((2, 5, 3, 6, 7), (19, 20), (5, 20), (3, 20), (3, 20), (3, 20), (20,), (2, 19, 3, 6, 7))
     )
-    shape = ((1, 1, 1), (1, 1, 1, 1, 1, 1), (1, 1, 1))
-    out = run_forward(x, w_in, taps_t, taps_hw, w_out, None, shape)
-    gx, *_ = run_backward(grad, x, w_in, taps_t, taps_hw, w_out, shape, [True] * 5)
-    dense = torch.einsum("ir,tr,hwr,or->oithw", *(f.double() for f in (w_in, taps_t, taps_hw, w_out)))
+    window = ((1, 1, 1), (1, 1, 1, 1, 1, 1), (1, 1, 1))
+    factors = Factors(weights, f_out, f_in, f_t, f_h, f_w)
+    out = run_forward(x, factors, None, window)
+    gx = run_backward(grad, x, factors, window, [True] * 7)[0]
+    assert gx is not None
+    dense = torch.einsum("r,or,ir,tr,hr,wr->oithw", *(f.double() for f in (weights, f_out, f_in, f_t, f_h, f_w)))
     expected = torch.nn.functional.conv3d(x.double(), dense, padding=1)
     expected_gx = torch.nn.functional.conv_transpose3d(grad.double(), dense, padding=1)
     for what, actual, right in (("output", out, expected), ("gradient", gx, expected_gx)):

@@ -1,8 +1,8 @@
 """The compiled kernel as PyTorch operators: autograd, and shapes for tracing.
 
-``hocp_mm::cp_conv`` keeps for its backward pass what it was given (x and the factors) and computes the rank activations
-again; a training step therefore keeps no more than a dense convolution does. There is no second derivative and no
-forward-mode derivative: ``implementation='mobilenet'`` has both.
+``hocp_mm::cp_conv`` keeps for its backward pass what it was given (x, lambda and the factors) and computes the rank
+activations again; a training step therefore keeps no more than a dense convolution does. There is no second
+derivative and no forward-mode derivative: ``implementation='mobilenet'`` has both.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hocp_mm.functional.native.calls import empty_in, empty_output, memory_order, run_backward, run_forward
+from hocp_mm.functional.native.calls import Factors, empty_in, empty_output, memory_order, run_backward, run_forward
 
-_SHAPE = "SymInt[] stride, SymInt[] pads, SymInt[] dilation"
-_FACTORS = "Tensor x, Tensor w_in, Tensor? taps_t, Tensor taps_hw, Tensor w_out"
+_WINDOW = "SymInt[] stride, SymInt[] pads, SymInt[] dilation"
+_FACTORS = "Tensor x, Tensor weights, Tensor f_out, Tensor f_in, Tensor? f_t, Tensor? f_h, Tensor f_w"
 
 
 @torch.library.custom_op(
-    "hocp_mm::cp_conv", mutates_args=(), device_types="cpu", schema=f"({_FACTORS}, Tensor? bias, {_SHAPE}) -> Tensor"
+    "hocp_mm::cp_conv", mutates_args=(), device_types="cpu", schema=f"({_FACTORS}, Tensor? bias, {_WINDOW}) -> Tensor"
 )
 def fused_cp_conv(
     x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
+    weights: Tensor,
+    f_out: Tensor,
+    f_in: Tensor,
+    f_t: Tensor | None,
+    f_h: Tensor | None,
+    f_w: Tensor,
     bias: Tensor | None,
     stride: Sequence[int],
     pads: Sequence[int],
@@ -35,10 +37,12 @@ def fused_cp_conv(
 
     Args:
         x: ``[batch, in, t, h, w]``.
-        w_in: Input factor ``[in, rank]``.
-        taps_t: Temporal factor ``[kt, rank]``; None for no temporal mode.
-        taps_hw: Merged taps of h and w, ``[kh, kw, rank]``.
-        w_out: Output factor times lambda, ``[out, rank]``.
+        weights: Lambda, ``[rank]``.
+        f_out: Output factor ``[out, rank]``.
+        f_in: Input factor ``[in, rank]``.
+        f_t: Factor of t, ``[taps, rank]``; None where t is not convolved.
+        f_h: Factor of h; None where h is not convolved.
+        f_w: Factor of w.
         bias: ``[out]``.
         stride: Of t, h and w.
         pads: (before, after) of t, h and w, flat.
@@ -47,74 +51,83 @@ def fused_cp_conv(
     Returns:
         ``[batch, out, t', h', w']`` in the memory format of ``x``.
     """
-    return run_forward(x, w_in, taps_t, taps_hw, w_out, bias, (stride, pads, dilation))
+    return run_forward(x, Factors(weights, f_out, f_in, f_t, f_h, f_w), bias, (stride, pads, dilation))
 
 
 @torch.library.custom_op(
     "hocp_mm::cp_conv_backward",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor grad, {_FACTORS}, {_SHAPE}, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad, {_FACTORS}, {_WINDOW}, bool[] wanted) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward_operator(
     grad: Tensor,
     x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
+    weights: Tensor,
+    f_out: Tensor,
+    f_in: Tensor,
+    f_t: Tensor | None,
+    f_h: Tensor | None,
+    f_w: Tensor,
     stride: Sequence[int],
     pads: Sequence[int],
     dilation: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of x, w_in, taps_t, taps_hw and w_out; empty where not wanted."""
-    return run_backward(grad, x, w_in, taps_t, taps_hw, w_out, (stride, pads, dilation), wanted)
+    """Return the gradients of x, lambda and the factors; empty where not wanted."""
+    factors = Factors(weights, f_out, f_in, f_t, f_h, f_w)
+    grads = run_backward(grad, x, factors, (stride, pads, dilation), wanted)
+    return tuple(x.new_empty(0) if g is None else g for g in grads)
 
 
 @fused_cp_conv.register_fake
 def _(
     x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
+    weights: Tensor,
+    f_out: Tensor,
+    f_in: Tensor,
+    f_t: Tensor | None,
+    f_h: Tensor | None,
+    f_w: Tensor,
     bias: Tensor | None,
     stride: Sequence[int],
     pads: Sequence[int],
     dilation: Sequence[int],
 ) -> Tensor:
-    return empty_output(x, taps_t, taps_hw, w_out, (stride, pads, dilation))
+    return empty_output(x, Factors(weights, f_out, f_in, f_t, f_h, f_w), (stride, pads, dilation))
 
 
 @_backward_operator.register_fake
 def _(
     grad: Tensor,
     x: Tensor,
-    w_in: Tensor,
-    taps_t: Tensor | None,
-    taps_hw: Tensor,
-    w_out: Tensor,
+    weights: Tensor,
+    f_out: Tensor,
+    f_in: Tensor,
+    f_t: Tensor | None,
+    f_h: Tensor | None,
+    f_w: Tensor,
     stride: Sequence[int],
     pads: Sequence[int],
     dilation: Sequence[int],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, ...]:
     gx = empty_in(memory_order(x), x, x.shape) if wanted[0] else x.new_empty(0)
-    factors = zip((w_in, taps_t, taps_hw, w_out), wanted[1:], strict=True)
+    factors = zip((weights, f_out, f_in, f_t, f_h, f_w), wanted[1:], strict=True)
     return (gx, *(x.new_empty(0 if f is None or not want else f.shape) for f, want in factors))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, w_in, taps_t, taps_hw, w_out, _, *ctx.shape = inputs
-    ctx.save_for_backward(x, w_in, taps_t, taps_hw, w_out)
+    *tensors, _, stride, pads, dilation = inputs
+    ctx.window = (stride, pads, dilation)
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, w_in, taps_t, taps_hw, w_out = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:5])
-    grads = _backward_operator(grad, x, w_in, taps_t, taps_hw, w_out, *ctx.shape, wanted)
-    bias = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[5] else None
+    wanted = list(ctx.needs_input_grad[:7])
+    grads = _backward_operator(grad, *ctx.saved_tensors, *ctx.window, wanted)
+    bias = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[7] else None
     return (*(g if want else None for g, want in zip(grads, wanted, strict=True)), bias, None, None, None)
 
 

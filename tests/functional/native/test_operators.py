@@ -25,8 +25,8 @@ def arranged(x: torch.Tensor, order: str) -> torch.Tensor:
     return x.contiguous()
 
 
-def dense(x, w_in, taps_t, taps_hw, w_out, bias, stride, pads, dilation):
-    weight = torch.einsum("ir,tr,hwr,or->oithw", w_in, taps_t, taps_hw, w_out)
+def dense(x, weights, f_out, f_in, f_t, f_h, f_w, bias, stride, pads, dilation):
+    weight = torch.einsum("r,or,ir,tr,hr,wr->oithw", weights, f_out, f_in, f_t, f_h, f_w)
     return F.conv3d(F.pad(x, [*pads[4:], *pads[2:4], *pads[:2]]), weight, bias, stride, 0, dilation)
 
 
@@ -43,40 +43,43 @@ def test_output_and_every_gradient_equal_the_dense_convolution(data):
         return
     temporal = draw(st.booleans()) or taps[0] > 1 or stride[0] > 1 or any(pads[:2])
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    shapes = ((draw(st.integers(1, 3)), c, *size), (c, r), (taps[0], r), (*taps[1:], r), (o, r), (o,))
+    factors = ((r,), (o, r), (c, r), *((k, r) for k in taps))
+    shapes = ((draw(st.integers(1, 3)), c, *size), *factors, (o,))
     exact = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    if not temporal:
-        exact[2] = torch.ones(1, r, dtype=torch.float64)
+    absent = {4} if not temporal else set()
+    if not temporal and taps[1] == 1 and stride[1] == 1 and not any(pads[2:4]) and draw(st.booleans()):
+        absent.add(5)
+    for index in absent:
+        exact[index] = torch.ones(1, r, dtype=torch.float64)
     single = [arranged(exact[0].float(), draw(st.sampled_from(ORDERS))), *(t.float() for t in exact[1:])]
     for tensor in (*exact, *single):
         tensor.requires_grad_()
-    single_taps = single[2] if temporal else None
+    given = [None if index in absent else tensor for index, tensor in enumerate(single)]
 
-    out = fused_cp_conv(single[0], single[1], single_taps, *single[3:], stride, pads, dilation)
+    out = fused_cp_conv(*given, stride, pads, dilation)
     expected = dense(*exact, stride, pads, dilation)
     assert_close(out, expected, 1e-5, "output")
     grad = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     out.backward(arranged(grad.float(), draw(st.sampled_from(ORDERS))))
     expected.backward(grad)
-    for what, a, b in zip(("x", "in", "t", "hw", "out", "bias"), single, exact, strict=True):
-        if what == "t" and not temporal:
-            continue
-        # A gradient that is zero but for rounding has no relative error.
-        assert (a.grad - b.grad).norm() <= 1e-5 * b.grad.norm() + 1e-4, what
+    for index, (a, b) in enumerate(zip(single, exact, strict=True)):
+        if index not in absent:
+            # A gradient that is zero but for rounding has no relative error.
+            assert (a.grad - b.grad).norm() <= 1e-5 * b.grad.norm() + 1e-4, index
 
 
 def layer(requires_grad: bool = False) -> list:
     """Arguments of a small layer whose channels and rank fill no whole vector."""
     torch.manual_seed(0)
-    shapes = ((2, 6, 5, 8, 7), (6, 20), (3, 20), (3, 3, 20), (9, 20), (9,))
+    shapes = ((2, 6, 5, 8, 7), (20,), (9, 20), (6, 20), (3, 20), (3, 20), (3, 20), (9,))
     return [torch.randn(s, requires_grad=requires_grad) for s in shapes] + [[1, 2, 1], [1] * 6, [1, 1, 1]]
 
 
 def test_pytorch_accepts_the_operator():
     torch.library.opcheck(fused_cp_conv, tuple(layer(requires_grad=True)))
     without = layer(requires_grad=True)
-    without[2] = without[5] = None
-    without[7] = [0, 0, 1, 1, 1, 1]
+    without[4] = without[7] = None
+    without[9] = [0, 0, 1, 1, 1, 1]
     torch.library.opcheck(fused_cp_conv, tuple(without))
 
 
@@ -92,7 +95,7 @@ def test_threads_do_not_change_the_output_and_repeats_do_not_change_the_gradient
         arguments = layer(requires_grad=True)
         out = fused_cp_conv(*arguments)
         out.square().sum().backward()
-        return [out, *(a.grad for a in arguments[:6])]
+        return [out, *(a.grad for a in arguments[:8])]
 
     threads = torch.get_num_threads()
     try:
@@ -113,13 +116,13 @@ def test_gradients_that_nobody_wants_are_not_computed(monkeypatch):
         "hocp_mm.functional.native.operators.run_backward", lambda *a: seen.append(list(a[-1])) or run(*a)
     )
     arguments = layer()
-    arguments[2].requires_grad_()
+    arguments[4].requires_grad_()
     fused_cp_conv(*arguments).sum().backward()
-    assert seen == [[False, False, True, False, False]]
+    assert seen == [[False] * 4 + [True] + [False] * 2]
     expected = layer()
-    expected[2].requires_grad_()
+    expected[4].requires_grad_()
     dense(*expected).sum().backward()
-    assert_close(arguments[2].grad, expected[2].grad, 1e-5, "temporal taps alone")
+    assert_close(arguments[4].grad, expected[4].grad, 1e-5, "temporal taps alone")
 
 
 def test_a_second_derivative_is_refused_not_wrong():
