@@ -52,7 +52,7 @@ def cp_layer(channels: int, rank: int, implementation: str) -> HOCPConv3d:
 
 
 class DenseVideo(nn.Module):
-    """A timm ResNet with every k x k convolution of its blocks made 3 x k x k: R3D at temporal stride 1."""
+    """A timm ResNet with every k x k convolution, the stem's too, made 3 x k x k: R3D at temporal stride 1."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -70,8 +70,7 @@ def inflate(network: nn.Module) -> nn.Module:
         new: nn.Module | None = None
         if isinstance(module, nn.Conv2d):
             taps, stride = module.kernel_size[0], module.stride[0]
-            # The stem stays 2-D, as in ours.
-            time_taps = 3 if taps > 1 and name != "conv1" else 1
+            time_taps = 3 if taps > 1 else 1
             new = nn.Conv3d(
                 module.in_channels, module.out_channels, (time_taps, taps, taps), (1, stride, stride),
                 (time_taps // 2, taps // 2, taps // 2), bias=module.bias is not None,

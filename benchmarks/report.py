@@ -102,7 +102,7 @@ def _networks(results: list[Numbers]) -> list[str]:
     lines = [
         "## Networks: one clip of 16 x 112 x 112, without classifier",
         "",
-        "Milliseconds. The dense 3-D twin is the same network with 3 x 3 x 3 convolutions at temporal stride 1; R3D-18",
+        "Milliseconds. The dense 3-D twin is R3D at temporal stride 1: every k x k convolution made 3 x k x k; R3D-18",
         "as published (torchvision) halves time three times. The 2-D parent is the dense 2-D network on each frame, in",
         "`channels_last`.",
     ]

@@ -53,7 +53,19 @@ class Sums {
   std::vector<float> parts_;
 };
 
-// sums[channels, r] += x' buffer over some rows of one frame
+// Call fn(sample, frame, first row, end row, thread) for all rows of `samples` samples. Where frames follow each other in
+// memory, all rows of a sample count as rows of its frame 0: the products get as long as they can be.
+template <class T, class Fn>
+void for_joined_rows(const Tensor<T>& x, i64 samples, i64 frames, i64 rows, Fn fn) {
+  if (x.t == rows * x.h) {
+    for_rows(samples, frames * rows, [&](i64 sample, i64 from, i64 to, int thread) { fn(sample, 0, from, to, thread); });
+  } else {
+    for_rows(samples * frames, rows,
+             [&](i64 f, i64 from, i64 to, int thread) { fn(f / frames, f % frames, from, to, thread); });
+  }
+}
+
+// sums[channels, r] += x' buffer over some rows
 inline void outer_product(const Tensor<const float>& x, i64 sample, i64 frame, i64 row, i64 rows, i64 width, i64 channels,
                           const float* buffer, i64 r, float* sums) {
   const i64 step = x.rows_joined(width) ? rows : 1;
@@ -94,20 +106,25 @@ class Backward {
     const bool needs_gz = wants_x_ || w_in_, needs_gu = needs_gz || taps_hw_, needs_gy = needs_gu || taps_t_;
     const i64 frames_in = samples * g_.t.in, frames_out = samples * g_.t.out;
     if (w_out_ || taps_t_ || taps_hw_)
-      for_rows(frames_in, g_.h.in, [&](i64 f, i64 from, i64 to, int) {
-        tensor_to_buffer(x, first + f / g_.t.in, f % g_.t.in, from, to - from, g_.w.in, g_.in_channels, k_.in,
-                         z + f * points_in_ * g_.r + from * g_.w.in * g_.r, g_.r);
+      for_joined_rows(x, samples, g_.t.in, g_.h.in, [&](i64 s, i64 t, i64 from, i64 to, int) {
+        tensor_to_buffer(x, first + s, t, from, to - from, g_.w.in, g_.in_channels, k_.in, z + in_offset(s, t, from), g_.r);
       });
     if (w_out_ || taps_t_)
       for_rows(frames_in, g_.h.out, [&](i64 f, i64 from, i64 to, int) {
         depthwise_rows(g_.h, g_.w, g_.r, z + f * points_in_ * g_.r, 0, k_.taps_hw,
                        u + f * points_ * g_.r + from * g_.w.out * g_.r, from, to);
       });
-    if (w_out_) output_factor(grad, first, frames_out, u);
+    if (w_out_) {
+      if (k_.taps_t) temporal(frames_out, u, y);
+      for_joined_rows(grad, samples, g_.t.out, g_.h.out, [&](i64 s, i64 t, i64 from, i64 to, int thread) {
+        outer_product(grad, first + s, t, from, to - from, g_.w.out, g_.out_channels,
+                      (k_.taps_t ? y : u) + out_offset(s, t, from), g_.r, w_out_.of(thread));
+      });
+    }
     if (needs_gy)
-      for_rows(frames_out, g_.h.out, [&](i64 f, i64 from, i64 to, int) {
-        tensor_to_buffer(grad, first + f / g_.t.out, f % g_.t.out, from, to - from, g_.w.out, g_.out_channels, out_t_,
-                         y + f * points_ * g_.r + from * g_.w.out * g_.r, g_.r);
+      for_joined_rows(grad, samples, g_.t.out, g_.h.out, [&](i64 s, i64 t, i64 from, i64 to, int) {
+        tensor_to_buffer(grad, first + s, t, from, to - from, g_.w.out, g_.out_channels, out_t_, y + out_offset(s, t, from),
+                         g_.r);
       });
     float* gu = y;
     if (k_.taps_t) {
@@ -119,32 +136,37 @@ class Backward {
       for_rows(frames_in, g_.h.out, [&](i64 f, i64 from, i64 to, int thread) {
         taps_gradient(g_.h, g_.w, g_.r, z + f * points_in_ * g_.r, gu + f * points_ * g_.r, taps_hw_.of(thread), from, to);
       });
-    if (needs_gz) input_side(x, gx, first, frames_in, gu, z);
+    if (!needs_gz) return;
+    spatial_transposed(frames_in, gu, z);
+    for_joined_rows(x, samples, g_.t.in, g_.h.in, [&](i64 s, i64 t, i64 from, i64 to, int thread) {
+      input_side(x, gx, first + s, t, from, to, z + in_offset(s, t, from), thread);
+    });
   }
 
-  // Where frame `t` of the sample of `f`'s frame lies, given that there are `frames` of them.
+  i64 in_offset(i64 sample, i64 t, i64 row) const {
+    return ((sample * g_.t.in + t) * points_in_ + row * g_.w.in) * g_.r;
+  }
+  i64 out_offset(i64 sample, i64 t, i64 row) const {
+    return ((sample * g_.t.out + t) * points_ + row * g_.w.out) * g_.r;
+  }
+
+  // Where frame `t` of a sample lies, given that there are `frames` of them.
   const float* frame(const float* buffer, i64 sample, i64 t, i64 frames, i64 from) const {
     return buffer + ((sample * frames + t) * points_ + from * g_.w.out) * g_.r;
   }
 
-  void output_factor(const Tensor<const float>& grad, i64 first, i64 frames_out, const float* u) {
-    for_rows(frames_out, g_.h.out, [&](i64 f, i64 from, i64 to, int thread) {
-      static thread_local Scratch kept;
-      const i64 sample = f / g_.t.out, t = f % g_.t.out, points = (to - from) * g_.w.out;
-      const float* y = frame(u, sample, t, g_.t.in, from);
-      if (k_.taps_t) {
-        std::vector<const float*> sources, taps;
-        for (i64 tap = 0; tap < g_.t.taps; ++tap) {
-          const i64 source = g_.t.source(t, tap);
-          if (source < 0 || source >= g_.t.in) continue;
-          sources.push_back(frame(u, sample, source, g_.t.in, from));
-          taps.push_back(k_.taps_t + tap * g_.r);
-        }
-        float* sum = kept.get(points * g_.r);
-        weighted_sum(sources.data(), taps.data(), sources.size(), points, g_.r, sum);
-        y = sum;
+  void temporal(i64 frames_out, const float* u, float* y) {
+    for_rows(frames_out, g_.h.out, [&](i64 f, i64 from, i64 to, int) {
+      const i64 sample = f / g_.t.out, t = f % g_.t.out;
+      std::vector<const float*> sources, taps;
+      for (i64 tap = 0; tap < g_.t.taps; ++tap) {
+        const i64 source = g_.t.source(t, tap);
+        if (source < 0 || source >= g_.t.in) continue;
+        sources.push_back(frame(u, sample, source, g_.t.in, from));
+        taps.push_back(k_.taps_t + tap * g_.r);
       }
-      outer_product(grad, first + sample, t, from, to - from, g_.w.out, g_.out_channels, y, g_.r, w_out_.of(thread));
+      weighted_sum(sources.data(), taps.data(), sources.size(), (to - from) * g_.w.out, g_.r,
+                   y + out_offset(sample, t, from));
     });
   }
 
@@ -175,24 +197,32 @@ class Backward {
     });
   }
 
-  void input_side(const Tensor<const float>& x, const Tensor<float>& gx, i64 first, i64 frames_in, const float* gu,
-                  float* gz) {
+  void spatial_transposed(i64 frames_in, const float* gu, float* gz) {
     // With stride 1 the transposed step is the step itself with the taps turned round.
     const bool unit_stride = g_.h.stride == 1 && g_.w.stride == 1;
     const Axis h{g_.h.out, g_.h.in, g_.h.taps, 1, g_.h.dilation * (g_.h.taps - 1) - g_.h.before, g_.h.dilation};
     const Axis w{g_.w.out, g_.w.in, g_.w.taps, 1, g_.w.dilation * (g_.w.taps - 1) - g_.w.before, g_.w.dilation};
-    for_rows(frames_in, g_.h.in, [&](i64 f, i64 from, i64 to, int thread) {
-      static thread_local Scratch kept;
-      const i64 sample = first + f / g_.t.in, t = f % g_.t.in, rows = to - from;
+    for_rows(frames_in, g_.h.in, [&](i64 f, i64 from, i64 to, int) {
       const float* source = gu + f * points_ * g_.r;
       float* block = gz + (f * points_in_ + from * g_.w.in) * g_.r;
       if (unit_stride) depthwise_rows(h, w, g_.r, source, 0, flipped_.data(), block, from, to);
       else depthwise_rows_transposed(g_.h, g_.w, g_.r, source, k_.taps_hw, block, from, to);
-      if (w_in_) outer_product(x, sample, t, from, rows, g_.w.in, g_.in_channels, block, g_.r, w_in_.of(thread));
-      if (wants_x_)
-        buffer_to_tensor(block, g_.r, in_t_, nullptr, gx, sample, t, from, rows, g_.w.in, g_.in_channels,
-                         kept.get(rows * g_.w.in * padded(g_.in_channels)));
     });
+  }
+
+  // The rows pass in blocks that stay close, so that both products read them from there.
+  void input_side(const Tensor<const float>& x, const Tensor<float>& gx, i64 sample, i64 t, i64 from, i64 to,
+                  const float* gz, int thread) {
+    static thread_local Scratch kept;
+    const i64 wide = padded(g_.in_channels), step = std::max<i64>(1, (64 * 1024 / g_.r + g_.w.in) / g_.w.in);
+    for (i64 row = from; row < to; row += step) {
+      const i64 rows = std::min(step, to - row);
+      const float* block = gz + (row - from) * g_.w.in * g_.r;
+      if (w_in_) outer_product(x, sample, t, row, rows, g_.w.in, g_.in_channels, block, g_.r, w_in_.of(thread));
+      if (wants_x_)
+        buffer_to_tensor(block, g_.r, in_t_, nullptr, gx, sample, t, row, rows, g_.w.in, g_.in_channels,
+                         kept.get(rows * g_.w.in * wide));
+    }
   }
 
   const Geometry& g_;

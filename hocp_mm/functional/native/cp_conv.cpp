@@ -28,6 +28,15 @@ Tensor<T> output_like(const HocpProblem& p, T* data) {
   return {data, p.on, p.ot, p.oh, p.ow, p.oc};
 }
 
+// Without a temporal factor a sample is as good as a frame, and frames can be taken together.
+HocpProblem images_as_frames(HocpProblem p) {
+  if (p.t == 1) {
+    p.t = p.to = p.n, p.xt = p.xn, p.ot = p.on;
+    p.n = 1;
+  }
+  return p;
+}
+
 }  // namespace
 
 extern "C" {
@@ -37,7 +46,8 @@ extern "C" {
 int hocp_forward(const HocpProblem* problem, const float* x, const float* w_in, const float* taps_t, const float* taps_hw,
                  const float* w_out, const float* bias, float* out) {
   static thread_local Scratch kept;
-  const Geometry g(*problem);
+  const HocpProblem p = taps_t ? *problem : images_as_frames(*problem);
+  const Geometry g(p);
   const i64 hw = g.h.taps * g.w.taps, wide = padded(g.out_channels);
   float* in = kept.get(g.in_channels * g.r + g.r * wide + (hw + g.t.taps) * g.r + wide);
   if (!in) return 1;
@@ -49,7 +59,7 @@ int hocp_forward(const HocpProblem* problem, const float* x, const float* w_in, 
   if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
   if (bias) widen(bias, 1, g.out_channels, wide, start);
   const Packed packed{in, taps_t ? temporal : nullptr, spatial, to, bias ? start : nullptr};
-  return guarded([&] { return forward(g, packed, input_like(*problem, x), output_like(*problem, out)); });
+  return guarded([&] { return forward(g, packed, input_like(p, x), output_like(p, out)); });
 }
 
 // `grad` lies as out does, `gx` (or null) as x. The gradients of the factors, each null or with the padded rank as its row

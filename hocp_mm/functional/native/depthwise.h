@@ -137,14 +137,27 @@ inline void taps_gradient(const Axis& h, const Axis& w, i64 r, const float* z, c
   }
 }
 
+template <int COUNT>
+void weighted_sum_of(const float* const* frames, const float* const* taps, i64 points, i64 r, float* y) {
+  for (i64 point = 0; point < points; ++point)
+    for (i64 at = 0; at < r; at += LANES) {
+      Vec sum{};
+#pragma GCC unroll 4
+      for (int k = 0; k < COUNT; ++k) sum += load(frames[k] + point * r + at) * load(taps[k] + at);
+      store(y + point * r + at, sum);
+    }
+}
+
 // y[points, R] = sum_k frames[k] * taps[k]
 inline void weighted_sum(const float* const* frames, const float* const* taps, i64 count, i64 points, i64 r, float* y) {
-  for (i64 at = 0; at < points * r; at += LANES) {
-    Vec sum{};
-    const i64 component = at % r;
-    for (i64 k = 0; k < count; ++k) sum += load(frames[k] + at) * load(taps[k] + component);
-    store(y + at, sum);
-  }
+  if (count == 3) return weighted_sum_of<3>(frames, taps, points, r, y);
+  if (count == 2) return weighted_sum_of<2>(frames, taps, points, r, y);
+  for (i64 point = 0; point < points; ++point)
+    for (i64 at = 0; at < r; at += LANES) {
+      Vec sum{};
+      for (i64 k = 0; k < count; ++k) sum += load(frames[k] + point * r + at) * load(taps[k] + at);
+      store(y + point * r + at, sum);
+    }
 }
 
 // sum[R] += sum over points of a * b

@@ -19,16 +19,21 @@ struct Left {
 enum class Start { ZERO, BIAS, SUM };  // C is written, starts at the bias, or is added to
 
 // Packed B: panels of PANEL columns (the last may be half), each [depth, width]; columns beyond `columns` are zero, and
-// so are rows beyond `rows`. The element (k, n) of the source is at k * row + n * column.
+// so are rows beyond `rows`. The element (k, n) of the source is at k * row + n * column; one of the two is 1.
 inline void pack(const float* b, i64 row, i64 column, i64 rows, i64 depth, i64 columns, float* packed) {
   const i64 wide = padded(columns), panels = ceil_div(wide, PANEL);
 #pragma omp parallel for if (depth * columns > 65536)
   for (i64 panel = 0; panel < panels; ++panel) {
     const i64 first = panel * PANEL, width = std::min<i64>(PANEL, wide - first);
+    const i64 filled = std::min(width, columns - first);
     float* to = packed + first * depth;
+    if (row == 1) {
+      transpose(b + first * column, column, filled, rows, to, width);
+    } else {
+      for (i64 k = 0; k < rows; ++k) std::memcpy(to + k * width, b + k * row + first, filled * sizeof(float));
+    }
     for (i64 k = 0; k < depth; ++k)
-      for (i64 j = 0; j < width; ++j)
-        to[k * width + j] = k < rows && first + j < columns ? b[k * row + (first + j) * column] : 0.f;
+      if (k >= rows || filled < width) std::fill(to + k * width + (k < rows ? filled : 0), to + (k + 1) * width, 0.f);
   }
 }
 
@@ -84,17 +89,16 @@ inline Micro pick(i64 rows, i64 width, bool adjacent) {
   return adjacent ? pick_rows<1, true>(rows, all) : pick_rows<1, false>(rows, all);
 }
 
-// Visit C in micro tiles: tile(first row, row count, first column, width).
+// Visit C in micro tiles, all columns for `block` rows at a time: tile(first row, row count, first column, width).
 template <class Tile>
-void for_tiles(i64 rows, i64 columns, bool rows_outside, Tile tile) {
+void for_tiles(i64 rows, i64 columns, i64 block, Tile tile) {
   const i64 wide = padded(columns), blocks = ceil_div(rows, MICRO_ROWS);
   const i64 height = blocks ? ceil_div(rows, blocks) : 1;  // 49 rows are better 4 x 12.25 than 3 x 14 + 7
-  if (rows_outside) {
-    for (i64 i = 0; i < rows; i += height)
-      for (i64 j = 0; j < wide; j += PANEL) tile(i, std::min(height, rows - i), j, std::min<i64>(PANEL, wide - j));
-  } else {
+  const i64 step = std::max<i64>(1, block / height) * height;
+  for (i64 first = 0; first < rows; first += step) {
+    const i64 last = std::min(rows, first + step);
     for (i64 j = 0; j < wide; j += PANEL)
-      for (i64 i = 0; i < rows; i += height) tile(i, std::min(height, rows - i), j, std::min<i64>(PANEL, wide - j));
+      for (i64 i = first; i < last; i += height) tile(i, std::min(height, last - i), j, std::min<i64>(PANEL, wide - j));
   }
 }
 
@@ -102,9 +106,9 @@ void for_tiles(i64 rows, i64 columns, bool rows_outside, Tile tile) {
 inline void multiply(i64 rows, i64 depth, i64 columns, Left a, const float* packed, float* c, i64 c_stride,
                      const float* bias = nullptr) {
   const Start start = bias ? Start::BIAS : Start::ZERO;
-  // While all of B stays close, every row of A is read once; else every panel of B is.
-  const bool rows_outside = depth * padded(columns) * i64(sizeof(float)) <= 256 * 1024;
-  for_tiles(rows, columns, rows_outside, [&](i64 i, i64 count, i64 j, i64 width) {
+  // While all of B stays close, every row of A is read once; else every panel of B is, by as many rows as stay close.
+  const i64 floats = 64 * 1024, block = depth * padded(columns) <= floats ? 1 : floats / depth;
+  for_tiles(rows, columns, block, [&](i64 i, i64 count, i64 j, i64 width) {
     pick(count, width, a.rows_adjacent)(depth, a.from(i).data, a.stride, packed + j * depth, width, c + i * c_stride + j,
                                         c_stride, bias ? bias + j : nullptr, start, columns - j);
   });
@@ -114,7 +118,7 @@ inline void multiply(i64 rows, i64 depth, i64 columns, Left a, const float* pack
 inline void accumulate(i64 rows, i64 depth, i64 columns, Left a, const float* b, float* c) {
   constexpr i64 SLICE = 192;  // rows of B that stay close while all tiles of C pass by
   for (i64 k = 0; k < depth; k += SLICE)
-    for_tiles(rows, columns, true, [&](i64 i, i64 count, i64 j, i64 width) {
+    for_tiles(rows, columns, 1, [&](i64 i, i64 count, i64 j, i64 width) {
       const float* data = a.from(i).data + (a.rows_adjacent ? k * a.stride : k);
       pick(count, width, a.rows_adjacent)(std::min(SLICE, depth - k), data, a.stride, b + k * columns + j, columns,
                                           c + i * columns + j, columns, nullptr, Start::SUM, columns - j);

@@ -1,0 +1,76 @@
+"""The page that the benchmark writes, from numbers that need no machine."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from benchmarks import contenders, report, timing
+from benchmarks.layers import FORMS, RIVALS, STAGES, saved_bytes
+from hocp_mm.layers import HOCPConv3d
+
+
+@pytest.fixture
+def folder(tmp_path):
+    times = {name: 60.0 for name in RIVALS} | {f"ours {form}": 12.0 for form in FORMS}
+    times |= {"tltorch mobilenet": 36.0, "ours auto": 6.0, "ours auto, contiguous": 7.0}
+    layers = [
+        {"channels": c, "size": s, "expansion": 1, "training": False, "times": times, "limit": 4.0}
+        for c, s in STAGES.items()
+    ]
+    networks = {"ours": 50.0, "dense 3-D twin": 300.0, "torchvision r3d_18": 400.0, "2-D parent": 100.0}
+    sections = {
+        "machine": {"text": "A machine."},
+        "layers": layers,
+        "memory": [{"channels": 64, "size": 56, "rank": 64, "bytes": {"conv3d": 2e6, "ours auto": 3e6}}],
+        "networks": [{"network": "resnet18", "rank": "x1", "training": False, "times": networks}],
+        "choices": [["1-D", 1, "float32", "fused", 1.0, 1.05], ["2-D", 3, "float64", "mobilenet", 1.0, 1.2]],
+        "fits": {"networks": [["resnet18", 16, 30.0, 1.2]], "kernels": [["64", "random", 64, 0.2, 0.76, 3.0, 0.77]]},
+    }
+    for name, numbers in sections.items():
+        (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
+    return tmp_path
+
+
+def test_ratios_are_those_of_the_numbers(folder):
+    page = report.write_report(folder, "cpu_float32").read_text()
+    assert "| **geometric mean** | **10.00** | **6.00** | **10.00** | **1.50** |" in page
+    assert "| resnet18, R = C | inference | 50 | 300 | 400 | 100 | **6.00** | **8.00** | **2.00** |" in page
+    assert "3.0 (1.50x)" in page
+    assert re.search(r"in 1 of 2 cases; worst\s+ratio 1\.20", page)
+    assert (folder / "cpu_float32.png").stat().st_size > 0
+
+
+def test_contenders_take_turns_and_medians_are_kept(monkeypatch):
+    now, calls = [0.0], []
+
+    def step(name, seconds):
+        def run():
+            calls.append(name)
+            now[0] += seconds[min(calls.count(name), len(seconds)) - 1]
+
+        return run
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    found = timing.interleaved({"a": step("a", [9, 9, 1, 2, 30]), "b": step("b", [4])}, rounds=3)
+    assert calls == ["a", "b"] * 5
+    assert found == {"a": pytest.approx(2000), "b": pytest.approx(4000)}
+
+
+def test_saved_bytes_count_activations_once_and_no_parameter():
+    dense = torch.nn.Conv3d(8, 8, 3, padding=1)
+    x = torch.randn(1, 8, 4, 6, 6)
+    assert saved_bytes(dense, x) == x.numel() * 4
+    chain = HOCPConv3d(8, 8, 3, padding=1, rank=8, implementation="mobilenet")
+    assert saved_bytes(chain, x) > 2 * x.numel() * 4
+
+
+def test_the_dense_twin_has_the_shape_and_parameters_of_its_name():
+    twin = contenders.DenseVideo("resnet18")
+    with torch.no_grad():
+        assert twin(torch.randn(1, 3, 2, 32, 32)).shape == (1, 512, 2, 1, 1)
+    layer = torch.nn.Conv3d(8, 8, 3, bias=False)
+    pair = contenders.Conv2Plus1d(8)
+    ours = sum(p.numel() for m in pair if isinstance(m, torch.nn.Conv3d) for p in m.parameters())
+    assert ours == pytest.approx(layer.weight.numel(), rel=0.05)
