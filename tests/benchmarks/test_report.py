@@ -13,7 +13,7 @@ from hocp_mm.layers import HOCPConv3d
 
 @pytest.fixture
 def folder(tmp_path):
-    times = {name: 60.0 for name in RIVALS} | {f"ours {form}": 12.0 for form in FORMS}
+    times = dict.fromkeys(RIVALS, 60.0) | {f"ours {form}": 12.0 for form in FORMS}
     times |= {"tltorch mobilenet": 36.0, "ours auto": 6.0, "ours auto, contiguous": 7.0}
     layers = [
         {"channels": c, "size": s, "expansion": 1, "training": False, "times": times, "limit": 4.0}
