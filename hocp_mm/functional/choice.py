@@ -6,9 +6,9 @@ convolutions differ by up to ten times between memory formats, dtypes and sizes.
 of layer and input, with the backward pass where gradients are needed, and the answer is kept for the process, as
 ``torch.backends.cudnn.benchmark`` does. Batch sizes within a factor of two share an answer.
 
-Nothing is timed while tracing or exporting, on meta tensors, or under ``torch.use_deterministic_algorithms(True)``:
-the forms agree to rounding only, and a measurement may fall out differently tomorrow. A count of multiplications
-decides then.
+Nothing is timed while tracing or exporting, in ``torch.func`` transforms, where somebody counts operations or saved
+tensors, on meta tensors, or under ``torch.use_deterministic_algorithms(True)``: the forms agree to rounding only, and a
+measurement may fall out differently tomorrow. A count of multiplications decides then.
 """
 
 import time
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hocp_mm.functional.clock import wait_for
+from hocp_mm.functional.context import is_exporting, is_observed, is_transformed
 from hocp_mm.functional.cp import CPKernel
 
 Form = Literal["factorized", "mobilenet", "fused", "reconstructed"]
@@ -58,13 +60,21 @@ def run_form(
     Returns:
         What ``run`` returns.
     """
+
+    def keeping_little(form: Form, x: Tensor, kernel: CPKernel) -> Tensor:
+        if form in ("factorized", "mobilenet"):
+            # A gate may draw random numbers, which the second run must draw again.
+            repeatable = can_rebuild
+            return checkpoint(run, form, x, kernel, use_reentrant=False, preserve_rng_state=not repeatable)  # pyright: ignore
+        return run(form, x, kernel)
+
+    step = keeping_little if recompute else run
     if implementation == "auto":
-        form = choose_form(run, x, kernel, settings, can_fuse=can_fuse, can_rebuild=can_rebuild)
+        settings = (*settings, recompute)
+        form = choose_form(step, x, kernel, settings, can_fuse=can_fuse, can_rebuild=can_rebuild)
     else:
         form = "mobilenet" if implementation == "fused" and not can_fuse else implementation
-    if recompute and form in ("factorized", "mobilenet"):
-        return checkpoint(run, form, x, kernel, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
-    return run(form, x, kernel)
+    return step(form, x, kernel)
 
 
 def choose_form(
@@ -81,11 +91,12 @@ def choose_form(
     if not can_rebuild or not _may_measure(x) or dense * prod(x.shape[2:]) * x.shape[0] < _SMALL:
         return by_count(x, kernel, can_fuse=can_fuse, can_rebuild=can_rebuild)
     # Sizes are exact, the batch is not: the last batch of an epoch should not be measured again.
-    needs_grad = torch.is_grad_enabled() and (x.requires_grad or any(f.requires_grad for f in kernel.factors.values()))
+    learnt = (x, kernel.weights, *kernel.factors.values())
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learnt)
+    autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
     key = (
         x.shape[0].bit_length(), *x.shape[1:], x.dtype, x.device, _order_of(x), kernel.shape, kernel.rank,
-        kernel.groups, settings, needs_grad, can_fuse, torch.is_autocast_enabled(x.device.type),
-        torch.get_num_threads(),
+        kernel.groups, settings, needs_grad, can_fuse, autocast, torch.get_num_threads(),
     )  # fmt: skip
     if key not in _kept:
         forms: tuple[Form, ...] = ("factorized", "mobilenet", "reconstructed")
@@ -139,29 +150,23 @@ def fastest(x: Tensor, kernel: CPKernel, run: Run, forms: tuple[Form, ...], need
 
 
 def _timed(run: Run, form: Form, x: Tensor, kernel: CPKernel, needs_grad: bool) -> float:
-    _wait_for(x.device)
+    wait_for(x.device)
     start = time.perf_counter()
     out = run(form, x, kernel)
     if needs_grad:
         torch.autograd.grad(out, [x, kernel.weights, *kernel.factors.values()], torch.ones_like(out))
-    _wait_for(x.device)
+    wait_for(x.device)
     return time.perf_counter() - start
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _may_measure(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
-        or torch.onnx.is_in_onnx_export()
-        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or is_exporting()
+        or is_transformed()
+        or is_observed()
         or x.device.type == "meta"
-        or type(x) not in (Tensor, torch.nn.Parameter)  # fake tensors, functional transforms
+        or type(x) not in (Tensor, torch.nn.Parameter)  # fake tensors and other subclasses
         or torch.are_deterministic_algorithms_enabled()
         or (x.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
     )

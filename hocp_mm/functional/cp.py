@@ -57,15 +57,17 @@ class CPKernel:
 
     def __post_init__(self) -> None:
         """Check names and shapes, and put the factors in the order of the dense kernel."""
-        if self.weights.ndim != 1:
-            raise ValueError(f"CPKernel: weights must have shape [rank], got {tuple(self.weights.shape)}.")
+        if self.weights.ndim != 1 or self.rank < 1:
+            raise ValueError(
+                f"CPKernel: weights must have shape [rank] with rank >= 1, got {tuple(self.weights.shape)}."
+            )
         names = mode_names(len(self.factors) - 2)
         if set(names) != set(self.factors):
             raise ValueError(f"CPKernel: factors must be named {names}, got {tuple(self.factors)}.")
         if list(self.factors) != list(names):
             object.__setattr__(self, "factors", {name: self.factors[name] for name in names})
         for name, factor in self.factors.items():
-            if factor.ndim != 2 or factor.shape[1] != self.rank:
+            if factor.ndim != 2 or factor.shape[1] != self.rank or factor.shape[0] < 1:
                 raise ValueError(
                     f"CPKernel: factor '{name}' must have shape [mode size, {self.rank}], got {tuple(factor.shape)}."
                 )

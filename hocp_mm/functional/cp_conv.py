@@ -81,7 +81,8 @@ def cp_conv(
         inner: Psi, a pointwise callable ``[batch, rank, *sizes] -> same`` after the first 1x1 convolution (the
             paper's batch norm and ReLU). The result then has no dense equivalent.
         gate: A callable of the same shapes on the components before the last 1x1 convolution, such as
-            squeeze-excitation. The result then has no dense equivalent either.
+            squeeze-excitation. The result then has no dense equivalent either. It must keep no state where
+            ``recompute`` runs it twice.
         recompute: Keep no activation of the rank's size for the backward pass, which computes them again: less
             memory for about a third more time. The fused form always works so, and takes less time all the same.
 
@@ -93,7 +94,12 @@ def cp_conv(
             ``recompute`` meets ``inner`` (its running statistics would be updated twice).
     """
     order = kernel.kernel_order
-    _check(x, kernel)
+    if x.ndim not in (order + 1, order + 2):
+        raise ValueError(
+            f"cp_conv: x of shape {tuple(x.shape)} does not fit a kernel with {order} convolved modes "
+            f"{kernel.convolved}."
+        )
+    check_channels(x, x.shape[-order - 1], kernel, bias)
     check_words(padding_mode, implementation, inner, gate, recompute)
     if x.ndim == order + 1:
         batched = cp_conv(
@@ -101,7 +107,8 @@ def cp_conv(
             implementation=implementation, inner=inner, gate=gate, recompute=recompute,
         )  # fmt: skip
         return batched.squeeze(0)
-    strides, dilations = expand_ints(stride, order, "stride"), expand_ints(dilation, order, "dilation")
+    strides = expand_ints(stride, order, "stride", least=1)
+    dilations = expand_ints(dilation, order, "dilation", least=1)
     pads = resolve_padding(padding, kernel.kernel_size, strides, dilations)
     window = Window(strides, pads, dilations, padding_mode)
 
@@ -193,13 +200,14 @@ def check_words(
         raise ValueError("cp_conv: recompute cannot repeat inner, got an inner callable.")
 
 
-def _check(x: Tensor, kernel: CPKernel) -> None:
-    order = kernel.kernel_order
-    if x.ndim not in (order + 1, order + 2):
-        raise ValueError(
-            f"cp_conv: x of shape {tuple(x.shape)} does not fit a kernel with {order} convolved modes "
-            f"{kernel.convolved}."
-        )
-    channels = kernel.factors["in"].shape[0] * kernel.groups
-    if x.shape[-order - 1] != channels:
-        raise ValueError(f"cp_conv: the kernel has {channels} input channels, got x of shape {tuple(x.shape)}.")
+def check_channels(x: Tensor, channels: int, kernel: CPKernel, bias: Tensor | None) -> None:
+    """Refuse data or a bias that do not fit the channels of a kernel.
+
+    Raises:
+        ValueError: With the sizes.
+    """
+    expected = kernel.factors["in"].shape[0] * kernel.groups
+    if channels != expected:
+        raise ValueError(f"cp_conv: the kernel has {expected} input channels, got x of shape {tuple(x.shape)}.")
+    if bias is not None and tuple(bias.shape) != kernel.shape[:1]:
+        raise ValueError(f"cp_conv: bias must have shape {kernel.shape[:1]}, got {tuple(bias.shape)}.")

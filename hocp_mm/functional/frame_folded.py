@@ -15,6 +15,7 @@ from hocp_mm.functional.choice import Form, Implementation, run_form
 from hocp_mm.functional.cp import CPKernel, merged_taps
 from hocp_mm.functional.cp_conv import (
     Pointwise,
+    check_channels,
     check_words,
     depthwise,
     project_in,
@@ -22,7 +23,7 @@ from hocp_mm.functional.cp_conv import (
     reconstructed,
 )
 from hocp_mm.functional.fused import fused, fused_fits
-from hocp_mm.functional.padding import Pads, Window, pad
+from hocp_mm.functional.padding import Pads, Window, expand_ints, pad
 
 
 def fold_frames(clip: Tensor) -> Tensor:
@@ -128,11 +129,19 @@ def cp_conv_folded(
         ``[N*T, out, H', W']``.
 
     Raises:
-        ValueError: If the batch is no multiple of ``frames``, or as in ``cp_conv``.
+        ValueError: If ``images`` or ``kernel`` have other dimensions, the batch is no multiple of ``frames``, or as in
+            ``cp_conv``.
     """
+    if images.ndim != 4 or kernel.kernel_order != 3:
+        raise ValueError(
+            f"cp_conv_folded: images must be [N*T, in, H, W] and the kernel have modes t, h, w, "
+            f"got shape {tuple(images.shape)} and {kernel.convolved}."
+        )
+    check_channels(images, images.shape[1], kernel, bias)
     _check_frames("cp_conv_folded", images, frames)
+    stride, dilation = expand_ints(stride, 2, "stride", least=1), expand_ints(dilation, 2, "dilation", least=1)
     check_words(padding_mode, implementation, inner, gate, recompute)
-    image_window = Window(tuple(stride), pads, tuple(dilation), padding_mode)
+    image_window = Window(stride, pads, dilation, padding_mode)
     clip_window = Window((1, *stride), ((before, kernel.kernel_size[0] - 1 - before), *pads), (1, *dilation))
 
     def run(form: Form, images: Tensor, kernel: CPKernel) -> Tensor:

@@ -7,6 +7,7 @@ one kernel serves all, and nothing is copied on the way.
 import torch
 from torch import Tensor
 
+from hocp_mm.functional.context import is_exporting, is_transformed
 from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.native import fused_cp_conv, native_available
 from hocp_mm.functional.padding import Window, pad
@@ -16,20 +17,20 @@ def fused_fits(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window)
     """Tell whether the compiled kernel can convolve ``x``: float32 on CPU, one group, 1 to 3 convolved modes.
 
     Returns:
-        False also under autocast, which asks for another dtype; while exporting, where its operator would tie the
-        exported program to this package; and where nothing comes out, so that PyTorch says what is wrong.
+        False also under autocast, which asks for another dtype; under transforms and while exporting, which do not know
+        its operator; and where nothing comes out, so that PyTorch says what is wrong.
     """
     tensors = [x, kernel.weights, *kernel.factors.values(), *([] if bias is None else [bias])]
     return (
-        kernel.groups == 1
+        not is_transformed()
+        and kernel.groups == 1
         and kernel.kernel_order <= 3
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+        and x.layout == torch.strided
         and x.numel() > 0
         and all(window.output_size(x.shape[2:], kernel.kernel_size))
         and not torch.is_autocast_enabled("cpu")
-        and not _is_exporting()
-        # Counters of operations trace, and know only those of PyTorch.
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not is_exporting()
         and native_available()
     )
 
@@ -62,8 +63,3 @@ def fused(x: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> T
         [*ones, *dilation],
     )
     return out.reshape(*out.shape[:2], *out.shape[2 + missing :]) if missing else out
-
-
-def _is_exporting() -> bool:
-    exporting = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
-    return bool(exporting is not None and exporting()) or torch.onnx.is_in_onnx_export()

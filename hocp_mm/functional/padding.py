@@ -33,18 +33,20 @@ class Window(NamedTuple):
         )
 
 
-def expand_ints(value: Ints, order: int, name: str) -> tuple[int, ...]:
+def expand_ints(value: Ints, order: int, name: str, least: int | None = None) -> tuple[int, ...]:
     """Spread an int over ``order`` modes, or check that a sequence has that length.
 
     Returns:
         ``order`` ints.
 
     Raises:
-        ValueError: If the length is wrong.
+        ValueError: If the length is wrong, or a value is below ``least``.
     """
     values = (value,) * order if isinstance(value, int) else tuple(value)
     if len(values) != order:
         raise ValueError(f"cp_conv: {name} must be an int or {order} ints, got {tuple(values)}.")
+    if least is not None and min(values) < least:
+        raise ValueError(f"cp_conv: {name} must be at least {least}, got {values}.")
     return values
 
 
@@ -59,7 +61,7 @@ def resolve_padding(
         One pair for each convolved mode.
 
     Raises:
-        ValueError: If the word is unknown or ``'same'`` meets a stride.
+        ValueError: If the word is unknown, a number negative, or ``'same'`` meets a stride.
     """
     if padding == "valid":
         return ((0, 0),) * len(kernel_size)
@@ -70,7 +72,7 @@ def resolve_padding(
         return tuple((total // 2, total - total // 2) for total in totals)
     if isinstance(padding, str):
         raise ValueError(f"cp_conv: padding must be ints, 'same' or 'valid', got {padding!r}.")
-    return tuple((p, p) for p in expand_ints(padding, len(kernel_size), "padding"))
+    return tuple((p, p) for p in expand_ints(padding, len(kernel_size), "padding", least=0))
 
 
 def pad(x: Tensor, pads: Pads, padding_mode: str) -> tuple[Tensor, tuple[int, ...]]:

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from hocp_mm.functional import choice, cp_conv
+from hocp_mm.layers import HOCPConv2d
 from tests.laws import random_kernel
 
 
@@ -116,3 +119,24 @@ def test_a_measured_choice_changes_no_number_and_no_random_state(monkeypatch):
     assert torch.equal(torch.get_rng_state(), state)
     assert len(choice._kept) == 1
     torch.testing.assert_close(out, cp_conv(x, kernel, implementation="reconstructed"))
+
+
+def test_checkpointed_layers_are_not_measured(monkeypatch):
+    monkeypatch.setattr(choice, "_kept", {})
+    layer = HOCPConv2d(16, 16, 3, padding=1, rank=128, dtype=torch.float64)
+    x = torch.randn(8, 16, 24, 24, dtype=torch.float64, requires_grad=True)
+    out = checkpoint(layer, x, use_reentrant=False)
+    out.sum().backward()
+    assert choice._kept == {}
+    assert x.grad is not None
+
+
+def test_counters_do_not_see_trial_runs(monkeypatch):
+    monkeypatch.setattr(choice, "_kept", {})
+    layer = HOCPConv2d(16, 16, 3, padding=1, rank=128, dtype=torch.float64)
+    counts = []
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter:
+            layer(torch.randn(8, 16, 24, 24, dtype=torch.float64))
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1]

@@ -133,6 +133,10 @@ REFUSED = {
     ),
     "wrong channels": ({"x": torch.randn(1, 3, 6, 6)}, ValueError, "4 input channels, got x of shape"),
     "a wrong length": ({"stride": (1, 2, 3)}, ValueError, r"stride must be an int or 2 ints, got \(1, 2, 3\)"),
+    "a bias of another length": ({"bias": torch.ones(3)}, ValueError, r"bias must have shape \(6,\), got \(3,\)"),
+    "a stride of 0": ({"stride": 0}, ValueError, r"stride must be at least 1, got \(0, 0\)"),
+    "a dilation below 1": ({"dilation": (1, -1)}, ValueError, r"dilation must be at least 1, got \(1, -1\)"),
+    "a negative padding": ({"padding": -1}, ValueError, r"padding must be at least 0, got \(-1, -1\)"),
     "an unknown form": ({"implementation": "fast"}, ValueError, "implementation must be one of"),
     "an unknown padding word": ({"padding": "full"}, ValueError, "padding must be ints, 'same' or 'valid', got 'full'"),
     "an unknown padding mode": ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of"),
@@ -157,3 +161,39 @@ def test_folded_batch_must_hold_whole_clips():
         temporal_depthwise(torch.randn(6, 2, 3, 3), torch.randn(3, 2), 4, 1)
     with pytest.raises(ValueError, match="T >= 1"):
         fold_frames(torch.randn(2, 3, 0, 4, 4))
+
+
+FOLDED_REFUSED = {
+    "other channels": ({"images": torch.randn(4, 5, 6, 6)}, "4 input channels"),
+    "no images": ({"images": torch.randn(4, 6, 6)}, r"images must be \[N\*T, in, H, W\]"),
+    "a kernel without time": ({"kernel": random_kernel(dtype=torch.float32)}, "modes t, h, w"),
+    "a dilation of 0": ({"dilation": (0, 1)}, "dilation must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDED_REFUSED)
+def test_folded_convolution_refuses(case):
+    options, message = FOLDED_REFUSED[case]
+    given = {
+        "images": torch.randn(4, 4, 6, 6), "kernel": random_kernel(taps=(3, 3, 3), dtype=torch.float32), "bias": None,
+        "stride": (1, 1), "pads": ((1, 1), (1, 1)), "dilation": (1, 1), "frames": 2, "before": 1,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        cp_conv_folded(**{**given, **options})
+
+
+@pytest.mark.parametrize("form", ["factorized", "mobilenet"])
+def test_recomputation_repeats_the_random_numbers_of_a_gate(form):
+    kernel, x = random_kernel(), torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+
+    def gradient(recompute):
+        torch.manual_seed(0)
+        out = cp_conv(x, kernel, padding=1, implementation=form, gate=F.dropout, recompute=recompute)
+        return torch.autograd.grad(out.square().sum(), x)[0]
+
+    assert torch.equal(gradient(True), gradient(False))
+
+
+def test_a_kernel_without_components_is_refused():
+    with pytest.raises(ValueError, match=r"rank >= 1, got \(0,\)"):
+        random_kernel(rank=0)

@@ -92,11 +92,14 @@ class Backward {
     const i64 z_size = g_.t.in * points_in_ * g_.r, u_size = g_.t.in * points_ * g_.r, y_size = g_.t.out * points_ * g_.r;
     // As many samples at a time as fit into a few megabytes: enough work for all threads, little memory.
     const i64 budget = i64(6) << 20, step = std::max<i64>(1, std::min(g_.samples, budget / (z_size + u_size + y_size)));
-    float* z = kept.get(step * (z_size + u_size + y_size));
+    const i64 tile = block_rows() * g_.w.in * padded(g_.in_channels), floats = step * (z_size + u_size + y_size);
+    float* z = kept.get(floats + max_threads() * tile);
     if (!z) return false;
+    tiles_ = z + floats, tile_ = tile;
     for (i64 first = 0; first < g_.samples; first += step)
       chunk(x, grad, gx, first, std::min(step, g_.samples - first), z, z + step * z_size, z + step * (z_size + u_size));
     for (Sums* sums : {&w_in_, &taps_t_, &taps_hw_, &w_out_}) sums->finish();
+    kept.release_above(i64(16) << 20);
     return true;
   }
 
@@ -210,18 +213,20 @@ class Backward {
     });
   }
 
-  // The rows pass in blocks that stay close, so that both products read them from there.
+  // Rows of gz that stay close.
+  i64 block_rows() const { return std::max<i64>(1, (64 * 1024 / g_.r + g_.w.in) / g_.w.in); }
+
+  // The rows pass in blocks, so that both products read them from where the first has brought them.
   void input_side(const Tensor<const float>& x, const Tensor<float>& gx, i64 sample, i64 t, i64 from, i64 to,
                   const float* gz, int thread) {
-    static thread_local Scratch kept;
-    const i64 wide = padded(g_.in_channels), step = std::max<i64>(1, (64 * 1024 / g_.r + g_.w.in) / g_.w.in);
+    const i64 step = block_rows();
     for (i64 row = from; row < to; row += step) {
       const i64 rows = std::min(step, to - row);
       const float* block = gz + (row - from) * g_.w.in * g_.r;
       if (w_in_) outer_product(x, sample, t, row, rows, g_.w.in, g_.in_channels, block, g_.r, w_in_.of(thread));
       if (wants_x_)
         buffer_to_tensor(block, g_.r, in_t_, nullptr, gx, sample, t, row, rows, g_.w.in, g_.in_channels,
-                         kept.get(rows * g_.w.in * wide));
+                         tiles_ + thread * tile_);
     }
   }
 
@@ -230,7 +235,8 @@ class Backward {
   const float *out_t_, *in_t_;
   bool wants_x_;
   Sums w_in_, taps_t_, taps_hw_, w_out_;
-  i64 points_in_, points_;
+  i64 points_in_, points_, tile_ = 0;
+  float* tiles_ = nullptr;  // one for each thread
   std::vector<float> flipped_;
 };
 

@@ -31,6 +31,10 @@ class NativeUnavailableError(RuntimeError):
     """The compiled kernel cannot be had here; the message says why."""
 
 
+class SwitchedOffError(NativeUnavailableError):
+    """The user asked to do without."""
+
+
 def load_library() -> ctypes.CDLL:
     """Load the compiled kernel, building it first where no build for this machine and source is kept.
 
@@ -38,34 +42,49 @@ def load_library() -> ctypes.CDLL:
         The loaded library.
 
     Raises:
-        NativeUnavailableError: If it is switched off, or no compiler with OpenMP is found, or the build fails.
+        SwitchedOffError: If the user switched it off.
+        NativeUnavailableError: If no compiler with OpenMP is found, or the build fails.
     """
     if os.environ.get("HOCP_MM_NATIVE", "1") == "0":
-        raise NativeUnavailableError("switched off by HOCP_MM_NATIVE=0")
+        raise SwitchedOffError("switched off by HOCP_MM_NATIVE=0")
     if platform.system() != "Linux":
         raise NativeUnavailableError(f"built on Linux only, this is {platform.system()}")
-    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++")
     if compiler is None:
-        raise NativeUnavailableError("no C++ compiler found (CXX, g++ or clang++)")
+        raise NativeUnavailableError("no C++ compiler found (CXX or g++)")
     name = f"cp_conv-{_fingerprint(compiler)}.so"
-    kept = _cache_folder() / name
     try:
-        if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            _build(compiler, kept)
-        return ctypes.CDLL(str(kept))
-    except OSError as error:  # a read-only home, or a file that another program damaged
+        return _load_kept(compiler, _cache_folder() / name)
+    except OSError as error:  # a read-only home, or none
+        _logger.info("hocp_mm: the kernel cache cannot be used (%s), building for this process only.", error)
+    try:
         with tempfile.TemporaryDirectory(prefix="hocp_mm-") as folder:
-            fresh = Path(folder) / name
-            _build(compiler, fresh)
-            _logger.info("hocp_mm: kernel cache %s is not usable (%s), built for this process only.", kept, error)
-            return ctypes.CDLL(str(fresh))
+            _build(compiler, Path(folder) / name)
+            return ctypes.CDLL(str(Path(folder) / name))
+    except OSError as error:
+        raise NativeUnavailableError(f"the build cannot be loaded ({error})") from error
+
+
+def _load_kept(compiler: str, kept: Path) -> ctypes.CDLL:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if kept.is_file():
+        try:
+            return ctypes.CDLL(str(kept))
+        except OSError as error:
+            _logger.info("hocp_mm: %s is damaged (%s), building it anew.", kept, error)
+    _build(compiler, kept)
+    return ctypes.CDLL(str(kept))
 
 
 def _cache_folder() -> Path:
     if named := os.environ.get("HOCP_MM_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hocp_mm"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "hocp_mm"
+    try:
+        return Path.home() / ".cache" / "hocp_mm"
+    except RuntimeError as error:  # a user id without a home, as in some containers
+        raise OSError(str(error)) from error
 
 
 def _fingerprint(compiler: str) -> str:
@@ -74,8 +93,8 @@ def _fingerprint(compiler: str) -> str:
     for path in sorted(SOURCES.iterdir()):
         if path.suffix in {".cpp", ".h"}:
             digest.update(path.name.encode() + path.read_bytes())
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False, timeout=_TIMEOUT_S)
-    digest.update(compiler.encode() + version.stdout)
+    version = _run([compiler, "--version"])
+    digest.update(compiler.encode() + version.stdout.encode())
     digest.update(_processor().encode())
     return digest.hexdigest()[:16]
 
@@ -95,11 +114,15 @@ def _build(compiler: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         fresh = Path(folder) / target.name
         command = [compiler, *FLAGS, "-o", str(fresh), str(SOURCES / "cp_conv.cpp")]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise NativeUnavailableError(f"the build took more than {_TIMEOUT_S} s: {' '.join(command)}") from error
+        result = _run(command)
         if result.returncode:
             first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr.strip())
             raise NativeUnavailableError(f"the build failed ({first}): {' '.join(command)}")
         fresh.replace(target)
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise NativeUnavailableError(f"no answer for {_TIMEOUT_S} s from: {' '.join(command)}") from error

@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hocp_mm.functional.native.build import NativeUnavailableError, load_library
+from hocp_mm.functional.native.build import NativeUnavailableError, SwitchedOffError, load_library
 
+_logger = logging.getLogger("hocp_mm")
 _FIELDS = "n t h w c to ho wo o r kt kh kw st sh sw pt ph pw dt dh dw xn xt xh xw xc on ot oh ow oc"
 Window = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Stride, (before, after) pads flat, dilation; of t, h and w."""
@@ -46,9 +47,6 @@ class Factors(NamedTuple):
         return self.in_.contiguous(), t, hw.contiguous(), (self.out * self.weights).contiguous()
 
 
-_logger = logging.getLogger("hocp_mm")
-
-
 class _Problem(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in _FIELDS.split()]
 
@@ -78,8 +76,9 @@ def _works() -> bool:
     try:
         _library()
         _check_arithmetic()
-    except NativeUnavailableError as error:
-        _logger.info("hocp_mm: no compiled CPU kernel (%s); PyTorch's own operations are used.", error)
+    except (NativeUnavailableError, MemoryError) as error:
+        level = logging.INFO if isinstance(error, SwitchedOffError) else logging.WARNING
+        _logger.log(level, "hocp_mm: no compiled CPU kernel (%s); PyTorch's own, slower operations are used.", error)
         return False
     return True
 
@@ -116,7 +115,16 @@ def empty_in(order: Order, like: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def run_forward(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> Tensor:
-    """See ``operators.fused_cp_conv``."""
+    """See ``operators.fused_cp_conv``.
+
+    Returns:
+        ``[batch, out, t', h', w']``.
+
+    Raises:
+        ValueError: If sizes do not fit: past this line they are pointers.
+        MemoryError: If there is none for the intermediate results.
+    """
+    _check_sizes(x, factors, bias, window)
     out = empty_output(x, factors, window)
     order = memory_order(x)
     x = _arrange(x, order)
@@ -163,6 +171,17 @@ def run_backward(
         g_out = g_product * factors.weights if want_out else None
     found = (g_weights, g_out, g_in, g_t, g_h, g_w)
     return (gx, *(None if g is None else g.contiguous() for g in found))
+
+
+def _check_sizes(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> None:
+    stride, pads, _ = window
+    fits = x.ndim == 5 and x.shape[1] == factors.in_.shape[0] and min(stride) > 0 and min(window[2]) > 0
+    fits = fits and all(f is None or f.shape[-1] == factors.rank for f in factors)
+    fits = fits and (bias is None or tuple(bias.shape) == (factors.out.shape[0],))
+    alone = (x.shape[2], stride[0], *pads[:2]) == (x.shape[2], 1, 0, 0)
+    if not fits or (factors.t is None and not alone):
+        shapes = [None if f is None else tuple(f.shape) for f in (x, *factors, bias)]
+        raise ValueError(f"hocp_mm::cp_conv: sizes must fit together, got x, factors and bias of {shapes}, {window}.")
 
 
 def _arrange(x: Tensor, order: Order) -> Tensor:

@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <new>
+#include <optional>
 #include <vector>
 
 #include "problem.h"
@@ -72,6 +74,7 @@ class Unit {
     group_ = joined_ ? std::min(tiling.frames, std::max<i64>(1, PRODUCT_ROWS / points_)) : 1;
     ring_ = ring_frames(g, group_);
     held_.resize(ring_);
+    missing_.reserve(ring_), sources_.reserve(g.t.taps), taps_.reserve(g.t.taps);
     z_size_ = g.h.extent(tiling.rows) * g.w.in * g.r * (joined_ ? ring_ : 1);
     frame_size_ = points_ * g.r;
   }
@@ -161,16 +164,23 @@ inline bool forward(const Geometry& g, const Packed& k, const Tensor<const float
 #pragma omp parallel reduction(|| : failed)
   {
     static thread_local Scratch kept;
-    Unit unit(g, k, x, out, tiling);
-    float* scratch = kept.get(unit.floats());
+    // No exception may leave a parallel region: prepare here, and compute without allocating.
+    std::optional<Unit> unit;
+    float* scratch = nullptr;
+    try {
+      unit.emplace(g, k, x, out, tiling);
+      scratch = kept.get(unit->floats());
+    } catch (const std::bad_alloc&) {
+    }
     failed = !scratch;
 #pragma omp for schedule(dynamic)
     for (i64 i = 0; i < g.samples * strips * cuts; ++i) {
       if (!scratch) continue;
       const i64 row = i / cuts % strips * tiling.rows, frame = i % cuts * tiling.frames;
-      unit.run(i / (strips * cuts), row, std::min(tiling.rows, g.h.out - row), frame,
-               std::min(tiling.frames, g.t.out - frame), scratch);
+      unit->run(i / (strips * cuts), row, std::min(tiling.rows, g.h.out - row), frame,
+                std::min(tiling.frames, g.t.out - frame), scratch);
     }
+    kept.release_above(i64(16) << 20);
   }
   return !failed;
 }

@@ -1,15 +1,18 @@
 """The compiled kernel as PyTorch operators: autograd, and shapes for tracing.
 
 ``hocp_mm::cp_conv`` keeps for its backward pass what it was given (x, lambda and the factors) and computes the rank
-activations again; a training step therefore keeps no more than a dense convolution does. There is no second
-derivative and no forward-mode derivative: ``implementation='mobilenet'`` has both.
+activations again; a training step therefore keeps no more than a dense convolution does. Second derivatives go through
+the dense convolution. There is no forward-mode derivative: ``implementation='mobilenet'`` has one.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from hocp_mm.functional.native.calls import Factors, empty_in, empty_output, memory_order, run_backward, run_forward
 
@@ -126,9 +129,56 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:7])
-    grads = _backward_operator(grad, *ctx.saved_tensors, *ctx.window, wanted)
     bias = grad.sum((0, 2, 3, 4)) if ctx.needs_input_grad[7] else None
+    if torch.is_grad_enabled():  # create_graph=True
+        grads = _differentiable_backward(grad, ctx.saved_tensors, ctx.window, wanted)
+    else:
+        grads = _backward_operator(grad, *ctx.saved_tensors, *ctx.window, wanted)
     return (*(g if want else None for g, want in zip(grads, wanted, strict=True)), bias, None, None, None)
 
 
+def _differentiable_backward(
+    grad: Tensor, saved: Sequence[Tensor | None], window: Sequence[Sequence[int]], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients as functions of what they depend on, by PyTorch's operations."""
+    # Aliases: where x was itself computed from a factor, the derivatives here are still partial ones.
+    aliases = [None if tensor is None else tensor.view_as(tensor) for tensor in saved]
+    x, weights, f_out, f_in, f_t, f_h, f_w = aliases
+    assert x is not None
+    assert f_w is not None
+    one = f_w.new_ones(1, f_w.shape[1])
+    factors = (weights, f_out, f_in, one if f_t is None else f_t, one if f_h is None else f_h, f_w)
+    dense = torch.einsum("r,or,ir,tr,hr,wr->oithw", *factors)
+    stride, pads, dilation = (tuple(values) for values in window)
+    padded = F.pad(x, [*pads[4:], *pads[2:4], *pads[:2]])
+    out = F.conv3d(padded, dense, None, stride, 0, dilation)
+    leaves = [tensor for tensor, want in zip(aliases, wanted, strict=True) if want and tensor is not None]
+    found = iter(torch.autograd.grad(out, leaves, grad, create_graph=True) if leaves else ())
+    return [next(found) if want else None for want in wanted]
+
+
 fused_cp_conv.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _products(x: Sequence[int], factors: Sequence[Sequence[int] | None], out: Sequence[int]) -> tuple[int, int, int]:
+    """Count multiply-accumulates from shapes: of the first projection, the taps, and the last projection."""
+    weights, f_out, f_in, f_t, f_h, f_w = factors
+    assert weights is not None
+    assert f_out is not None
+    assert f_in is not None
+    assert f_w is not None
+    taps = (1 if f_h is None else f_h[0]) * f_w[0] + (0 if f_t is None else f_t[0])
+    read, written = x[0] * prod(x[2:]), out[0] * prod(out[2:])
+    return weights[0] * f_in[0] * read, weights[0] * taps * written, weights[0] * f_out[0] * written
+
+
+# PyTorch's counter knows its own operators only, and two FLOPs to a multiply-accumulate.
+@register_flop_formula(torch.ops.hocp_mm.cp_conv)
+def _count_forward(x: Sequence[int], *rest: Any, out_shape: Sequence[int], **_: Any) -> int:
+    return 2 * sum(_products(x, rest[:6], out_shape))
+
+
+@register_flop_formula(torch.ops.hocp_mm.cp_conv_backward)
+def _count_backward(grad: Sequence[int], x: Sequence[int], *rest: Any, **_: Any) -> int:
+    first, taps, last = _products(x, rest[:6], grad)
+    return 2 * (3 * first + 3 * taps + 2 * last)  # all but the last product is computed again

@@ -44,18 +44,24 @@ inline int thread_number() {
 #endif
 }
 
-// Grows and is kept: fresh pages for every call would cost more than a small layer computes.
+// Grows and is kept: fresh pages for every call would cost more than a small layer computes. What a large layer needs is
+// given back.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
   float* get(size_t count) {
     if (count > size_) {
       std::free(data_);
-      size_ = 0;
+      size_ = 0;  // in case there is no memory
       data_ = static_cast<float*>(std::aligned_alloc(64, ceil_div(count * sizeof(float), 4096) * 4096));
       if (data_) size_ = count;
     }
     return data_;
+  }
+  void release_above(i64 count) {
+    if (i64(size_) <= count) return;
+    std::free(data_);
+    data_ = nullptr, size_ = 0;
   }
 
  private:

@@ -1,0 +1,33 @@
+"""What is at work around a call: transforms, tracers, counters. They decide which forms of a convolution may run."""
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+
+def is_transformed() -> bool:
+    """Tell whether a ``torch.func`` transform or forward-mode differentiation is at work.
+
+    Returns:
+        True where the compiled kernel must not run: its forward derivative would be lost without an error.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_exporting() -> bool:
+    """Tell whether a program is being recorded that must run without this package."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
+    # Counters of operations, such as mmengine's, trace and know only those of PyTorch.
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return bool(exporting is not None and exporting()) or torch.onnx.is_in_onnx_export() or tracing
+
+
+def is_observed() -> bool:
+    """Tell whether somebody follows the operations of this call, who should not see trial runs.
+
+    Returns:
+        True in modes such as ``FlopCounterMode``, which would count them, and under checkpointing, which compares what
+        two runs save.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
+    return _get_current_dispatch_mode() is not None or hooks is not None
