@@ -6,7 +6,7 @@ import timm
 import torch
 
 from hocp_mm.functional import decompose, resolve_rank
-from hocp_mm.layers.surgery import is_factorizable
+from hocp_mm.layers.selection import is_factorizable
 
 KERNELS = {
     "64 x 64 x 3 x 3": (64, 64, 3, 3),

@@ -9,6 +9,7 @@ from hocp_mm.functional.cost import Cost
 from hocp_mm.layers.complexity import Complexity, LayerComplexity
 
 _NAME_WIDTH = 28
+_LEGEND = "Activations are those of PyTorch's own operations; the fused CPU kernel writes none of the rank's."
 _Columns = dict[str, Callable[[LayerComplexity], str]]
 
 
@@ -16,14 +17,15 @@ def text_tables(result: Complexity) -> str:
     """Return the table of layers and the table of totals, columns aligned; norms and the rest are one line each.
 
     Returns:
-        Lines of at most 140 characters without a trailing newline.
+        Lines of at most 140 characters without a trailing newline; where there are CP layers, the last one tells whose
+        activations are counted.
     """
-    return f"{_align(_layer_cells(result))}\n\n{_align(_total_cells(result))}"
+    return "\n\n".join([_align(_layer_cells(result)), _align(_total_cells(result)), *_legend(result)])
 
 
 def markdown_tables(result: Complexity) -> str:
-    """Return the same two tables in Markdown."""
-    return f"{_mark_down(_layer_cells(result))}\n\n{_mark_down(_total_cells(result))}"
+    """Return the same in Markdown."""
+    return "\n\n".join([_mark_down(_layer_cells(result)), _mark_down(_total_cells(result)), *_legend(result)])
 
 
 def write_csv(result: Complexity, path: str | Path) -> Path:
@@ -148,6 +150,10 @@ def _total_cells(result: Complexity) -> list[list[str]]:
             line += [f"{spent:.1f}{ratio}", f"{result.milliseconds:.1f}" if cost is own else ""]
         lines.append(line)
     return lines
+
+
+def _legend(result: Complexity) -> list[str]:
+    return [_LEGEND] if any(row.rank is not None for row in result.rows) else []
 
 
 def _against(value: int, own: int, unit: str = "") -> str:

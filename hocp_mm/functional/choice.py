@@ -28,7 +28,7 @@ Form = Literal["factorized", "mobilenet", "fused", "reconstructed"]
 Implementation = Literal["auto", "factorized", "mobilenet", "fused", "reconstructed"]
 Run = Callable[[Form, Tensor, CPKernel], Tensor]
 
-ROUNDS = 3
+ROUNDS = 4
 _SMALL = 2_000_000
 """Dense multiplications below which a call is all overhead and timing it would be noise."""
 _kept: dict[tuple[Any, ...], Form] = {}
@@ -140,8 +140,9 @@ def fastest(x: Tensor, kernel: CPKernel, run: Run, forms: tuple[Form, ...], need
         for turn in range(ROUNDS + 1):
             limit = 3 * min(shortest.values())
             for form in forms:
-                # The first turn builds primitives and tunes libraries; the second drops what is out of the race.
-                if turn > 1 and shortest[form] > limit:
+                # The first turn builds primitives and tunes libraries; what loses the next two by far is out
+                # of the race (one alone may have been disturbed).
+                if turn > 2 and shortest[form] > limit:
                     continue
                 elapsed = _timed(run, form, x, kernel, needs_grad)
                 if turn:

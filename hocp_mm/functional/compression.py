@@ -34,18 +34,6 @@ class CompressedKernel:
         """Turn factors of the core into factors of the kernel."""
         return [self.bases[mode] @ f if mode in self.bases else f for mode, f in enumerate(factors)]
 
-    def least_rank(self, error: float) -> int:
-        """Bound the rank from below at which any CP kernel can have this relative error.
-
-        A CP kernel of rank R has unfoldings of matrix rank at most R, and those leave at least the energy of all but
-        the R largest singular values.
-
-        Returns:
-            A rank; 0 for a kernel of zeros.
-        """
-        budget = error**2 * float(self.spectra[0].sum())
-        return max(int((spectrum.cumsum(0) > budget).sum()) for spectrum in self.spectra)
-
 
 def compress(dense: Tensor) -> CompressedKernel:
     """Compress the channel modes of a kernel without loss.

@@ -1,27 +1,20 @@
-"""Fit a CP kernel to a dense kernel.
+"""Fit a CP kernel to a dense kernel, at a given rank or to a given error.
 
-Each group goes through: whitening of its inputs (only with ``input_moment``), lossless compression
-(:mod:`hocp_mm.functional.compression`), accelerated least squares (:mod:`hocp_mm.functional.als`), and, where its
-components cancel more than ``MAX_DEGENERACY`` allows, the correction of :mod:`hocp_mm.functional.bounded_norm`.
-Kernels with at most two modes longer than 1, such as all 1x1 kernels, are
-matrices and take the exact truncated SVD.
+Groups are fitted one by one (:mod:`hocp_mm.functional.group_fit`) and judged together.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hocp_mm.functional import als
-from hocp_mm.functional.bounded_norm import bound_energy
-from hocp_mm.functional.compression import CompressedKernel, compress
-from hocp_mm.functional.cp import CPKernel, balance, component_norms, dense_kernel, mode_names
+from hocp_mm.functional.cp import CPKernel, component_norms, dense_kernel, mode_names
+from hocp_mm.functional.group_fit import GroupFit
 
 MAX_DEGENERACY = 10.0
-_LIMIT = MAX_DEGENERACY * 0.999  # so that rounding to the dtype of the kernel does not lift it over
-_SHRINKAGE = 1e-2
 _GROWTH = 1.5
 _MARGIN = 1e-3  # of a target error: what rounding and the estimate during the fit may cost
 
@@ -33,7 +26,8 @@ class Decomposition:
     Attributes:
         kernel: The CP kernel, in the dtype and on the device of the dense one, factors balanced.
         relative_error: ``|W - W_cp| / |W|`` in the Frobenius norm.
-        degeneracy: ``sum_r |component r|^2 / |W|^2``; 1 for orthogonal components, large when they cancel.
+        degeneracy: ``sum_r |component r|^2 / |W|^2``; 1 for orthogonal components, large when they cancel. What is
+            fitted (the whitened kernel, where there is a moment) has at most ``MAX_DEGENERACY``.
         weighted_error: The same ratio for the expected output on inputs of the given second moment,
             ``|(W - W_cp) M^(1/2)| / |W M^(1/2)|``; equal to ``relative_error`` without a moment.
     """
@@ -83,7 +77,7 @@ def decompose(
     generator = torch.Generator().manual_seed(seed)
     blocks = dense.detach().double().chunk(groups)
     parts = [
-        _Group(block, moment).fit(rank // groups, generator, max_iter, tol)
+        GroupFit(block, moment, MAX_DEGENERACY).fit(rank // groups, generator, max_iter, tol)
         for block, moment in zip(blocks, moments, strict=True)
     ]
     return _assess(dense, parts, moments)
@@ -103,8 +97,8 @@ def decompose_to_error(
 ) -> Decomposition:
     """Find the smallest rank that reaches an error, and decompose at it.
 
-    The rank starts at the smallest one that the spectra of the kernel allow, grows until a fit reaches the error, and
-    is bisected from there; each fit stops as soon as it reaches the error. Smallest is up to what a fit of
+    The rank starts at the smallest one that the spectra of the groups allow together, grows until a fit reaches the
+    error, and is bisected from there; each fit stops as soon as it reaches the error. Smallest is up to what a fit of
     ``max_iter`` sweeps finds.
 
     Args:
@@ -134,7 +128,7 @@ def decompose_to_error(
         raise ValueError(f"decompose_to_error: max_rank must be a positive multiple of {groups=}, got {max_rank}.")
     moments = _check(dense, groups, input_moment, "decompose_to_error")
     blocks = dense.detach().double().chunk(groups)
-    prepared = [_Group(block, moment) for block, moment in zip(blocks, moments, strict=True)]
+    prepared = [GroupFit(block, moment, MAX_DEGENERACY) for block, moment in zip(blocks, moments, strict=True)]
     sizes = blocks[0].shape
     largest = max_rank // groups if max_rank else max(1, math.prod(sizes) // sum(sizes))
 
@@ -143,8 +137,9 @@ def decompose_to_error(
         enough = target_error * (1 - _MARGIN)
         return _assess(dense, [g.fit(rank, generator, max_iter, tol, enough) for g in prepared], moments)
 
-    rank = min(largest, max(group.least_rank(target_error) for group in prepared))
-    failing, best = rank - 1, math.inf
+    rank = _least_rank(prepared, target_error, largest)
+    # The spectra are those of the shrunk moment: with one they are only a place to start.
+    failing, best = rank - 1 if input_moment is None else 0, math.inf
     while (found := attempt(rank)).weighted_error > target_error:
         best = min(best, found.weighted_error)
         if rank == largest:
@@ -160,6 +155,16 @@ def decompose_to_error(
         else:
             failing = middle
     return found
+
+
+def _least_rank(groups: Sequence[GroupFit], error: float, largest: int) -> int:
+    """Return the rank per group, ``largest`` at most, below which no fit of all groups can have this relative error."""
+    budget = error**2 * sum(group.energy for group in groups)
+
+    def in_reach(rank: int) -> bool:
+        return sum(group.least_residual(rank) for group in groups) <= budget
+
+    return bisect_left(range(1, largest), True, key=in_reach) + 1
 
 
 def _check(dense: Tensor, groups: int, input_moment: Tensor | None, where: str) -> Sequence[Tensor | None]:
@@ -187,75 +192,6 @@ def _check(dense: Tensor, groups: int, input_moment: Tensor | None, where: str) 
             f"{where}: input_moment must be symmetric and positive semi-definite, got a matrix that is not."
         )
     return list(moments)
-
-
-class _Group:
-    """One group of a kernel, prepared for fits at any rank."""
-
-    def __init__(self, dense: Tensor, moment: Tensor | None) -> None:
-        """Prepare ``dense``, ``[out, in, *taps]`` in float64."""
-        self._sizes = dense.shape
-        self._unwhiten: Tensor | None = None
-        if moment is not None and moment.any():
-            root, self._unwhiten = _whitening(moment)
-            dense = torch.movedim(dense.movedim(1, -1) @ root, -1, 1)
-        self._norm = float(dense.norm())
-        self._dense = dense / (self._norm or 1.0)
-        self._long = [mode for mode, size in enumerate(dense.shape) if size > 1]
-        self._compressed: CompressedKernel | None = None
-        if self._norm and len(self._long) > 2:
-            self._compressed = compress(self._dense)
-
-    def least_rank(self, error: float) -> int:
-        """Return a rank below which no fit can have this relative error."""
-        if self._compressed is None:
-            spectrum = torch.linalg.svdvals(self._matrix()).square().flip(0)
-            return max(1, int((spectrum.cumsum(0) > error**2).sum()))
-        return max(1, self._compressed.least_rank(error))
-
-    def fit(self, rank: int, generator: torch.Generator, max_iter: int, tol: float, enough: float = 0.0) -> CPKernel:
-        """Fit ``rank`` components, in float64 and balanced."""
-        if not self._norm:
-            factors = [self._dense.new_zeros(size, rank) for size in self._sizes]
-        elif self._compressed is None:
-            factors = self._svd(rank)
-        else:
-            core = self._compressed.core
-            factors = als.fit(core, rank, generator, max_iter, tol, enough)
-            if als.energy(factors) > MAX_DEGENERACY:
-                factors = bound_energy(als.Target(core), factors, _LIMIT)
-            factors = self._compressed.expand(factors)
-        factors[0] = factors[0] * self._norm
-        if self._unwhiten is not None:
-            factors[1] = self._unwhiten @ factors[1]
-        names = mode_names(len(self._sizes) - 2)
-        return balance(CPKernel(factors[0].new_ones(rank), dict(zip(names, factors, strict=True))))
-
-    def _matrix(self) -> Tensor:
-        rows = self._sizes[self._long[0]] if self._long else 1
-        return self._dense.reshape(rows, -1)
-
-    def _svd(self, rank: int) -> list[Tensor]:
-        """Take the best rank-``rank`` matrix of a kernel with at most two modes longer than 1."""
-        u, s, vh = torch.linalg.svd(self._matrix(), full_matrices=False)
-        kept = min(rank, s.shape[0])
-        pad = (0, rank - kept)  # components beyond the matrix rank are zero, and so exact
-        factors = [self._dense.new_ones(size, rank) for size in self._sizes]
-        rows, columns = [*self._long, *(m for m in range(len(self._sizes)) if m not in self._long)][:2]
-        factors[rows] = torch.nn.functional.pad(u[:, :kept] * s[:kept], pad)
-        factors[columns] = torch.nn.functional.pad(vh[:kept].T, pad)
-        return factors
-
-
-def _whitening(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the symmetric square root of a moment and its inverse.
-
-    The moment is shrunk a little towards the identity: directions that calibration hardly saw keep a small weight, and
-    the inverse stays finite when the moment is singular.
-    """
-    values, vectors = torch.linalg.eigh((moment + moment.T) / 2)
-    roots = ((1 - _SHRINKAGE) * values.clamp_min(0.0) + _SHRINKAGE * values.mean()).sqrt()
-    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
 
 def _assess(dense: Tensor, parts: Sequence[CPKernel], moments: Sequence[Tensor | None]) -> Decomposition:

@@ -86,7 +86,7 @@ def prune(kernel: CPKernel, keep: Tensor) -> CPKernel:
         >>> prune(CPKernel(torch.tensor([1.0, 0.0, 2.0]), ones), torch.tensor([True, False, True])).weights.tolist()
         [1.0, 2.0]
     """
-    index = _kept(keep, kernel.rank)
+    index = kept_index(keep, kernel.rank)
     per_group = kernel.rank // kernel.groups
     counts = torch.bincount(index // per_group, minlength=kernel.groups)
     if (counts != counts[0]).any() or (index.diff() <= 0).any():
@@ -134,7 +134,19 @@ def surviving(strengths: Tensor, threshold: float = 0.0, *, groups: int = 1, min
     return (chosen + offsets).flatten()
 
 
-def _kept(keep: Tensor, rank: int) -> Tensor:
+def kept_index(keep: Tensor, rank: int) -> Tensor:
+    """Turn a mask ``[rank]`` or indices of what to keep into checked indices.
+
+    Args:
+        keep: The mask, or the indices.
+        rank: Components, or channels that stand for them.
+
+    Returns:
+        Tensor of integers, at least one.
+
+    Raises:
+        ValueError: If the mask has another shape, nothing is kept, or an index is outside.
+    """
     if keep.dtype == torch.bool and keep.shape != (rank,):
         raise ValueError(f"prune: keep must be a mask of shape [{rank}], got shape {tuple(keep.shape)}.")
     index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep

@@ -9,7 +9,8 @@ from hocp_mm.layers.merging import merge_dense_
 from hocp_mm.layers.options import FitReport
 from hocp_mm.layers.rank_allocation import allocate_ranks
 from hocp_mm.layers.rank_selection import normalize_factors_, prune_ranks_, shrink_weights_
-from hocp_mm.layers.surgery import factorize_, freeze_all_but_, name_matcher, transduct_
+from hocp_mm.layers.selection import name_matcher
+from hocp_mm.layers.surgery import factorize_, freeze_all_but_, transduct_
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
 __all__ = [

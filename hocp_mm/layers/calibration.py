@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.layers.surgery import Patterns, is_factorizable, name_matcher
+from hocp_mm.layers.modes import evaluating
+from hocp_mm.layers.selection import Patterns, is_factorizable, name_matcher
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -26,7 +27,7 @@ def input_moments(model: nn.Module, batches: Iterable[Any], layers: Patterns | N
         batches: What the model is called with: a tensor, a tuple or list of positional arguments, or a mapping of
             keyword arguments. Some hundred images are plenty: every position counts as a sample.
         layers: Patterns on layer names: which ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d`` to measure. None takes
-            those of :func:`hocp_mm.layers.surgery.is_factorizable`.
+            those of :func:`hocp_mm.layers.selection.is_factorizable`.
 
     Returns:
         Layer name to moment, ``[groups, in / groups, in / groups]`` in float64, on the device of the input. Padding
@@ -44,20 +45,16 @@ def input_moments(model: nn.Module, batches: Iterable[Any], layers: Patterns | N
     if not selected:
         raise ValueError(f"input_moments: layers must match a convolution, got {layers!r} (none matches).")
     recorders = {name: _Recorder(conv) for name, conv in selected.items()}
-    modes = {module: module.training for module in model.modules()}
     handles = [conv.register_forward_pre_hook(recorders[name], with_kwargs=True) for name, conv in selected.items()]
-    model.eval()
     batch_count = 0
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             for batch in batches:
                 _call(model, batch)
                 batch_count += 1
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     if not batch_count:
         raise ValueError("input_moments: batches must hold at least one batch, got none.")
     idle = [name for name, recorder in recorders.items() if not recorder.samples]

@@ -12,7 +12,8 @@ Dropping components is the tensor dropout of Kolbeinsson et al. (arXiv 1902.1075
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.layers.inner import Cfg, kept_index, make_module, read_cfg, select_
+from hocp_mm.functional.sparsity import kept_index
+from hocp_mm.layers.inner import Cfg, make_module, read_cfg, select_
 
 
 class SqueezeExcitation(nn.Module):

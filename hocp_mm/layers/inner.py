@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hocp_mm.functional.sparsity import kept_index
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Cfg = Mapping[str, Any]
 """A module in OpenMMLab's words: ``type`` and its arguments."""
@@ -133,25 +135,6 @@ def make_module(where: str, cfg: Cfg, make: Callable[..., ModuleT], **arguments:
         return make(**arguments)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {str(error).rstrip('.')}, got {dict(cfg)}.") from error
-
-
-def kept_index(keep: Tensor, channels: int) -> Tensor:
-    """Turn a mask ``[channels]`` or indices of what to keep into checked indices.
-
-    Returns:
-        Tensor of integers, at least one.
-
-    Raises:
-        ValueError: If the mask has another shape, or an index is outside.
-    """
-    if keep.dtype == torch.bool and keep.shape != (channels,):
-        raise ValueError(f"prune: keep must be a mask of shape [{channels}], got shape {tuple(keep.shape)}.")
-    index = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
-    if index.ndim != 1 or index.is_floating_point() or len(index) == 0 or index.min() < 0 or index.max() >= channels:
-        raise ValueError(
-            f"prune: keep must hold at least one of the components 0..{channels - 1}, got {keep.tolist()}."
-        )
-    return index
 
 
 def select_(module: nn.Module, name: str, dim: int, index: Tensor) -> None:

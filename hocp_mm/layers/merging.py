@@ -9,7 +9,8 @@ from torch import nn
 from hocp_mm.functional.cp import CPKernel, dense_kernel
 from hocp_mm.layers.cp_conv import HOCPConv1d, HOCPConv2d, HOCPConv3d
 from hocp_mm.layers.options import conv_arguments
-from hocp_mm.layers.surgery import HOCPConv, Patterns, cp_layers, replace_
+from hocp_mm.layers.selection import HOCPConv, Patterns, cp_layers
+from hocp_mm.layers.surgery import replace_
 from hocp_mm.layers.temporal import FrameFoldedHOCPConv2d
 
 _DENSE: Mapping[type, type[nn.Module]] = {

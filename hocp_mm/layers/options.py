@@ -45,12 +45,12 @@ def check_sizes(layer: "_HOCPConvNd") -> None:
             f"{where}: groups must divide in_channels and out_channels, all positive, "
             f"got groups={groups} for {channels[0]} -> {channels[1]}."
         )
-    resolve_padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation)  # refuses a bad word
+    resolve_padding(
+        layer.padding, layer.kernel_size, layer.stride, layer.dilation
+    )  # refuses a bad word, and less than 0
     for name in ("kernel_size", "stride", "dilation"):
         if min(getattr(layer, name)) < 1:
             raise ValueError(f"{where}: {name} must be positive, got {getattr(layer, name)}.")
-    if not isinstance(layer.padding, str) and min(layer.padding) < 0:
-        raise ValueError(f"{where}: padding must not be negative, got {layer.padding}.")
     if not 0 <= layer.dropout < 1:
         raise ValueError(f"{where}: dropout must lie in [0, 1), got {layer.dropout}.")
 

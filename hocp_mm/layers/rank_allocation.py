@@ -2,18 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from hocp_mm.functional.clock import wait_for
 from hocp_mm.functional.cost import conv_cost
 from hocp_mm.functional.rank import RankLike, resolve_rank, spend_budget
 from hocp_mm.functional.rank_estimate import error_curve
+from hocp_mm.layers.modes import evaluating
 from hocp_mm.layers.options import DenseConv
-from hocp_mm.layers.surgery import Patterns, cp_twin, dense_layers
+from hocp_mm.layers.selection import Patterns, dense_layers
+from hocp_mm.layers.surgery import cp_twin
 
 Unit = Literal["params", "macs", "latency"]
 EXPANSIONS: tuple[RankLike, ...] = tuple(2 ** (quarters / 4) for quarters in range(-8, 9))  # 0.25 to 4
@@ -46,9 +48,9 @@ def allocate_ranks(
         budget: What the new layers may cost together: an int in units (parameters; multiply-accumulates of one pass
             of ``inputs``; microseconds), or a float in (0, 1], as a fraction of what the dense layers cost. It is
             never exceeded, but ``'latency'`` is measured, and so repeats only roughly.
-        unit: ``'params'`` (lambda and factors; a bias costs the same before and after), ``'macs'`` (in the form that
-            ``implementation='auto'`` takes) or ``'latency'`` (forward pass of each layer on random data, on the
-            device it is on, at three ranks and interpolated).
+        unit: ``'params'`` (lambda and factors; a bias costs the same before and after), ``'macs'`` (mobilenet
+            or reconstructed, whichever multiplies less) or ``'latency'`` (forward pass of each layer on random data,
+            on the device it is on, at three ranks and interpolated).
         inputs: Arguments of the model, for ``'macs'`` and ``'latency'``; it is run once, in evaluation mode.
         layers: Patterns on layer names; None takes those that :func:`hocp_mm.layers.factorize_` takes.
         ranks: Candidates, in any form of :func:`hocp_mm.functional.resolve_rank`; none goes beyond ``'same'``.
@@ -134,24 +136,12 @@ def record_shapes(
 
     handles = [layer.register_forward_hook(hook_for(name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), evaluating(model):
             model(*([inputs] if isinstance(inputs, Tensor) else inputs))
     finally:
         for handle in handles:
             handle.remove()
     return calls
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    # Flag by flag: parts of a network may be in evaluation mode on purpose.
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 def _candidates(conv: DenseConv, ranks: Sequence[RankLike], seed: int) -> list[int]:
@@ -221,15 +211,10 @@ def measure(layer: nn.Module, calls: Sequence[Shapes]) -> float:
         x = torch.empty(before, dtype=reference.dtype, device=reference.device).uniform_(-1, 1, generator=generator)
         times: list[float] = []
         for _ in range(_WARM_UP + _REPEATS):
-            _synchronize(x.device)
+            wait_for(x.device)
             start = time.perf_counter()
             layer(x)
-            _synchronize(x.device)
+            wait_for(x.device)
             times.append(1e6 * (time.perf_counter() - start))
         total += statistics.median(times[_WARM_UP:])
     return total
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

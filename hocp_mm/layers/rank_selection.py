@@ -10,17 +10,12 @@ Source: Kossaifi et al., CVPR 2020 (arXiv 1906.06196), automatic rank selection.
 lasso to the loss; here it is the proximal step (:mod:`hocp_mm.functional.sparsity`).
 """
 
-import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from hocp_mm.functional.sparsity import normalize, soft_threshold, surviving
-from hocp_mm.layers.inner import prune_inner_
-from hocp_mm.layers.surgery import HOCPConv, Patterns, cp_layers
+from hocp_mm.layers.component_cuts import Cut, between, check_alone, cuts_of, prune_buffers_
+from hocp_mm.layers.selection import HOCPConv, Patterns, cp_layers
 
 
 @torch.no_grad()
@@ -104,7 +99,8 @@ def prune_ranks_(
 
     Raises:
         ValueError: If a number is out of range, no HO-CP layer is selected, or a layer holds NaN or infinite values.
-        NotImplementedError: If Psi mixes components, or an optimizer's state has other shapes.
+        NotImplementedError: If Psi mixes components, what would be cut belongs to another layer, too (the same layer
+            under two names is fine), or an optimizer's state has other shapes.
         TypeError: If ``optimizer`` is none of PyTorch's (pass the one inside a wrapper).
 
     Example:
@@ -116,25 +112,29 @@ def prune_ranks_(
     """
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"prune_ranks_: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
-    todo: list[tuple[HOCPConv, Tensor]] = []
+    todo: dict[str, HOCPConv] = {}
+    kept: dict[str, Tensor] = {}
     pruned: dict[str, tuple[int, int]] = {}
-    cuts: list[_Cut] = []
+    cuts: list[Cut] = []
     for name, layer in cp_layers(model, layers, where="prune_ranks_"):
         strengths = _strengths(layer)
         if not torch.isfinite(strengths).all():
             raise ValueError(f"prune_ranks_: factors must be finite, got NaN or inf in layer '{name}'.")
         keep = surviving(strengths, threshold, groups=layer.groups, min_rank=min_rank)
         if len(keep) < layer.rank:
-            todo.append((layer, keep))
+            todo[name], kept[name] = layer, keep
             pruned[name] = (layer.rank, len(keep))
-            cuts += _cuts(layer, keep, name)
+            cuts += cuts_of(layer, keep, name)
+    check_alone(model, todo, cuts)
     if optimizer is not None:
         for cut in cuts:
             cut.check(optimizer)
-    for layer, keep in todo:
+    for name, layer in todo.items():
+        keep = kept[name]
         layer.rank = len(keep)
-        for module, prune_ in _between(layer):
-            _prune_buffers_(module, prune_, keep)
+        layer.fit_report = None  # it told of the components that there were
+        for module, prune_ in between(layer):
+            prune_buffers_(module, prune_, keep)
     for cut in cuts:
         cut.apply_(optimizer)
     return pruned
@@ -163,69 +163,3 @@ def _normalize_(layer: HOCPConv) -> None:
     layer.weights.copy_(normalized.weights)
     for mode, factor in normalized.factors.items():
         layer.factors[mode].copy_(factor)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A parameter and what stays of it: ``keep`` along ``dim``."""
-
-    layer: str
-    parameter: nn.Parameter
-    dim: int
-    keep: Tensor
-
-    def of(self, tensor: Tensor) -> Tensor:
-        return tensor.index_select(self.dim, self.keep.to(tensor.device))
-
-    def check(self, optimizer: torch.optim.Optimizer) -> None:
-        for key, value in optimizer.state.get(self.parameter, {}).items():
-            if isinstance(value, Tensor) and value.numel() != 1 and value.shape != self.parameter.shape:
-                raise NotImplementedError(
-                    f"prune_ranks_: the state of {type(optimizer).__name__} must have the shape of its parameter, got "
-                    f"'{key}' {tuple(value.shape)} for {tuple(self.parameter.shape)} (layer '{self.layer}')."
-                )
-
-    def apply_(self, optimizer: torch.optim.Optimizer | None) -> None:
-        state = {} if optimizer is None else optimizer.state.get(self.parameter, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == self.parameter.shape:
-                state[key] = self.of(value)
-        # In place, so that optimizers and hooks that know the parameter go on with the new data. A gradient of the
-        # old shape would be refused.
-        grad, self.parameter.grad = self.parameter.grad, None
-        self.parameter.data = self.of(self.parameter.data)
-        self.parameter.grad = None if grad is None else self.of(grad)
-
-
-def _cuts(layer: HOCPConv, keep: Tensor, name: str) -> Iterator[_Cut]:
-    yield _Cut(name, layer.weights, 0, keep)
-    for factor in layer.factors.values():
-        yield _Cut(name, factor, 1, keep)
-    for module, prune_ in _between(layer):
-        twin = copy.deepcopy(module)  # a rehearsal: it may be refused, and it tells which axes shrink
-        try:
-            prune_(twin, keep)
-        except NotImplementedError as error:
-            raise NotImplementedError(f"prune_ranks_: layer '{name}': {error}") from error
-        shapes = {key: parameter.shape for key, parameter in twin.named_parameters()}
-        for key, parameter in module.named_parameters():
-            for dim, size in enumerate(parameter.shape):
-                if shapes[key][dim] != size:
-                    yield _Cut(name, parameter, dim, keep)
-
-
-def _between(layer: HOCPConv) -> Iterator[tuple[nn.Module, Callable[[Any, Tensor], None]]]:
-    """Yield the modules between the stages with the functions that prune them."""
-    if layer.inner is not None:
-        yield layer.inner, prune_inner_
-    if layer.gate is not None:
-        yield layer.gate, type(layer.gate).prune_
-
-
-def _prune_buffers_(module: nn.Module, prune_: Callable[[Any, Tensor], None], keep: Tensor) -> None:
-    """Prune what is no parameter; a pruning module makes new parameters, in whose place the old objects return."""
-    parameters = dict(module.named_parameters())
-    prune_(module, keep)
-    for key, parameter in parameters.items():
-        owner, _, leaf = key.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, parameter)

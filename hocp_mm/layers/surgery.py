@@ -4,44 +4,27 @@ Verbs with a trailing underscore change the model they are given.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from hocp_mm.functional.rank import RankLike, resolve_rank
+from hocp_mm.functional.rank import RankLike
 from hocp_mm.functional.transduct import Init
-from hocp_mm.layers.cp_conv import HOCPConv1d, HOCPConv2d, HOCPConv3d
+from hocp_mm.layers.cp_conv import HOCPConv2d
 from hocp_mm.layers.options import DenseConv, Options, conv_arguments
+from hocp_mm.layers.selection import (
+    CP,
+    DENSE,
+    HOCPConv,
+    Patterns,
+    RankRule,
+    dense_layers,
+    name_matcher,
+    rank_rule,
+)
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
-
-Patterns = str | Iterable[str]
-RankRule = RankLike | Mapping[str, RankLike]
-HOCPConv = HOCPConv1d | HOCPConv2d | HOCPConv3d
-
-_DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # by order
-
-
-def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
-    """Make a test for dotted names: true where any of the regular expressions is found in the name.
-
-    Returns:
-        A function from a name to True or False.
-
-    Example:
-        >>> matches = name_matcher(["layer4", "factors.t$"])
-        >>> matches("net.layer1.0.conv1.factors.t"), matches("net.layer1.0.conv1.factors.w")
-        (True, False)
-    """
-    compiled = [re.compile(p) for p in ([patterns] if isinstance(patterns, str) else patterns)]
-    return lambda name: any(pattern.search(name) for pattern in compiled)
-
-
-def is_factorizable(conv: nn.Module) -> bool:
-    """Tell whether a layer becomes an HO-CP one by default: dense, more than one tap, more than 4 input channels."""
-    # A stem of 3 channels is kept: expansion 1 would leave it 3 filters, and it holds under 1 % of the weights.
-    return isinstance(conv, _DENSE) and conv.groups == 1 and max(conv.kernel_size) > 1 and conv.in_channels > 4
 
 
 def factorize_(
@@ -62,7 +45,7 @@ def factorize_(
             the full name of a convolution stands for that layer alone; others are patterns on layer names, tried in
             their order where no name fits.
         layers: Patterns on layer names: which convolutions to replace, 1x1 and grouped ones included. None takes
-            those of :func:`is_factorizable`; with a mapping of full names only, as
+            those of :func:`hocp_mm.layers.selection.is_factorizable`; with a mapping of full names only, as
             :func:`hocp_mm.layers.allocate_ranks` makes, exactly those.
         fit: Decompose the weights; False keeps a fresh initialisation, for training from scratch or for weights
             that are loaded next.
@@ -79,58 +62,22 @@ def factorize_(
         ValueError: If ``rank`` looks at weights (``'auto'``, ``'error0.1'``) and ``fit`` is False.
     """
     if layers is None and isinstance(rank, Mapping):
-        convolutions = {name for name, module in model.named_modules() if isinstance(module, _DENSE)}
+        convolutions = {name for name, module in model.named_modules() if isinstance(module, DENSE)}
         if rank and convolutions.issuperset(rank):
             layers = [f"^{re.escape(name)}$" for name in rank]
     selected = dense_layers(model, layers, where="factorize_")
-    rule = _rank_rule(model, rank)
+    rule = rank_rule(model, rank)
     ranks = {name: rule(name) for name, _ in selected}
     for name in ranks:
         if input_moments is not None and name not in input_moments:
             raise KeyError(f"factorize_: input_moments must hold every layer, got none for '{name}'.")
     twins: dict[str, HOCPConv] = {}
     for name, conv in selected:
-        sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
-        # Weights that are not kept have no say in the rank.
-        components = resolve_rank(ranks[name], *sizes, dense=conv.weight if fit else None, seed=seed)
         moment = {} if input_moments is None else {"input_moment": input_moments[name]}
-        twins[name] = cp_twin(conv, components, seed=seed, fit=fit, **moment, **options)
+        twins[name] = cp_twin(conv, ranks[name], seed=seed, fit=fit, **moment, **options)
     for name, twin in twins.items():
         replace_(model, name, twin)
     return list(twins)
-
-
-def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, DenseConv]]:
-    """Select the dense convolutions that an operation is about.
-
-    Args:
-        model: The network.
-        layers: Patterns on layer names; None takes those of :func:`is_factorizable`.
-        where: Name of the operation, for errors.
-
-    Returns:
-        Names and layers, in the order of ``named_modules``.
-
-    Raises:
-        NotImplementedError: If a selected layer is a subclass of ``nn.ConvNd`` with a forward pass of its own.
-        ValueError: If ``layers`` matches no convolution.
-    """
-    wanted = None if layers is None else name_matcher(layers)
-    selected = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, _DENSE) and (is_factorizable(module) if wanted is None else wanted(name))
-    ]
-    if wanted is not None and not selected:
-        raise ValueError(f"{where}: layers must match a dense convolution, got {layers!r} (none matches).")
-    for name, conv in selected:
-        base = _DENSE[len(conv.kernel_size) - 1]
-        if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
-            raise NotImplementedError(
-                f"{where}: only a layer that computes as nn.{base.__name__} can be factorized, "
-                f"got {type(conv).__name__} (layer '{name}')."
-            )
-    return selected
 
 
 def cp_twin(conv: DenseConv, rank: RankLike, **options: Any) -> HOCPConv:
@@ -140,40 +87,12 @@ def cp_twin(conv: DenseConv, rank: RankLike, **options: Any) -> HOCPConv:
         The new layer.
     """
     order = len(conv.kernel_size)
-    if type(conv) not in _DENSE:  # such as torchvision's Conv3DSimple, which only chooses its own constructor arguments
-        plain = _DENSE[order - 1](**{**conv_arguments(conv), "device": "meta"}).train(conv.training)
+    if type(conv) not in DENSE:  # such as torchvision's Conv3DSimple, which only chooses its own constructor arguments
+        plain = DENSE[order - 1](**{**conv_arguments(conv), "device": "meta"}).train(conv.training)
         plain.weight, plain.bias = conv.weight, conv.bias
         conv = plain
-    make: Any = (HOCPConv1d, HOCPConv2d, HOCPConv3d)[order - 1]
+    make: Any = CP[order - 1]
     return make.from_dense(conv, rank, **options)
-
-
-def cp_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, HOCPConv]]:
-    """Select the HO-CP layers that an operation is about.
-
-    Args:
-        model: The network.
-        layers: Patterns on layer names; None takes all.
-        where: Name of the operation, for errors.
-
-    Returns:
-        Names and layers, in the order of ``named_modules``.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    wanted = None if layers is None else name_matcher(layers)
-    kinds = (HOCPConv1d, HOCPConv2d, HOCPConv3d)
-    selected = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and (wanted is None or wanted(name))
-    ]
-    if not selected:
-        raise ValueError(
-            f"{where}: the model must hold an HO-CP layer, got none (layers={layers!r}; factorize_ first?)."
-        )
-    return selected
 
 
 def transduct_(
@@ -263,24 +182,3 @@ def _sees_time(layer: nn.Module) -> bool:
     if isinstance(layer, HOCPConv2d):
         return True
     return isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 1
-
-
-def _rank_rule(model: nn.Module, rule: RankRule) -> Callable[[str], RankLike]:
-    """Turn a rank, or a mapping from names and patterns to ranks, into a function of the layer's name."""
-    if not isinstance(rule, Mapping):
-        return lambda _: rule
-    names = {name for name, module in model.named_modules() if isinstance(module, _DENSE)}
-    patterns = [pattern for pattern in rule if pattern not in names]
-
-    def rank_of(name: str) -> RankLike:
-        if name in rule:
-            return rule[name]
-        for pattern in patterns:
-            if re.search(pattern, name):
-                return rule[pattern]
-        raise KeyError(
-            f"factorize_: rank must hold the name of every layer or a pattern for it, got none for '{name}' "
-            f"(keys {list(rule)})."
-        )
-
-    return rank_of

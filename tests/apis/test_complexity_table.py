@@ -39,7 +39,7 @@ def test_three_digits_and_a_unit(value, text):
 
 def test_the_layer_table_is_aligned_and_tells_layers_from_norms_and_the_rest():
     result = network()
-    layers, totals = (table.splitlines() for table in text_tables(result).split("\n\n"))
+    layers, totals, _ = (table.splitlines() for table in text_tables(result).split("\n\n"))
     assert " ".join(layers[0].split()) == "layer kind kernel output params dense MACs dense 2-D activ."
     assert len({len(line) for line in layers[:3]}) == 1
     # The part that all names share is left out.
@@ -67,6 +67,14 @@ def test_an_image_network_has_no_parent_and_a_dense_one_no_twin():
     assert [line.split("  ")[0] for line in totals] == ["total", "this network"]
 
 
+def test_the_legend_stands_where_there_are_components():
+    legend = "Activations are those of PyTorch's own operations; the fused CPU kernel writes none of the rank's."
+    dense = complexity(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 5, 5))
+    for tables in (text_tables, markdown_tables):
+        assert tables(network()).split("\n\n")[2:] == [legend]
+        assert len(tables(dense).split("\n\n")) == 2
+
+
 def test_times_stand_only_where_they_were_measured():
     assert "ms" not in text_tables(network()).replace(",", " ").split()
     result = complexity(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), torch.zeros(1, 3, 5, 5), measure=1)
@@ -87,7 +95,7 @@ def test_long_names_keep_their_end():
 
 
 def test_markdown_is_a_table_with_as_many_cells_in_each_line():
-    layers, totals = (table.splitlines() for table in markdown_tables(network()).split("\n\n"))
+    layers, totals = (table.splitlines() for table in markdown_tables(network()).split("\n\n")[:2])
     for table in (layers, totals):
         assert len({line.count("|") for line in table}) == 1
         assert set(table[1]) == set("|-: ")

@@ -11,6 +11,7 @@ from hocp_mm.functional import decompose, dense_kernel
 from hocp_mm.functional.als import Target, random_start, ridge_solver, sweep
 from hocp_mm.functional.compression import compress
 from hocp_mm.functional.cp import CPKernel, component_norms, mode_names
+from hocp_mm.functional.group_fit import GroupFit
 from tests.laws import random_kernel, relative_error
 
 
@@ -128,15 +129,14 @@ def test_compression_loses_nothing(dense, core_shape):
     assert relative_error(rebuilt, dense) < 1e-5
 
 
-@pytest.mark.parametrize("error", [0.1, 0.4, 0.9])
-def test_the_least_rank_comes_from_the_singular_values_of_the_unfoldings(error):
+@pytest.mark.parametrize("rank", [1, 5, 30])
+def test_the_least_residual_comes_from_the_singular_values_of_the_unfoldings(rank):
     dense = structured_kernel(40, 12, 3, 3)
-    expected = []
+    tails = []
     for mode in range(dense.ndim):
         singular = torch.linalg.svdvals(dense.movedim(mode, 0).flatten(1))
-        left = [float(singular[rank:].norm() / singular.norm()) for rank in range(len(singular) + 1)]
-        expected.append(next(rank for rank, tail in enumerate(left) if tail <= error))
-    assert compress(dense).least_rank(error) == max(expected)
+        tails.append(float(singular[rank:].square().sum()))
+    assert GroupFit(dense, None, 10.0).least_residual(rank) == pytest.approx(max(tails), rel=1e-6)
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():

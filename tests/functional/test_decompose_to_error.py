@@ -44,6 +44,43 @@ def test_groups_share_the_rank_equally():
     assert fit.relative_error <= 0.3
 
 
+def rank_one(out=16, in_=16):
+    return dense_kernel(CPKernel(torch.ones(1, dtype=torch.float64), random_kernel(out, in_, rank=1).factors))
+
+
+def test_the_error_holds_for_all_groups_together():
+    large = rank_one()
+    noise = torch.randn(16, 16, 3, 3, dtype=torch.float64)
+    dense = torch.cat([large / large.norm(), 1e-6 * noise / noise.norm()])
+    fit = decompose_to_error(dense, 0.1, groups=2)
+    assert (fit.kernel.rank, fit.relative_error <= 0.1) == (2, True)
+    assert decompose(dense, 2, groups=2).relative_error < 1.2e-6
+    assert decompose_to_error(dense.flip(0), 0.1, groups=2).kernel.rank == 2
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5])
+def test_unequal_groups_get_the_smallest_common_rank(target):
+    first, second = structured_kernel(16, 8, 1, 1), structured_kernel(16, 8, 1, 1, seed=1)
+    dense = torch.cat([first, 0.3 * second])
+    spectra = [torch.linalg.svdvals(block.flatten(1)).square() for block in (first, 0.3 * second)]
+    tails = [sum(float(s[rank:].sum()) for s in spectra) for rank in range(9)]
+    expected = next(rank for rank, tail in enumerate(tails) if tail <= target**2 * tails[0])
+    assert decompose_to_error(dense, target, groups=2, max_rank=16, granularity=0).kernel.rank == 2 * expected
+
+
+def test_a_shrunk_moment_proves_nothing():
+    # Calibration saw one channel alone. The others weigh so little that the fit serves that one first, but they would
+    # count in the error if it were that of the shrunk moment.
+    seen = rank_one(in_=1)
+    unseen = torch.randn(16, 15, 3, 3, dtype=torch.float64)
+    dense = torch.cat([seen / seen.norm(), 9 * unseen / unseen.norm()], dim=1)
+    moment = torch.zeros(16, 16, dtype=torch.float64)
+    moment[0, 0] = 1
+    fit = decompose_to_error(dense, 0.1, input_moment=moment)
+    assert fit.weighted_error <= 0.1
+    assert fit.kernel.rank == 1
+
+
 def test_with_a_moment_the_weighted_error_counts():
     dense = structured_kernel(16, 16, 3, 3)
     moment = torch.diag(torch.arange(1, 17) ** -2.0)

@@ -187,7 +187,7 @@ REFUSED = {
     "no taps": (lambda: HOCPConv2d(4, 4, (3, 0)), ValueError, r"kernel_size must be positive, got \(3, 0\)"),
     "no stride": (lambda: HOCPConv2d(4, 4, 3, stride=0), ValueError, r"stride must be positive, got \(0, 0\)"),
     "no dilation": (lambda: HOCPConv2d(4, 4, 3, dilation=0), ValueError, "dilation must be positive"),
-    "negative padding": (lambda: HOCPConv2d(4, 4, 3, padding=-1), ValueError, r"negative, got \(-1, -1\)"),
+    "negative padding": (lambda: HOCPConv2d(4, 4, 3, padding=-1), ValueError, r"must be at least 0, got \(-1, -1\)"),
     "an unknown padding mode": (
         lambda: HOCPConv2d(4, 4, 3, padding_mode="reflection"), ValueError, "padding_mode must be .*'reflection'",
     ),

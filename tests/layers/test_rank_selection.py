@@ -315,6 +315,71 @@ def test_a_refusal_changes_nothing(case):
     assert [layer.rank for layer in model] == [8, 8]
 
 
+def shared_psi():
+    first, second = block("psi"), block("psi")
+    second.inner = first.inner
+    return nn.ModuleList([kill_(first), kill_(second)])
+
+
+def shared_with_a_live_one():
+    first, second = kill_(block()), block()
+    second.factors["out"] = first.factors["out"]
+    return nn.ModuleDict({"dead": first, "live": second})
+
+
+def shared_statistics():
+    psi = {"inner_norm_cfg": {"type": "IN"}}
+    first, second = kill_(block("plain", **psi)), block("plain", **psi)
+    second.inner = first.inner
+    return nn.ModuleList([first, second])
+
+
+def shared_with_a_foreigner():
+    net = nn.ModuleDict({"layer": kill_(block()), "head": nn.Linear(8, 4, dtype=torch.float64)})
+    net["head"].weight = net["layer"].factors["out"]
+    return net
+
+
+SHARED = {
+    "image and video": (lambda: (lambda a: nn.ModuleList([a, a.transduct(3)]))(kill_(block())), "'0' and '1'"),
+    "Psi": (shared_psi, "'0' and '1'"),
+    "Psi without parameters": (shared_statistics, "'0' and '1'"),
+    "a layer that stays": (shared_with_a_live_one, "'dead' and 'live'"),
+    "no HO-CP layer": (shared_with_a_foreigner, "'layer' and 'head'"),
+}
+
+
+@pytest.mark.parametrize(("make", "names"), SHARED.values(), ids=SHARED.keys())
+@pytest.mark.parametrize("layers", [None, "^(0|dead|layer)$"])
+def test_shared_parameters_are_refused_before_any_change(make, names, layers):
+    net = make()
+    before = state_shapes(net)
+    ranks = [module.rank for module in net.children() if hasattr(module, "rank")]
+    with pytest.raises(NotImplementedError, match=f"must not share what is cut, got .* in both {names}"):
+        prune_ranks_(net, layers=layers)
+    assert state_shapes(net) == before
+    assert [module.rank for module in net.children() if hasattr(module, "rank")] == ranks
+
+
+def test_one_layer_under_two_names_is_pruned_once():
+    layer = kill_(block("psi and gate"))
+    net = nn.ModuleDict({"first": layer, "again": layer, "inside": nn.Sequential(layer)}).eval()
+    x = x_for()
+    expected = layer(x)
+    assert prune_ranks_(net) == {"first": (8, 5)}
+    assert net["again"] is net["inside"][0] is layer
+    assert_close(layer(x), expected, 1e-12, "pruned under two names")
+
+
+def test_a_pruned_layer_has_no_report_of_a_fit():
+    net = nn.Sequential(nn.Conv2d(6, 6, 3), nn.Conv2d(6, 6, 3))
+    factorize_(net, 4)
+    kill_(net[0], [1])
+    prune_ranks_(net)
+    assert net[0].fit_report is None
+    assert net[1].fit_report is not None
+
+
 def test_a_factorized_network_shrinks_and_is_pruned_as_a_whole():
     model = nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
     factorize_(model, 12)

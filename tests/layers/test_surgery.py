@@ -139,6 +139,18 @@ def test_input_moments_reach_the_fit_of_their_layer(monkeypatch):
     assert [met[conv] for conv in convolutions] == [moments["0"], moments["1"]]
 
 
+def test_an_error_target_is_searched_once_and_with_the_moments():
+    conv = nn.Conv2d(16, 16, 3)
+    moment = torch.diag(torch.arange(1, 17) ** -2.0)
+    expected = HOCPConv2d.from_dense(conv, "error0.2", input_moment=moment)
+    assert expected.rank < HOCPConv2d.from_dense(conv, "error0.2").rank
+    net = nn.Sequential(conv)
+    factorize_(net, "error0.2", input_moments={"0": moment})
+    assert net[0].rank == expected.rank
+    assert net[0].fit_report == expected.fit_report
+    assert torch.equal(net[0].factors["in"], expected.factors["in"])
+
+
 def test_options_reach_the_new_layers():
     net = network()
     factorize_(net, 4, fit=False, inner_act_cfg={"type": "ReLU"}, dropout=0.2)

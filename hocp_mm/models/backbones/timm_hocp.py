@@ -20,7 +20,7 @@ from hocp_mm.checkpoints import (
 )
 from hocp_mm.functional import Init, fold_frames, unfold_frames
 from hocp_mm.layers import FrameAxis, factorize_, transduct_
-from hocp_mm.layers.surgery import Patterns, RankRule
+from hocp_mm.layers.selection import Patterns, RankRule
 from hocp_mm.registry import MODELS
 
 # What mmengine's Runner and stock recognisers put in front of a backbone's own names.
