@@ -131,8 +131,16 @@ def _networks(results: list[Numbers]) -> list[str]:
 
 def _choices(rows: list[list[Any]]) -> list[str]:
     body = [
-        [f"{layer}, R = {'' if m == 1 else m}C", dtype, best, f"{fixed:.2f}", f"{auto:.2f}", f"{auto / fixed:.2f}"]
-        for layer, m, dtype, best, fixed, auto in rows
+        [
+            f"{layer}, R = {'' if m == 1 else m}C",
+            dtype,
+            best,
+            picked,
+            f"{fixed:.2f}",
+            f"{auto:.2f}",
+            f"{auto / fixed:.2f}",
+        ]
+        for layer, m, dtype, best, picked, fixed, auto in rows
     ]
     worst = max(auto / fixed for *_, fixed, auto in rows)
     within = sum(auto <= 1.1 * fixed for *_, fixed, auto in rows)
@@ -140,7 +148,7 @@ def _choices(rows: list[list[Any]]) -> list[str]:
         "## What `implementation='auto'` picks", "",
         f"Inference, contiguous input. Within 10 % of the best fixed form in {within} of {len(rows)} cases; worst",
         f"ratio {worst:.2f}.", "",
-        *table(["layer", "dtype", "best fixed form", "its ms", "auto ms", "ratio"], body),
+        *table(["layer", "dtype", "best fixed form", "auto picks", "best, ms", "picked, ms", "ratio"], body),
     ]  # fmt: skip
 
 

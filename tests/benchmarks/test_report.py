@@ -25,7 +25,10 @@ def folder(tmp_path):
         "layers": layers,
         "memory": [{"channels": 64, "size": 56, "rank": 64, "bytes": {"conv3d": 2e6, "ours auto": 3e6}}],
         "networks": [{"network": "resnet18", "rank": "x1", "training": False, "times": networks}],
-        "choices": [["1-D", 1, "float32", "fused", 1.0, 1.05], ["2-D", 3, "float64", "mobilenet", 1.0, 1.2]],
+        "choices": [
+            ["1-D", 1, "float32", "fused", "fused", 1.0, 1.05],
+            ["2-D", 3, "float64", "mobilenet", "factorized", 1.0, 1.2],
+        ],
         "fits": {"networks": [["resnet18", 16, 30.0, 1.2]], "kernels": [["64", "random", 64, 0.2, 0.76, 3.0, 0.77]]},
     }
     for name, numbers in sections.items():
