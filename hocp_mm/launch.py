@@ -44,7 +44,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program: anything can go wrong in it
-        reason = (str(error).splitlines() or [""])[0]
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}).") from error
     if options:
         cfg.merge_from_dict(dict(options))
