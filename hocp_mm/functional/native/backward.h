@@ -99,7 +99,7 @@ class Backward {
     for (i64 first = 0; first < g_.samples; first += step)
       chunk(x, grad, gx, first, std::min(step, g_.samples - first), z, z + step * z_size, z + step * (z_size + u_size));
     for (Sums* sums : {&w_in_, &taps_t_, &taps_hw_, &w_out_}) sums->finish();
-    kept.release_above(i64(16) << 20);
+    kept.release_above(KEPT_FLOATS);
     return true;
   }
 

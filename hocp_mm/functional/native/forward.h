@@ -180,7 +180,7 @@ inline bool forward(const Geometry& g, const Packed& k, const Tensor<const float
       unit->run(i / (strips * cuts), row, std::min(tiling.rows, g.h.out - row), frame,
                 std::min(tiling.frames, g.t.out - frame), scratch);
     }
-    kept.release_above(i64(16) << 20);
+    kept.release_above(KEPT_FLOATS);
   }
   return !failed;
 }

@@ -44,8 +44,9 @@ inline int thread_number() {
 #endif
 }
 
-// Grows and is kept: fresh pages for every call would cost more than a small layer computes. What a large layer needs is
-// given back.
+constexpr i64 KEPT_FLOATS = i64(64) << 20;  // 256 MB
+
+// Grows and is kept up to KEPT_FLOATS: fresh pages for every call cost up to a third of a training step.
 class Scratch {
  public:
   ~Scratch() { std::free(data_); }
