@@ -71,7 +71,7 @@ def measure(expansion: int, training: bool, device: str, dtype: torch.dtype, sec
         steps: dict[str, Step] = {
             name: step(module.to(device=device, dtype=dtype), x) for name, (module, x) in modules.items()
         }
-        times = interleaved(steps, seconds=seconds, device=device)
+        times = interleaved(steps, seconds=seconds, device=device, twice=True)
         share = rank * (2 * channels + 9) / (27 * channels**2)
         results.append(LayerResult(channels, size, expansion, training, times, times[DENSE] * share))
     return results

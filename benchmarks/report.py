@@ -50,7 +50,8 @@ def _layers(results: list[Numbers], name: str) -> list[str]:
         "## Layers: C to C, 3 x 3 x 3, one clip of 16 frames",
         "",
         f"Milliseconds. *limit*: the multiplications of the CP form at the rate that {DENSE} reaches on this shape.",
-        "Ours and the 2-D layer get `channels_last` data, the others contiguous; *ours, contiguous* does too.",
+        "Ours and the 2-D layer get `channels_last` data, the others contiguous; *ours, contiguous* does too. Each",
+        "contender runs twice in its turn and the second run counts.",
         "",
         f"![times faster than {DENSE}]({name}.png)",
     ]

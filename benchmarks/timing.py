@@ -20,7 +20,7 @@ def interleaved(
         seconds: Stop early when this much time has gone, but not before three rounds.
         device: Where the work runs; a GPU is waited for around each run.
         twice: Run each contender twice in its turn and time the second: what its predecessor left in the caches then
-            matters little. For contenders that differ by less than that.
+            matters little.
 
     Returns:
         Milliseconds per run.
