@@ -203,6 +203,7 @@ def plot_layers(results: list[Numbers], path: Path) -> None:
         )
         axis.set_title(f"R = {'' if expansion == 1 else expansion}C, {'training step' if training else 'inference'}")
     axes[0][0].set_ylabel("times faster than conv3d")
-    axes[0][0].legend(fontsize=7)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)
