@@ -26,6 +26,7 @@ from hocp_mm.functional.cp_conv import Implementation, Ints, Pointwise, check_wo
 from hocp_mm.functional.rank import RankLike, resolve_rank
 from hocp_mm.functional.transduct import Init
 from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
+from hocp_mm.layers.initialisation import draw_
 from hocp_mm.layers.inner import Cfg, build_inner
 from hocp_mm.layers.lifting import lift
 from hocp_mm.layers.options import DenseConv, FitReport, Options, check_sizes, conv_arguments, fit_dense
@@ -108,32 +109,9 @@ class _HOCPConvNd(nn.Module):
         self.fit_report = None
         self.reset_parameters()
 
-    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw a fresh kernel of He variance at any rank: the output has twice the mean square of the input.
-
-        Columns of the convolved modes have norm 1 and keep the variance. Without an activation in Psi the input
-        factor keeps it, too, and the output factor brings the gain 2: the dense twin has variance ``2 / fan_in``.
-        Behind an activation, which halves the mean square, the input factor has that gain as well: each 1x1 stage is
-        initialised on its own. Behind a norm the output variance is 2, or 1 with a ReLU, for any input.
-
-        tltorch draws the whole kernel with a fixed standard deviation of 0.02 and leaves a new layer uninitialised;
-        neither is so here.
-        """
-        if self.weights.is_meta:
-            return  # Nothing to draw, and PyTorch would import seconds' worth of its compiler to do it.
-        rectified = self.inner is not None and hasattr(self.inner, "act")
-        self.weights.fill_(1)
-        for name in self._modes:
-            factor = self.factors[name].normal_()
-            if name == "in":
-                factor.mul_(((2 if rectified else 1) * self.groups / self.in_channels) ** 0.5)
-            elif name == "out":
-                factor.mul_((2 * self.groups / self.rank) ** 0.5)
-            else:
-                factor.div_(factor.norm(dim=0))
-        if self.bias is not None:
-            self.bias.zero_()
+        """Draw a fresh kernel (:mod:`hocp_mm.layers.initialisation`)."""
+        draw_(self)
 
     def init_weights(self) -> None:
         """Do nothing: the layer was initialised when it was built.
