@@ -1,23 +1,28 @@
 """Put the weights of an image network into its (video) HO-CP twin.
 
-Dense kernels are decomposed, CP factors and everything else are copied by name. Temporal factors that the source does
-not know keep their initial values, and so do modules that are the identity until trained; the result then equals the
-HO-CP image network on every frame (a dense one up to the error of the fit). Nothing is written before everything is
-known to fit.
+Dense kernels are decomposed or inflated, CP factors and everything else are copied by name
+(:mod:`hocp_mm.checkpoints.transfer_plan` says which). Modules that are the identity until trained stay as they are.
+The result equals the HO-CP image network on every frame, a dense one up to the error of the fit. Nothing is written
+before everything is known to fit.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints.report import LoadReport
+from hocp_mm.checkpoints.transfer_plan import TemporalInit, TransferPlan, plan_transfer
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional.cp import CPKernel
-from hocp_mm.functional.decompose import decompose
-from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.functional.decompose import Decomposition, decompose
+from hocp_mm.functional.transduct import temporal_taps
+from hocp_mm.layers.options import FitReport
+from hocp_mm.layers.selection import HOCPConv, Patterns
 
-TEMPORAL_FACTOR = "factors.t"
+if TYPE_CHECKING:
+    from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 
 
 def load_image_weights_(
@@ -29,8 +34,20 @@ def load_image_weights_(
     seed: int = 0,
     allow_missing: bool = False,
     progress: Callable[[str], None] | None = None,
+    cache: "DecompositionCache | None" = None,
+    keep: Patterns = (),
+    temporal_init: TemporalInit = "central",
 ) -> LoadReport:
-    """Load a 2-D state dict, dense or CP, into a model with HO-CP layers.
+    """Load a 2-D state dict, dense or CP, into a model of images or clips.
+
+    Receivers are ``HOCPConv2d``, frame-folded layers, ``HOCPConv3d`` and ``nn.Conv3d``, whatever their number of taps.
+    With ``temporal_init='central'`` every 3-D layer looks at the present frame alone at first: the network is exactly
+    frame-wise, up to its own temporal strides and pooling, and a clip may begin and end anywhere. ``'uniform'`` is
+    what MMAction2 does to dense kernels: each of k taps is ``1 / k`` of the 2-D kernel. That averages k frames, and at
+    the first and last frames, where taps fall on zero padding, the response is too small by their share (a third for
+    three taps), more so with every layer.
+
+    A 3-D kernel for an ``HOCPConv3d`` is decomposed with its temporal mode.
 
     Args:
         model: The receiver; changed.
@@ -40,93 +57,83 @@ def load_image_weights_(
         seed: Of the decompositions.
         allow_missing: Load what fits instead of refusing.
         progress: Called with a line of text for each decomposed layer.
+        cache: Keeps decompositions on disk; None computes them all.
+        keep: Patterns on names of tensors of the model that stay as they are, whatever the source has for them.
+        temporal_init: Of inflated kernels and of the temporal factors of ``HOCPConv3d``; frame-folded layers keep
+            the factor that they were made with.
 
     Returns:
         The account of the transfer.
 
     Raises:
-        CheckpointError: If a tensor holds NaN or inf, or the transfer is incomplete and ``allow_missing`` is False;
-            the model is then unchanged.
+        CheckpointError: If a tensor holds NaN or inf, a pattern of ``keep`` matches nothing, or the transfer is
+            incomplete and ``allow_missing`` is False; the model is then unchanged.
+        ValueError: If ``temporal_init`` is unknown.
     """
+    if temporal_init not in get_args(TemporalInit):
+        raise ValueError(
+            f"load_image_weights_: temporal_init must be one of {get_args(TemporalInit)}, got {temporal_init!r}."
+        )
     broken = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(
             f"checkpoint: weights must be finite, got NaN or inf in {', '.join(broken[:5])} ({source})."
         )
     report = LoadReport(source)
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, HOCPConv2d) and f"{name}.weight" in state}
-    for name in layers:
-        _check_dense(report, name, layers[name], state[f"{name}.weight"])
-    copies = _plan_copies(report, model, state, layers)
-    known = set(copies) | {f"{name}.weight" for name in layers} | {entry.split(":")[0] for entry in report.mismatched}
+    plan = plan_transfer(model, state, report, keep, temporal_init)
     for key in state:
-        if key not in known:
+        if key not in plan.used:
             is_classifier = any(key == prefix or key.startswith(f"{prefix}.") for prefix in classifier)
             (report.classifier if is_classifier else report.unexpected).append(key)
     if not allow_missing:
         report.raise_if_incomplete()
-    targets = model.state_dict()  # shares storage with the model
-    with torch.no_grad():
-        for key in copies:
-            targets[key].copy_(state[key])
-    report.copied = copies
-    fitting = {
-        name: layer
-        for name, layer in layers.items()
-        if not any(m.startswith(f"{name}.weight:") for m in report.mismatched)
-    }
-    for number, (name, layer) in enumerate(fitting.items(), 1):
-        report.decomposed[name] = _decompose_into(layer, state[f"{name}.weight"], seed)
-        if progress is not None:
-            progress(f"decomposed {number}/{len(fitting)} {name}: relative error {report.decomposed[name]:.4f}")
+    found = _decompose_all(model, plan, report, seed, progress, cache)
+    _write(model, state, plan, found, temporal_init)
+    report.copied = plan.copies
     return report
 
 
-def _plan_copies(
-    report: LoadReport, model: nn.Module, state: Mapping[str, Tensor], decomposed: Collection[str]
-) -> list[str]:
-    """Sort the model's own tensors into copied, temporal, missing and mismatched."""
-    copies: list[str] = []
-    identities = _unknown_identity_modules(model, state)
-    for key, tensor in model.state_dict().items():
-        layer, _, leaf = key.rpartition(".")
-        if layer.removesuffix(".factors") in decomposed and leaf != "bias":
-            # Filled from the dense kernel, except a temporal factor, which the image network cannot have.
-            if key.endswith(TEMPORAL_FACTOR):
-                report.transducted.append(key)
-        elif key in state:
-            if state[key].shape == tensor.shape:
-                copies.append(key)
-            else:
-                report.mismatched.append(f"{key}: {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
-        elif key.startswith(identities):
-            report.added.append(key)
-        elif key.endswith(TEMPORAL_FACTOR):
-            report.transducted.append(key)
-        elif leaf != "num_batches_tracked":  # torch, too, counts from zero when an old file lacks it
-            report.missing.append(key)
-    return copies
+def _decompose_all(
+    model: nn.Module,
+    plan: TransferPlan,
+    report: LoadReport,
+    seed: int,
+    progress: Callable[[str], None] | None,
+    cache: "DecompositionCache | None",
+) -> dict[str, Decomposition]:
+    """Fit the kernels of all CP layers that need it; nothing is written yet."""
+    fit = decompose if cache is None else cache.decompose
+    found: dict[str, Decomposition] = {}
+    for number, (name, dense) in enumerate(plan.fits.items(), 1):
+        layer = cast("HOCPConv", model.get_submodule(name))
+        found[name] = fit(dense.to(layer.weights.dtype), layer.rank, groups=layer.groups, seed=seed)
+        report.decomposed[name] = error = found[name].relative_error
+        if progress is not None:
+            progress(f"decomposed {number}/{len(plan.fits)} {name}: relative error {error:.4f}")
+    return found
 
 
-def _unknown_identity_modules(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Prefixes of modules that say they are the identity until trained, and of which the source has nothing."""
-    prefixes = [f"{name}." for name, module in model.named_modules() if getattr(module, "identity_at_start", False)]
-    return tuple(prefix for prefix in prefixes if not any(key.startswith(prefix) for key in state))
-
-
-def _check_dense(report: LoadReport, name: str, layer: HOCPConv2d, dense: Tensor) -> None:
-    kernel = layer.kernel()
-    expected = (*kernel.shape[:2], *layer.kernel_size)
-    if tuple(dense.shape) != expected:
-        report.mismatched.append(f"{name}.weight: {tuple(dense.shape)} instead of {expected}")
-    elif layer.inner is not None:
-        report.mismatched.append(f"{name}.weight: Psi must be off when weights come from a dense network")
-
-
-def _decompose_into(layer: HOCPConv2d, dense: Tensor, seed: int) -> float:
-    fit = decompose(dense, layer.rank, groups=layer.groups, seed=seed)
-    own = layer.kernel()
-    # A temporal factor stays: fitted and temporal factors together are the transducted kernel.
-    factors = {**own.factors, **fit.kernel.factors}
-    layer.set_kernel(CPKernel(fit.kernel.weights, factors, fit.kernel.groups))
-    return fit.relative_error
+@torch.no_grad()
+def _write(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    plan: TransferPlan,
+    found: Mapping[str, Decomposition],
+    temporal_init: TemporalInit,
+) -> None:
+    """Carry out a plan."""
+    targets = model.state_dict()  # shares storage with the model
+    for key in plan.copies:
+        targets[key].copy_(state[key])
+    for name, fit in found.items():
+        layer = cast("HOCPConv", model.get_submodule(name))
+        # What was not fitted stays: a frame-folded layer's temporal factor and the fit are the transducted kernel.
+        factors = {**layer.kernel().factors, **fit.kernel.factors}
+        layer.set_kernel(CPKernel(fit.kernel.weights, factors, layer.groups))
+        layer.fit_report = FitReport(fit.relative_error, fit.degeneracy)
+    for key in plan.temporal:
+        size, rank = targets[key].shape
+        targets[key].copy_(temporal_taps(size, rank, temporal_init))
+    for key, kernel in plan.inflations.items():
+        taps = temporal_taps(targets[key].shape[2], 1, temporal_init, dtype=kernel.dtype, device=kernel.device)
+        targets[key].copy_(kernel.unsqueeze(2) * taps.reshape(-1, 1, 1))

@@ -118,7 +118,8 @@ def _check_is_weight_file(file: Path) -> None:
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{file}: a Git LFS pointer, not weights; run `git lfs pull`.")
     is_zip = head.startswith(b"PK\x03\x04")
-    if file.name.endswith(".safetensors") and (is_zip or head.startswith(b"\x80")):
+    # A safetensors file begins with the length of its header, which may look like the first byte of a pickle.
+    if file.name.endswith(".safetensors") and (is_zip or head.startswith(b"\x80")) and head[8:9] != b"{":
         raise CheckpointError(f"{file}: content is a torch pickle, not safetensors; rename it to .pth.")
     if is_zip and not zipfile.is_zipfile(file):
         raise CheckpointError(f"{file}: the file is cut off ({file.stat().st_size} bytes); download or copy it again.")

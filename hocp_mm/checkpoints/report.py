@@ -18,8 +18,11 @@ class LoadReport:
         source: File or timm name the weights came from.
         copied: Tensors of the model taken over as they are.
         decomposed: HO-CP layers fitted to a dense kernel, with the relative error of the fit.
-        transducted: Temporal factors that the source does not have; they keep their initial values.
+        inflated: Dense 3-D layers that took a 2-D kernel.
+        padded: Kernels of the source that got input channels of zeros, with both numbers of channels.
+        transducted: Temporal factors that the source does not have; they have their initial values.
         added: Tensors of modules that are the identity until trained, which the source does not have.
+        kept: Tensors of the model that were to keep their own initialisation.
         missing: Tensors of the model that the source should have had.
         mismatched: Tensors whose shapes differ, with both shapes.
         unexpected: Tensors of the source that the model has no place for.
@@ -29,8 +32,11 @@ class LoadReport:
     source: str
     copied: list[str] = field(default_factory=list)
     decomposed: dict[str, float] = field(default_factory=dict)
+    inflated: list[str] = field(default_factory=list)
+    padded: list[str] = field(default_factory=list)
     transducted: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -42,7 +48,7 @@ class LoadReport:
         return not (self.missing or self.mismatched or self.unexpected)
 
     def __str__(self) -> str:
-        """Say it in one line, then a line per decomposed layer and per kind of trouble."""
+        """Say it in one line, then a line per decomposed layer and per kind of exception."""
         errors = self.decomposed.values()
         span = f" (relative error {min(errors):.3f} to {max(errors):.3f})" if errors else ""
         lines = [
@@ -52,7 +58,7 @@ class LoadReport:
             f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
         ]
         lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]
-        for title in ("missing", "mismatched", "unexpected", "classifier"):
+        for title in ("inflated", "padded", "kept", "missing", "mismatched", "unexpected", "classifier"):
             if names := getattr(self, title):
                 lines.append(f"  {title}: {_listed(names)}")
         return "\n".join(lines)

@@ -132,7 +132,7 @@ def conv_cost(
             raise ValueError(f"conv_cost: {name} must be {order} ints as the kernel {taps}, got {tuple(values)}.")
     strides, dilations = expand_ints(stride, order, "stride"), expand_ints(dilation, order, "dilation")
     if output_sizes is None:
-        pads = resolve_padding(padding, taps, strides, dilations)
+        pads = resolve_padding(padding, taps, strides, dilations, before)
         after = _output_sizes(before, taps, strides, pads, dilations)
     else:
         after = tuple(output_sizes)

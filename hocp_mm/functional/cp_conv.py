@@ -74,7 +74,8 @@ def cp_conv(
         kernel: CP kernel with 1 to 4 convolved modes.
         bias: ``[out]``.
         stride: As in ``nn.ConvNd``.
-        padding: As in ``nn.ConvNd``: ints, ``'same'`` or ``'valid'``.
+        padding: As in ``nn.ConvNd``: ints, ``'same'`` or ``'valid'``; or ``'tf_same'`` (TensorFlow's SAME, see
+            :func:`hocp_mm.functional.padding.resolve_padding`).
         dilation: As in ``nn.ConvNd``.
         padding_mode: As in ``nn.ConvNd``.
         implementation: See the module.
@@ -109,7 +110,7 @@ def cp_conv(
         return batched.squeeze(0)
     strides = expand_ints(stride, order, "stride", least=1)
     dilations = expand_ints(dilation, order, "dilation", least=1)
-    pads = resolve_padding(padding, kernel.kernel_size, strides, dilations)
+    pads = resolve_padding(padding, kernel.kernel_size, strides, dilations, x.shape[2:])
     window = Window(strides, pads, dilations, padding_mode)
 
     def run(form: Form, x: Tensor, kernel: CPKernel) -> Tensor:

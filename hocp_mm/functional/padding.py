@@ -51,18 +51,39 @@ def expand_ints(value: Ints, order: int, name: str, least: int | None = None) ->
 
 
 def resolve_padding(
-    padding: Ints | str, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    padding: Ints | str,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    size: Sequence[int] | None = None,
 ) -> Pads:
-    """Turn ``padding`` in the words of ``torch.nn.ConvNd`` into (before, after) pairs.
+    """Turn ``padding`` in the words of ``torch.nn.ConvNd``, and one more, into (before, after) pairs.
 
-    ``'same'`` puts the odd element of an even kernel after the data, as PyTorch does.
+    ``'same'`` puts the odd element of an even kernel after the data, as PyTorch does. ``'tf_same'`` is TensorFlow's
+    SAME: as much as makes the output size ``ceil(size / stride)``; with stride 1 it is ``'same'``.
+
+    Args:
+        padding: Ints, ``'same'``, ``'valid'`` or ``'tf_same'``.
+        kernel_size: Taps of each convolved mode.
+        stride: Of each convolved mode.
+        dilation: Of each convolved mode.
+        size: Of the data; ``'tf_same'`` needs it. None only checks the word.
 
     Returns:
         One pair for each convolved mode.
 
     Raises:
         ValueError: If the word is unknown, a number negative, or ``'same'`` meets a stride.
+
+    Example:
+        >>> resolve_padding("tf_same", (3, 3), (2, 2), (1, 1), size=(8, 7))
+        ((0, 1), (1, 1))
     """
+    if padding == "tf_same":
+        ends = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+        present = ends if size is None else size
+        totals = [max(0, (-(-n // s) - 1) * s + end - n) for n, s, end in zip(present, stride, ends, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
     if padding == "valid":
         return ((0, 0),) * len(kernel_size)
     if padding == "same":
@@ -71,7 +92,7 @@ def resolve_padding(
         totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     if isinstance(padding, str):
-        raise ValueError(f"cp_conv: padding must be ints, 'same' or 'valid', got {padding!r}.")
+        raise ValueError(f"cp_conv: padding must be ints, 'same', 'valid' or 'tf_same', got {padding!r}.")
     return tuple((p, p) for p in expand_ints(padding, len(kernel_size), "padding", least=0))
 
 

@@ -8,9 +8,11 @@ from hocp_mm.layers.gate import SqueezeExcitation
 from hocp_mm.layers.merging import merge_dense_
 from hocp_mm.layers.options import FitReport
 from hocp_mm.layers.rank_allocation import allocate_ranks
+from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.layers.rank_selection import normalize_factors_, prune_ranks_, shrink_weights_
 from hocp_mm.layers.selection import name_matcher
 from hocp_mm.layers.surgery import factorize_, freeze_all_but_, transduct_
+from hocp_mm.layers.synced_norm import sync_norms_
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
 __all__ = [
@@ -30,10 +32,12 @@ __all__ = [
     "factorize_",
     "freeze_all_but_",
     "input_moments",
+    "match_ranks_",
     "merge_dense_",
     "name_matcher",
     "normalize_factors_",
     "prune_ranks_",
     "shrink_weights_",
+    "sync_norms_",
     "transduct_",
 ]

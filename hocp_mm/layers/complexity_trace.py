@@ -102,7 +102,7 @@ def as_conv(layer: Any, call: Call) -> Conv:
     batch = prod(shape[: -space - 1])
     # A subclass of nn.Conv2d may pad by itself; the output sizes are taken from its output, and only layers of this
     # package are run again as a dense twin.
-    pads = resolve_padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation)
+    pads = resolve_padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation, shape[-space:])
     conv = Conv(
         layer.in_channels, layer.out_channels, tuple(layer.kernel_size), tuple(layer.stride), pads,
         tuple(layer.dilation), layer.groups, layer.bias is not None, batch, shape[-space:], after, call.dtype,

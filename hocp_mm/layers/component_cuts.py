@@ -1,9 +1,12 @@
-"""Where components are cut out of a layer: which tensors along which axis, with their gradients and optimizer state."""
+"""Where components are cut out of a layer: which tensors along which axis, with their gradients and optimizer state.
+
+An index may name a component twice: the layer then grows (:mod:`hocp_mm.layers.rank_matching`).
+"""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +28,7 @@ class Cut:
         """Return what stays of a tensor of the parameter's shape."""
         return tensor.index_select(self.dim, self.keep.to(tensor.device))
 
-    def check(self, optimizer: torch.optim.Optimizer) -> None:
+    def check(self, optimizer: torch.optim.Optimizer, where: str) -> None:
         """Refuse an optimizer whose state cannot be cut.
 
         Raises:
@@ -34,30 +37,86 @@ class Cut:
         for key, value in optimizer.state.get(self.parameter, {}).items():
             if isinstance(value, Tensor) and value.numel() != 1 and value.shape != self.parameter.shape:
                 raise NotImplementedError(
-                    f"prune_ranks_: the state of {type(optimizer).__name__} must have the shape of its parameter, got "
+                    f"{where}: the state of {type(optimizer).__name__} must have the shape of its parameter, got "
                     f"'{key}' {tuple(value.shape)} for {tuple(self.parameter.shape)} (layer '{self.layer}')."
                 )
 
-    def apply_(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def apply_(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Cut the parameter, its gradient and its state."""
-        state = {} if optimizer is None else optimizer.state.get(self.parameter, {})
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == self.parameter.shape:
-                state[key] = self.of(value)
+        for optimizer in optimizers:
+            state = optimizer.state.get(self.parameter, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == self.parameter.shape:
+                    state[key] = self.of(value)
         # In place, so that optimizers and hooks that know the parameter go on with the new data. A gradient of the
         # old shape would be refused.
         grad, self.parameter.grad = self.parameter.grad, None
-        self.parameter.data = self.of(self.parameter.data)
+        data = self.of(self.parameter.data)
+        # A graph that is still alive (the last loss, DistributedDataParallel) keeps the node that accumulates the
+        # gradient, and the next graph would take it over with the old shape. PyTorch makes a new node when the dtype
+        # changes, not when the shape does.
+        passing = torch.float16 if data.dtype != torch.float16 else torch.float32
+        self.parameter.data = torch.empty(0, dtype=passing, device=data.device)
+        self.parameter.data = data
         self.parameter.grad = None if grad is None else self.of(grad)
 
 
-def cuts_of(layer: HOCPConv, keep: Tensor, name: str) -> Iterator[Cut]:
+@torch.no_grad()
+def keep_components_(
+    model: nn.Module,
+    keep: Mapping[str, Tensor],
+    optimizers: Iterable[torch.optim.Optimizer] = (),
+    *,
+    more: Sequence[Cut] = (),
+    rehearse: bool = False,
+    where: str = "prune_ranks_",
+) -> dict[str, tuple[int, int]]:
+    """Leave HO-CP layers the components named, in all factors, lambda, Psi, the gate, and in optimizers' state.
+
+    Args:
+        model: The network; changed, or not at all if something is refused.
+        keep: By name of a layer, indices of the components that it is left with, an equal number per group.
+        optimizers: Whose state to cut.
+        more: Further cuts in these layers.
+        rehearse: Refuse what would be refused, and change nothing.
+        where: Name of the operation, for errors.
+
+    Returns:
+        Old and new rank of each layer in ``keep``.
+
+    Raises:
+        NotImplementedError: If Psi mixes components, what would be cut belongs to another layer, too, or an
+            optimizer's state has other shapes.
+    """
+    optimizers = list(optimizers)
+    layers = {name: cast("HOCPConv", model.get_submodule(name)) for name in keep}
+    cuts = [cut for name, layer in layers.items() for cut in cuts_of(layer, keep[name], name, where)]
+    cuts += more
+    check_alone(model, layers, cuts, where)
+    for optimizer in optimizers:
+        for cut in cuts:
+            cut.check(optimizer, where)
+    ranks = {name: (layer.rank, len(keep[name])) for name, layer in layers.items()}
+    if rehearse:
+        return ranks
+    for name, layer in layers.items():
+        layer.rank = len(keep[name])
+        layer.fit_report = None  # it told of the components that there were
+        for module, prune_ in between(layer):
+            prune_buffers_(module, prune_, keep[name])
+    for cut in cuts:
+        cut.apply_(optimizers)
+    return ranks
+
+
+def cuts_of(layer: HOCPConv, keep: Tensor, name: str, where: str) -> Iterator[Cut]:
     """List the cuts that leave a layer the components ``keep``; nothing changes.
 
     Args:
         layer: The layer.
-        keep: Indices, rising.
+        keep: Indices.
         name: Of the layer, for errors.
+        where: Name of the operation, for errors.
 
     Yields:
         A cut for every parameter with an axis of components.
@@ -73,7 +132,7 @@ def cuts_of(layer: HOCPConv, keep: Tensor, name: str) -> Iterator[Cut]:
         try:
             prune_(twin, keep)
         except NotImplementedError as error:
-            raise NotImplementedError(f"prune_ranks_: layer '{name}': {error}") from error
+            raise NotImplementedError(f"{where}: layer '{name}': {error}") from error
         shapes = {key: parameter.shape for key, parameter in twin.named_parameters()}
         for key, parameter in module.named_parameters():
             for dim, size in enumerate(parameter.shape):
@@ -81,13 +140,14 @@ def cuts_of(layer: HOCPConv, keep: Tensor, name: str) -> Iterator[Cut]:
                     yield Cut(name, parameter, dim, keep)
 
 
-def check_alone(model: nn.Module, pruned: Mapping[str, HOCPConv], cuts: Sequence[Cut]) -> None:
+def check_alone(model: nn.Module, pruned: Mapping[str, HOCPConv], cuts: Sequence[Cut], where: str) -> None:
     """Refuse to cut what another layer holds, too: one of the two would be left with the wrong sizes.
 
     Args:
         model: All that might hold it.
         pruned: Layers by name.
         cuts: Of these layers.
+        where: Name of the operation, for errors.
 
     Raises:
         NotImplementedError: If a parameter, a buffer or a module to be cut is found in two layers.
@@ -110,7 +170,7 @@ def check_alone(model: nn.Module, pruned: Mapping[str, HOCPConv], cuts: Sequence
         if others:
             what = f"a parameter of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
             raise NotImplementedError(
-                f"prune_ranks_: a layer must not share what is cut, got {what} in both '{name}' and '{others[0]}'."
+                f"{where}: a layer must not share what is cut, got {what} in both '{name}' and '{others[0]}'."
             )
 
 

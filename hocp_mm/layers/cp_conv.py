@@ -30,6 +30,7 @@ from hocp_mm.layers.initialisation import draw_
 from hocp_mm.layers.inner import Cfg, build_inner
 from hocp_mm.layers.lifting import lift
 from hocp_mm.layers.options import DenseConv, FitReport, Options, check_sizes, conv_arguments, fit_dense
+from hocp_mm.layers.variants import Standardization
 
 
 class _HOCPConvNd(nn.Module):
@@ -55,6 +56,8 @@ class _HOCPConvNd(nn.Module):
     inner: nn.Sequential | None
     gate: SqueezeExcitation | None
     fit_report: FitReport | None
+    # How weights of the layer that this one replaced make the dense kernel; None where they are it.
+    source_kernel: Standardization | None = None
 
     def __init__(
         self,
@@ -119,6 +122,11 @@ class _HOCPConvNd(nn.Module):
         mmcv's ConvModule re-initialises a convolution without this method, and mmengine calls it on every child
         after weights may have been loaded; drawing again here would lose them.
         """
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Tensors that the dense kernel of a source is made from."""
+        return ("weight",) if self.source_kernel is None else self.source_kernel.names
 
     @property
     def _modes(self) -> tuple[str, ...]:
@@ -236,6 +244,7 @@ class _HOCPConvNd(nn.Module):
         for name, factor in layer.factors.items():
             self.factors[name] = factor
         self.dropout, self.fit_report, self.training = layer.dropout, layer.fit_report, layer.training
+        self.source_kernel = layer.source_kernel
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[batch, in, *sizes]`` or ``[in, *sizes]`` as ``nn.ConvNd`` does."""

@@ -44,7 +44,7 @@ def lift(layer: "_HOCPConvNd", video_class: type[VideoT], size: int, init: Init)
     inner = None if layer.inner is None else lift_inner(layer.inner, kernel.kernel_order)
     arguments = conv_arguments(layer)
     for name, value in {"kernel_size": size, "stride": 1, "dilation": 1, "padding": size // 2}.items():
-        if arguments[name] != "same":
+        if arguments[name] not in ("same", "tf_same"):  # which say it of every mode
             old = (0,) * layer.kernel_order if arguments[name] == "valid" else arguments[name]
             arguments[name] = (value, *old)
     arguments["device"] = "meta"  # its parameters are replaced at once

@@ -59,6 +59,8 @@ def _why_not(layer: HOCPConv) -> str | None:
     for part in ("inner", "gate"):
         if getattr(layer, part) is not None:
             return f"'{part}' between its stages"
+    if layer.padding == "tf_same" and max(layer.stride) > 1:
+        return "padding='tf_same' with a stride, which nn.ConvNd does not have"
     if isinstance(layer, FrameFoldedHOCPConv2d) and _other_frames(layer).any():
         return "a temporal factor that sees other frames; nn.Conv2d has none (use HOCPConv3d with its state dict)"
     return None
@@ -77,6 +79,8 @@ def _merged(layer: HOCPConv) -> nn.Module:
     trains = any(parameter.requires_grad for parameter in (layer.weights, *layer.factors.values()))
     dense = dense_kernel(CPKernel(weights, factors, layer.groups)).to(kernel.weights.dtype)
     arguments = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
+    if arguments["padding"] == "tf_same":
+        arguments["padding"] = "same"  # which is that at stride 1
     conv: Any = _DENSE[type(layer)](**arguments)
     conv.weight = nn.Parameter(dense, trains)
     conv.bias = layer.bias

@@ -10,11 +10,13 @@ Source: Kossaifi et al., CVPR 2020 (arXiv 1906.06196), automatic rank selection.
 lasso to the loss; here it is the proximal step (:mod:`hocp_mm.functional.sparsity`).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 from hocp_mm.functional.sparsity import normalize, soft_threshold, surviving
-from hocp_mm.layers.component_cuts import Cut, between, check_alone, cuts_of, prune_buffers_
+from hocp_mm.layers.component_cuts import keep_components_
 from hocp_mm.layers.selection import HOCPConv, Patterns, cp_layers
 
 
@@ -65,8 +67,19 @@ def shrink_weights_(model: nn.Module, amount: float, layers: Patterns | None = N
     if not trained:
         raise ValueError(f"shrink_weights_: lambda must train in some layer, got {len(selected)} frozen ones.")
     for layer in trained:
-        _normalize_(layer)
-        layer.weights.copy_(soft_threshold(layer.weights, amount))
+        shrink_layer_(layer, amount)
+
+
+@torch.no_grad()
+def shrink_layer_(layer: HOCPConv, amount: float) -> None:
+    """Take the step of :func:`shrink_weights_` in one layer, frozen or not.
+
+    Args:
+        layer: The layer; changed.
+        amount: At least 0, in units of a component's norm.
+    """
+    _normalize_(layer)
+    layer.weights.copy_(soft_threshold(layer.weights, amount))
 
 
 @torch.no_grad()
@@ -100,7 +113,7 @@ def prune_ranks_(
     Raises:
         ValueError: If a number is out of range, no HO-CP layer is selected, or a layer holds NaN or infinite values.
         NotImplementedError: If Psi mixes components, what would be cut belongs to another layer, too (the same layer
-            under two names is fine), or an optimizer's state has other shapes.
+            under two names is fine), or an optimizer's state has other shapes (:func:`check_prunable` tells before).
         TypeError: If ``optimizer`` is none of PyTorch's (pass the one inside a wrapper).
 
     Example:
@@ -112,32 +125,57 @@ def prune_ranks_(
     """
     if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"prune_ranks_: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
-    todo: dict[str, HOCPConv] = {}
+    kept = surviving_components(model, threshold, min_rank=min_rank, layers=layers)
+    return keep_components_(model, kept, [] if optimizer is None else [optimizer])
+
+
+@torch.no_grad()
+def surviving_components(
+    model: nn.Module, threshold: float = 0.0, *, min_rank: int = 1, layers: Patterns | None = None
+) -> dict[str, Tensor]:
+    """Choose what :func:`prune_ranks_` keeps, for several copies of a network that must keep the same.
+
+    Args:
+        model: The network; not changed.
+        threshold: As in :func:`prune_ranks_`, and so the next two.
+        min_rank: Components that each layer keeps at least.
+        layers: Patterns on layer names.
+
+    Returns:
+        Indices of the surviving components, rising, of each layer that has others.
+
+    Raises:
+        ValueError: If a number is out of range, no HO-CP layer is selected, or a layer holds NaN or infinite values.
+    """
     kept: dict[str, Tensor] = {}
-    pruned: dict[str, tuple[int, int]] = {}
-    cuts: list[Cut] = []
     for name, layer in cp_layers(model, layers, where="prune_ranks_"):
         strengths = _strengths(layer)
         if not torch.isfinite(strengths).all():
             raise ValueError(f"prune_ranks_: factors must be finite, got NaN or inf in layer '{name}'.")
         keep = surviving(strengths, threshold, groups=layer.groups, min_rank=min_rank)
         if len(keep) < layer.rank:
-            todo[name], kept[name] = layer, keep
-            pruned[name] = (layer.rank, len(keep))
-            cuts += cuts_of(layer, keep, name)
-    check_alone(model, todo, cuts)
-    if optimizer is not None:
-        for cut in cuts:
-            cut.check(optimizer)
-    for name, layer in todo.items():
-        keep = kept[name]
-        layer.rank = len(keep)
-        layer.fit_report = None  # it told of the components that there were
-        for module, prune_ in between(layer):
-            prune_buffers_(module, prune_, keep)
-    for cut in cuts:
-        cut.apply_(optimizer)
-    return pruned
+            kept[name] = keep
+    return kept
+
+
+def check_prunable(
+    model: nn.Module, layers: Patterns | None = None, optimizers: Iterable[torch.optim.Optimizer] = ()
+) -> None:
+    """Refuse now what :func:`prune_ranks_` would refuse when components are to go; long trainings end with it.
+
+    Args:
+        model: The network; not changed.
+        layers: Patterns on layer names; None takes every HO-CP layer.
+        optimizers: Whose state would be cut; one that has not stepped yet has none and passes.
+
+    Raises:
+        ValueError: If no HO-CP layer is selected.
+        NotImplementedError: If Psi mixes components, what would be cut belongs to another layer, too, or an
+            optimizer's state has other shapes.
+    """
+    selected = cp_layers(model, layers, where="prune_ranks_")
+    keep = {name: torch.arange(layer.rank - 1) for name, layer in selected if layer.rank > 1}
+    keep_components_(model, keep, optimizers, rehearse=True)
 
 
 def _strengths(layer: HOCPConv) -> Tensor:

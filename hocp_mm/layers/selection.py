@@ -8,6 +8,7 @@ from torch import nn
 from hocp_mm.functional.rank import RankLike
 from hocp_mm.layers.cp_conv import HOCPConv1d, HOCPConv2d, HOCPConv3d
 from hocp_mm.layers.options import DenseConv
+from hocp_mm.layers.variants import variant_of
 
 Patterns = str | Iterable[str]
 RankRule = RankLike | Mapping[str, RankLike]
@@ -38,6 +39,13 @@ def is_factorizable(conv: nn.Module) -> bool:
     return isinstance(conv, DENSE) and conv.groups == 1 and max(conv.kernel_size) > 1 and conv.in_channels > 4
 
 
+def sees_time(layer: nn.Module) -> bool:
+    """Tell whether a 2-D layer gets a temporal factor by default: HO-CP, or grouped with more than one tap."""
+    if isinstance(layer, HOCPConv2d):
+        return True
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 1
+
+
 def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> list[tuple[str, DenseConv]]:
     """Select the dense convolutions that an operation is about.
 
@@ -50,7 +58,8 @@ def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> li
         Names and layers, in the order of ``named_modules``.
 
     Raises:
-        NotImplementedError: If a selected layer is a subclass of ``nn.ConvNd`` with a forward pass of its own.
+        NotImplementedError: If a selected layer is of a subclass with a forward pass that is not known
+            (:mod:`hocp_mm.layers.variants`).
         ValueError: If ``layers`` matches no convolution.
     """
     wanted = None if layers is None else name_matcher(layers)
@@ -62,10 +71,10 @@ def dense_layers(model: nn.Module, layers: Patterns | None, *, where: str) -> li
     if wanted is not None and not selected:
         raise ValueError(f"{where}: layers must match a dense convolution, got {layers!r} (none matches).")
     for name, conv in selected:
-        base = DENSE[len(conv.kernel_size) - 1]
-        if type(conv).forward is not base.forward or type(conv)._conv_forward is not base._conv_forward:
+        if variant_of(conv) is None:
+            base = DENSE[len(conv.kernel_size) - 1].__name__
             raise NotImplementedError(
-                f"{where}: only a layer that computes as nn.{base.__name__} can be factorized, "
+                f"{where}: a layer must compute as nn.{base} or as timm's variants of it (patterns can leave it out), "
                 f"got {type(conv).__name__} (layer '{name}')."
             )
     return selected

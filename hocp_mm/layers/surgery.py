@@ -3,17 +3,19 @@
 Verbs with a trailing underscore change the model they are given.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from hocp_mm.functional.rank import RankLike
 from hocp_mm.functional.transduct import Init
 from hocp_mm.layers.cp_conv import HOCPConv2d
-from hocp_mm.layers.options import DenseConv, Options, conv_arguments
+from hocp_mm.layers.options import DenseConv, Options
 from hocp_mm.layers.selection import (
     CP,
     DENSE,
@@ -23,8 +25,10 @@ from hocp_mm.layers.selection import (
     dense_layers,
     name_matcher,
     rank_rule,
+    sees_time,
 )
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
+from hocp_mm.layers.variants import variant_of
 
 
 def factorize_(
@@ -81,18 +85,36 @@ def factorize_(
 
 
 def cp_twin(conv: DenseConv, rank: RankLike, **options: Any) -> HOCPConv:
-    """Build the HO-CP layer of a dense one (see ``from_dense``), which may be of a subclass that computes the same.
+    """Build the HO-CP layer of a dense one (see ``from_dense``), which may be of a known subclass.
+
+    A standardised kernel is taken as it is used. The new layer remembers how it was made (``source_kernel``), so that
+    weights of the old kind can be loaded into it; a fresh kernel gets the size of a standardised one with a gain.
 
     Returns:
         The new layer.
+
+    Raises:
+        NotImplementedError: If it is not known what the layer computes.
     """
-    order = len(conv.kernel_size)
-    if type(conv) not in DENSE:  # such as torchvision's Conv3DSimple, which only chooses its own constructor arguments
-        plain = DENSE[order - 1](**{**conv_arguments(conv), "device": "meta"}).train(conv.training)
-        plain.weight, plain.bias = conv.weight, conv.bias
-        conv = plain
-    make: Any = CP[order - 1]
-    return make.from_dense(conv, rank, **options)
+    variant = variant_of(conv)
+    if variant is None:
+        raise NotImplementedError(f"cp_twin: only a known kind of convolution has a twin, got {type(conv).__name__}.")
+    make: Any = CP[len(conv.kernel_size) - 1]
+    layer: HOCPConv = make.from_dense(variant.plain(conv), rank, **options)
+    if variant.follows_size:
+        layer.padding = "tf_same"
+    layer.source_kernel = variant.standardization
+    if not options.get("fit", True) and variant.standardization is not None and variant.standardization.scale:
+        _scale_as_standardized_(layer, variant.standardization.scale, conv.get_parameter("gain"))
+    return layer
+
+
+@torch.no_grad()
+def _scale_as_standardized_(layer: HOCPConv, scale: float, gain: Tensor) -> None:
+    """Give a fresh kernel of variance ``2 / fan_in`` the variance ``(scale gain)^2`` that a standardised one has."""
+    fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+    filters = layer.factors["out"].unflatten(-1, (layer.groups, -1))  # [out / groups, groups, rank / groups]
+    filters.mul_(scale * (fan_in / 2) ** 0.5 * gain.view(layer.groups, -1).T.unsqueeze(-1))
 
 
 def transduct_(
@@ -113,25 +135,26 @@ def transduct_(
         Names of the transducted layers.
 
     Raises:
-        NotImplementedError: If a selected layer is neither an HO-CP layer nor ``nn.Conv2d`` itself.
+        NotImplementedError: If a selected layer is neither an HO-CP layer nor a known kind of ``nn.Conv2d``
+            (:mod:`hocp_mm.layers.variants`).
         ValueError: If no layer is selected, or ``size`` and ``init`` do not fit.
     """
     wanted = None if layers is None else name_matcher(layers)
     selected: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, HOCPConv2d)) and (_sees_time(module) if wanted is None else wanted(name)):
+        if isinstance(module, (nn.Conv2d, HOCPConv2d)) and (sees_time(module) if wanted is None else wanted(name)):
             selected.append((name, module))
     if not selected:
         raise ValueError(f"transduct_: no layer can see time (layers={layers!r}; factorize_ first?).")
     for name, layer in selected:
-        if type(layer) is HOCPConv2d:
-            replace_(model, name, FrameFoldedHOCPConv2d.from_image_layer(layer, size, init, frame_axis))
-        elif type(layer) is nn.Conv2d:
-            replace_(model, name, FrameFoldedConv2d.from_image_layer(layer, size, init, frame_axis))
-        else:
+        if type(layer) is not HOCPConv2d and (isinstance(layer, HOCPConv2d) or variant_of(layer) is None):
             raise NotImplementedError(
-                f"transduct_: only HOCPConv2d and nn.Conv2d can see time, got {type(layer).__name__} (layer '{name}')."
+                "transduct_: a layer that sees time must be an HOCPConv2d, an nn.Conv2d or timm's variants of it "
+                f"(patterns can leave it out), got {type(layer).__name__} (layer '{name}')."
             )
+    for name, layer in selected:
+        kind: Any = FrameFoldedHOCPConv2d if isinstance(layer, HOCPConv2d) else FrameFoldedConv2d
+        replace_(model, name, kind.from_image_layer(layer, size, init, frame_axis))
     return [name for name, _ in selected]
 
 
@@ -176,9 +199,3 @@ def freeze_all_but_(model: nn.Module, patterns: Patterns) -> list[str]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(matches(name))
     return trained
-
-
-def _sees_time(layer: nn.Module) -> bool:
-    if isinstance(layer, HOCPConv2d):
-        return True
-    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and max(layer.kernel_size) > 1

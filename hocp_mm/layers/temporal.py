@@ -4,8 +4,10 @@ The host network runs on ``[N*T, C, H, W]``; only these layers look at T, which 
 that one network's layers share and its backbone sets before each forward pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hocp_mm.functional.cp import mode_names
@@ -14,16 +16,22 @@ from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d
 from hocp_mm.layers.options import conv_arguments
+from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
 
 
 class FrameAxis:
     """The number of frames folded into the batch, shared by the layers of one network.
 
     Deep copies and pickles of a network keep one common object, since its layers refer to the same one.
+
+    Attributes:
+        clips: Clips in the batch, if the backbone says so. A layer then notices that the network cut every frame into
+            parts (attention heads, windows) before it; without, a batch of parts would be taken for one of frames.
     """
 
     def __init__(self) -> None:
         self._length: int | None = None
+        self.clips: int | None = None
 
     @property
     def length(self) -> int:
@@ -41,6 +49,31 @@ class FrameAxis:
         if frames < 1:
             raise ValueError(f"FrameAxis: a clip needs at least 1 frame, got {frames}.")
         self._length = frames
+
+    def along_time(self, images: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run a layer that takes ``[clips * T, ...]``, frames of one clip next to each other.
+
+        Args:
+            images: A batch of that order, or one in which every frame is cut into equally many parts that are next to
+                each other: each part is then a clip of its own.
+            layer: The layer; it keeps the batch.
+
+        Returns:
+            What the layer gives, in the order of ``images``.
+
+        Raises:
+            ValueError: If the batch is no multiple of the frames of all clips.
+        """
+        frames, batch = self.length, images.shape[0]
+        if self.clips is None or batch == self.clips * frames:
+            return layer(images)
+        if batch % (self.clips * frames):
+            raise ValueError(
+                f"FrameAxis: the folded batch must be a multiple of {self.clips} clips of {frames} frames, got {batch}."
+            )
+        parts = images.unflatten(0, (self.clips, frames, -1)).transpose(1, 2)  # [clips, parts, T, ...]
+        out = layer(parts.flatten(0, 2))
+        return out.unflatten(0, parts.shape[:3]).transpose(1, 2).flatten(0, 2)
 
 
 def _present_tap(size: int, init: Init) -> int:
@@ -90,8 +123,11 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
+        return self.frame_axis.along_time(x, self._convolve)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         kernel = self._working_kernel()
-        pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)
+        pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation, x.shape[2:])
         return cp_conv_folded(
             x,
             kernel,
@@ -117,30 +153,44 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
 class FrameFoldedConv2d(nn.Conv2d):
     """A kept (depthwise, grouped or dense) 2-D convolution followed by a temporal factor on its output channels.
 
-    A depthwise kernel is a CP kernel already; the temporal factor makes it a 3-D one. Parameters: ``weight`` and
-    ``bias`` as before, and ``factors.t`` ``[size, out]``.
+    A depthwise kernel is a CP kernel already; the temporal factor makes it a 3-D one. Parameters: ``weight``,
+    ``bias`` and perhaps ``gain`` as before, and ``factors.t`` ``[size, out]``. What the layer computed on an image
+    (:mod:`hocp_mm.layers.variants`) it computes on each frame.
     """
 
     before: int
     frame_axis: FrameAxis
     factors: nn.ParameterDict
+    follows_size: bool
+    standardization: Standardization | None
 
     @classmethod
     def from_image_layer(cls, layer: nn.Conv2d, size: int, init: Init, frame_axis: FrameAxis) -> "FrameFoldedConv2d":
         """Turn ``layer`` into its frame-folded twin; all old parameters are the same objects.
 
         Args:
-            layer: The image layer, of class ``nn.Conv2d``; it should not be used any more.
+            layer: The image layer, ``nn.Conv2d`` or a known variant of it; it should not be used any more.
             size: Temporal taps.
             init: Values of the temporal factor.
             frame_axis: Where the layer reads T.
 
         Returns:
             A layer that gives the same output on every frame for ``init`` central or last.
+
+        Raises:
+            NotImplementedError: If it is not known what the layer computes.
         """
+        variant = variant_of(layer)
+        if variant is None:
+            raise NotImplementedError(
+                f"FrameFoldedConv2d: only known layers can be folded, got {type(layer).__name__}."
+            )
         arguments: dict[str, Any] = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
         folded = cls(**arguments)
+        folded.follows_size, folded.standardization = variant
         folded.weight, folded.bias = layer.weight, layer.bias
+        if folded.standardization is not None and "gain" in folded.standardization.names:
+            folded.gain = layer.get_parameter("gain")
         taps = temporal_taps(size, layer.out_channels, init, dtype=layer.weight.dtype, device=layer.weight.device)
         folded.factors = nn.ParameterDict({"t": nn.Parameter(taps)})
         folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
@@ -148,6 +198,14 @@ class FrameFoldedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
-        z = self._conv_forward(input, self.weight, None)
+        return self.frame_axis.along_time(input, self._convolve)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.follows_size:
+            (top, bottom), (left, right) = resolve_padding(
+                "tf_same", self.kernel_size, self.stride, self.dilation, x.shape[2:]
+            )
+            x = F.pad(x, (left, right, top, bottom))
+        z = self._conv_forward(x, kernel_of(self, self.standardization), None)
         z = temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
         return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)

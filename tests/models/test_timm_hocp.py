@@ -47,7 +47,7 @@ def test_before_training_the_video_network_is_the_image_network_on_each_frame(im
 def test_batches_of_images_and_clips_of_one_frame_are_the_same(image_backbone):
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        features = image_backbone.net(images)[-1]
+        features = image_backbone.stages.read(image_backbone.net, images)[-1]
         assert relative_error(image_backbone(images.unsqueeze(2))[-1].squeeze(2), features) < 1e-5
 
 
@@ -114,6 +114,22 @@ REFUSED = {
     "two sources": ({"checkpoint": "a.pth", "pretrained": True}, ValueError, "got both"),
     "an init_cfg": ({"init_cfg": {"type": "Pretrained"}}, ValueError, "init_cfg must be None"),
     "an even central kernel": ({"temporal_kernel": 4}, ValueError, "odd size, got 4"),
+    "a transformer": ({"model_name": "test_vit"}, ValueError, "got 'test_vit' .a transformer or MLP"),
+    "no channels": ({"in_chans": 0}, ValueError, "in_chans must be at least 1, got 0"),
+    "a stage that is not there": (
+        {"out_indices": (5,)},
+        ValueError,
+        r"stages of 'resnet18' between -5 and 4, .*\(5,\)",
+    ),
+    "no stage": ({"out_indices": ()}, ValueError, "at least one, got"),
+    "a pattern that freezes nothing": ({"freeze": "layer9"}, ValueError, "freeze must match .* got 'layer9'"),
+    "a pattern that factorizes nothing": ({"factorize": ["layer9"]}, ValueError, r"got \['layer9'\] \(none matches"),
+    "a rank from weights without any": ({"rank": "auto"}, ValueError, "no weights to look at, got 'auto'"),
+    "checkpointing that timm cannot do": (
+        {"model_name": "inception_v4", "grad_checkpointing": True},
+        NotImplementedError,
+        "got 'inception_v4'",
+    ),
 }
 
 

@@ -1,30 +1,27 @@
 """A timm CNN as a video backbone with HO-CP kernels."""
 
+import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import timm
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
-from hocp_mm.checkpoints import (
-    LoadReport,
-    check_timm_name,
-    classifier_prefixes,
-    download_timm_weights,
-    load_image_weights_,
-    read_checkpoint,
-    unwrap_state_dict,
-)
+from hocp_mm.checkpoints import DecompositionCache, LoadReport, load_image_weights_
 from hocp_mm.functional import Init, fold_frames, unfold_frames
-from hocp_mm.layers import FrameAxis, factorize_, transduct_
-from hocp_mm.layers.selection import Patterns, RankRule
+from hocp_mm.layers import FrameAxis, factorize_, match_ranks_, name_matcher, transduct_
+from hocp_mm.layers.options import Options
+from hocp_mm.layers.selection import Patterns, RankRule, is_factorizable, sees_time
+from hocp_mm.models.backbones.checkpointing import enable_checkpointing_, remember_frames
+from hocp_mm.models.backbones.timm_network import choose_stages, create_network, forbid_fusing_, reparameterize_
+from hocp_mm.models.backbones.timm_weights import ImageWeights, read_image_weights, resolve_ranks
 from hocp_mm.registry import MODELS
 
-# What mmengine's Runner and stock recognisers put in front of a backbone's own names.
-_NET_PREFIXES = ("backbone.net.", "net.", "")
+_logger = logging.getLogger("hocp_mm")
 
 
 @MODELS.register_module()
@@ -35,27 +32,50 @@ class TimmHOCPBackbone(BaseModule):
     central or last and no training, every frame's features equal those of the same HO-CP network without temporal
     factors. Fitting CP kernels to dense weights is approximate; the :class:`LoadReport` tells the errors.
 
+    Depthwise and grouped ``k x k`` layers are kept and get a temporal factor. Layers with padding that follows the size
+    and weight-standardised ones are taken as what they compute (:mod:`hocp_mm.layers.variants`). Stochastic depth draws
+    for every frame.
+
     Args:
         model_name: Name in timm, such as ``'resnet18'``.
         pretrained: Start from timm's own weights, decomposed to ``rank``.
         checkpoint: Or start from a file (``.safetensors``, ``.pth``) with an image network's weights, dense or CP.
         rank: Components per layer: an int, ``'x1'`` (expansion over the input channels), ``'same'`` (parameter
-            parity), or a mapping from patterns on layer names to those.
+            parity), with weights at hand also ``'auto'`` or ``'error0.1'``, or a mapping from patterns on layer names
+            to those.
         temporal_kernel: Taps in time; 1 gives the image network (no temporal factors), which still takes clips.
         temporal_init: ``'central'``, ``'last'`` (causal) or ``'uniform'``.
-        temporal_layers: Patterns on layer names; None takes every HO-CP and every grouped ``k x k`` layer.
-        factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels.
-        out_indices: Stages to return, as in timm's ``features_only``; the last one by default.
-        in_chans: Input channels.
+        temporal_layers: Patterns on layer names; None takes every HO-CP layer and every grouped ``k x k`` one, and
+            the dense ``k x k`` ones, too, where ``factorize`` is empty.
+        factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels, an
+            empty list none.
+        out_indices: Stages to return; the last one by default. Later stages are cut off.
+        in_chans: Input channels; timm's weights for 3 are adapted as timm does.
         seed: Of decompositions.
+        head_features: Return timm's own head features as well, behind the stages: what its classifier would see
+            (final norm, head convolution and pooling, where the network has them).
+        freeze: Patterns on parameter names of the timm network: those never train, and norms whose parameters are all
+            frozen keep their statistics.
+        norm_eval: Let all batch norms keep their statistics in training, too.
+        grad_checkpointing: Keep block inputs only and compute the rest again in the backward pass: less memory, about
+            a third more time.
+        reparameterize: Fuse the branches of re-parameterisable blocks (RepVGG, MobileOne, FastViT, ...) first.
+        conv_options: More keyword arguments of the HO-CP layers, such as ``dict(recompute=True)``.
         timm_options: More keyword arguments for ``timm.create_model``.
         init_cfg: Must be None; weights come through ``pretrained``, ``checkpoint`` or ``hocp_mm.TransductionHook``.
+
+    Attributes:
+        net: The timm network, under timm's parameter names.
+        factorized: Names of its HO-CP layers.
+        transducted: Names of its layers with a temporal factor.
+        load_report: The account of ``pretrained`` or ``checkpoint``; None without.
 
     Raises:
         UnknownModelError: If timm does not know ``model_name``.
         CheckpointError: If weights cannot be fetched or do not fit.
-        ValueError: If both ``pretrained`` and ``checkpoint`` are given, the network has no convolution to factorize,
-            or ranks, patterns or the temporal kernel do not fit.
+        NotImplementedError: If a selected layer computes something unknown, or timm cannot checkpoint the network.
+        ValueError: If both ``pretrained`` and ``checkpoint`` are given, the network has no convolution that could see
+            time, or ranks, patterns, stages, channels or the temporal kernel do not fit.
     """
 
     def __init__(
@@ -71,6 +91,12 @@ class TimmHOCPBackbone(BaseModule):
         out_indices: Sequence[int] = (-1,),
         in_chans: int = 3,
         seed: int = 0,
+        head_features: bool = False,
+        freeze: Patterns = (),
+        norm_eval: bool = False,
+        grad_checkpointing: bool = False,
+        reparameterize: bool = False,
+        conv_options: Options | None = None,
         timm_options: Mapping[str, Any] | None = None,
         init_cfg: None = None,
     ) -> None:
@@ -79,30 +105,85 @@ class TimmHOCPBackbone(BaseModule):
         if pretrained and checkpoint is not None:
             raise ValueError(f"TimmHOCPBackbone: give pretrained or checkpoint, got both ({checkpoint!r}).")
         super().__init__()
-        check_timm_name(model_name)
         self.model_name, self.in_chans, self.seed = model_name, in_chans, seed
-        self.net: nn.Module = timm.create_model(
-            model_name, features_only=True, out_indices=tuple(out_indices), in_chans=in_chans, **(timm_options or {})
-        )
-        self.factorized = factorize_(self.net, rank, layers=factorize, fit=False)
-        if not self.factorized:
-            raise ValueError(f"TimmHOCPBackbone: the network must have a dense k x k convolution, got '{model_name}'.")
-        self.frame_axis = FrameAxis()
-        self.transducted: list[str] = []
-        if temporal_kernel != 1:
-            self.transducted = transduct_(
-                self.net, temporal_kernel, temporal_init, layers=temporal_layers, frame_axis=self.frame_axis
+        self.reparameterize, self.timm_options = reparameterize, dict(timm_options or {})
+        self.norm_eval, self.grad_checkpointing = norm_eval, grad_checkpointing
+        net, classifier = create_network(model_name, in_chans, timm_options)
+        self.net: nn.Module = net
+        if reparameterize:
+            reparameterize_(self.net)
+        self.stages, after_them = choose_stages(self.net, model_name, out_indices, head_features)
+        self._left_out = [*classifier, *after_them]
+        source = "timm" if pretrained else checkpoint
+        weights = None if source is None else self._read(source)
+        if weights is not None:
+            rank = resolve_ranks(self.net, rank, factorize, weights.state)
+        self._convert(rank, factorize, temporal_kernel, temporal_init, temporal_layers, conv_options or {})
+        for parameter in self.net.parameters():
+            if parameter.ndim == 4:  # not net.to(memory_format=...), which refuses the odd Conv3d (LambdaNet)
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if grad_checkpointing:
+            enable_checkpointing_(self.net, model_name)
+        self._freeze(freeze)
+        self.load_report: LoadReport | None = None
+        if weights is not None:
+            self.load_report = self._load(weights, cache=DecompositionCache())
+
+    def _convert(
+        self,
+        rank: RankRule,
+        factorize: Patterns | None,
+        size: int,
+        init: Init,
+        temporal_layers: Patterns | None,
+        conv_options: Options,
+    ) -> None:
+        """Put CP kernels and temporal factors into the network."""
+        keeps_dense = factorize is not None and not list(factorize)
+        dense = [name for name, module in self.net.named_modules() if is_factorizable(module)]
+        if factorize is None and not (dense or any(sees_time(module) for module in self.net.modules())):
+            raise ValueError(
+                f"TimmHOCPBackbone: the network must have a k x k convolution behind its first layer, got "
+                f"'{self.model_name}' (a transformer or MLP without convolutions?)."
             )
-        self.net.to(memory_format=torch.channels_last)
-        if pretrained:
-            self.load_report: LoadReport | None = self.load_image_weights("timm")
-        else:
-            self.load_report = None if checkpoint is None else self.load_image_weights(checkpoint)
+        self.factorized: list[str] = []
+        if not keeps_dense and (dense or factorize is not None):
+            self.factorized = factorize_(self.net, rank, layers=factorize, fit=False, **conv_options)
+        self.frame_axis = FrameAxis()
+        forbid_fusing_(self.net)
+        self.transducted: list[str] = []
+        if size == 1:
+            return
+        if temporal_layers is None and keeps_dense:
+            kept = [name for name, module in self.net.named_modules() if sees_time(module) or name in dense]
+            temporal_layers = [f"^{re.escape(name)}$" for name in kept]
+        self.transducted = transduct_(self.net, size, init, layers=temporal_layers, frame_axis=self.frame_axis)
+        forbid_fusing_(self.net)
+
+    def _freeze(self, patterns: Patterns) -> None:
+        """Freeze the parameters that never train."""
+        frozen = name_matcher(patterns)
+        names = [name for name, _ in self.net.named_parameters() if frozen(name)]
+        if list(patterns) and not names:
+            raise ValueError(f"TimmHOCPBackbone: freeze must match a parameter of the network, got {patterns!r}.")
+        for name in names:
+            self.net.get_parameter(name).requires_grad_(False)
+        self._frozen = set(names)
 
     @property
     def out_channels(self) -> list[int]:
-        """Channels of each returned stage."""
-        return list(cast("Any", self.net).feature_info.channels())
+        """Channels of each returned map."""
+        return list(self.stages.channels)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; norms that keep their statistics stay in evaluation mode."""
+        super().train(mode)
+        for name, module in self.net.named_modules():
+            if mode and isinstance(module, _BatchNorm):
+                own = {f"{name}.{leaf}" for leaf, _ in module.named_parameters()}
+                if self.norm_eval or (own and own <= self._frozen):
+                    module.eval()
+        return self
 
     def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
         """Compute features of every frame.
@@ -111,7 +192,8 @@ class TimmHOCPBackbone(BaseModule):
             clip: Normalised frames ``[N, C, T, H, W]``; T may change between calls.
 
         Returns:
-            One tensor ``[N, C', T, H', W']`` per stage in ``out_indices``, the last stage last.
+            One tensor ``[N, C', T, H', W']`` per stage in ``out_indices``, in that order; then the head features
+            ``[N, C', T, 1, 1]`` if they are wanted.
 
         Raises:
             ValueError: If ``clip`` has another number of dimensions or channels, or no frame.
@@ -122,8 +204,11 @@ class TimmHOCPBackbone(BaseModule):
                 f"got shape {tuple(clip.shape)}."
             )
         frames = clip.shape[2]
-        self.frame_axis.length = frames
-        return tuple(unfold_frames(feature, frames) for feature in self.net(fold_frames(clip)))
+        self.frame_axis.clips, self.frame_axis.length = clip.shape[0], frames
+        features = self.stages.read(self.net, fold_frames(clip))
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            features = remember_frames(self.frame_axis, features)
+        return tuple(unfold_frames(feature, frames) for feature in features)
 
     def init_weights(self) -> None:
         """Do nothing: the weights were set when the backbone was built.
@@ -138,6 +223,8 @@ class TimmHOCPBackbone(BaseModule):
         seed: int | None = None,
         allow_missing: bool = False,
         progress: Callable[[str], None] | None = None,
+        cache: DecompositionCache | None = None,
+        keep: Patterns = (),
     ) -> LoadReport:
         """Load an image network's weights into this backbone (see :mod:`hocp_mm.checkpoints`).
 
@@ -147,6 +234,8 @@ class TimmHOCPBackbone(BaseModule):
             seed: Of the decompositions; None takes the constructor's.
             allow_missing: Load what fits instead of refusing.
             progress: Called with a line of text for each decomposed layer.
+            cache: Where decompositions are kept; None fits anew.
+            keep: Patterns on names of tensors that keep their values on purpose.
 
         Returns:
             The account of the transfer.
@@ -154,20 +243,21 @@ class TimmHOCPBackbone(BaseModule):
         Raises:
             CheckpointError: If the weights cannot be read or do not fit.
         """
-        classifier = list(classifier_prefixes(self.model_name))
-        if source == "timm":
-            state, source = download_timm_weights(self.model_name, self.in_chans), f"timm '{self.model_name}'"
-        else:
-            state = unwrap_state_dict(read_checkpoint(Path(source)))
-            prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))
-            classifier += [] if prefix == "" else [k.split(".")[0] for k in state if not k.startswith(prefix)]
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        weights = self._read(source)
+        return self._load(weights, seed=seed, allow_missing=allow_missing, progress=progress, cache=cache, keep=keep)
+
+    def _read(self, source: str) -> ImageWeights:
+        return read_image_weights(source, self.model_name, self.in_chans, self.timm_options, fused=self.reparameterize)
+
+    def _load(self, weights: ImageWeights, *, seed: int | None = None, **options: Any) -> LoadReport:
+        # An image network that was pruned keeps its ranks.
+        for name, (old, new) in match_ranks_(self.net, weights.state).items():
+            _logger.info("TimmHOCPBackbone: rank of '%s' is %d as in %s, not %d.", name, new, weights.title, old)
         return load_image_weights_(
             self.net,
-            state,
-            source=source,
-            classifier=classifier,
+            weights.state,
+            source=weights.title,
+            classifier=[*weights.left_out, *self._left_out],
             seed=self.seed if seed is None else seed,
-            allow_missing=allow_missing,
-            progress=progress,
+            **options,
         )

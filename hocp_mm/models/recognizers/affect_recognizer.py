@@ -53,10 +53,23 @@ class AffectRecognizer(BaseModel):
         self.flip = bool((test_cfg or {}).get("flip", False))
 
     def extract_feat(self, inputs: Tensor) -> Feats:
-        """Return the feature maps that enter the head, last stage last, for a clip ``[N, 3, T, H, W]``."""
+        """Return the feature maps that enter the head, last stage last, for a clip ``[N, 3, T, H, W]``.
+
+        Raises:
+            TypeError: If the neck returns anything but feature maps.
+        """
         feats = self.backbone(inputs)
         feats = (feats,) if isinstance(feats, Tensor) else tuple(feats)
-        return feats if self.neck is None else tuple(self.neck(feats))
+        if self.neck is None:
+            return feats
+        refined = tuple(self.neck(feats))
+        others = [type(feat).__name__ for feat in refined if not isinstance(feat, Tensor)]
+        if others:
+            raise TypeError(
+                f"AffectRecognizer: the neck must return feature maps alone, got {others} with them "
+                "(HOCPTemporalNeck: with_losses=False)."
+            )
+        return refined
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - the base forgets mode="tensor"
         self,

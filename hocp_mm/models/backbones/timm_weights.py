@@ -1,0 +1,121 @@
+"""Weights of an image network as a timm backbone needs them: under its own names, for its channels and its blocks."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hocp_mm.checkpoints import classifier_prefixes, download_timm_weights, read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints.timm_source import adapt_first_conv
+from hocp_mm.errors import CheckpointError
+from hocp_mm.functional import RankLike, resolve_rank
+from hocp_mm.functional.rank import error_target
+from hocp_mm.layers.selection import Patterns, RankRule, dense_layers, rank_rule
+from hocp_mm.layers.variants import variant_of
+from hocp_mm.models.backbones.timm_network import create_network, reparameterize_
+
+# What mmengine's Runner and stock recognisers put in front of a backbone's own names.
+_NET_PREFIXES = ("backbone.net.", "net.", "")
+
+
+class ImageWeights(NamedTuple):
+    """Weights of an image network.
+
+    Attributes:
+        state: Tensors by the network's names, dense or CP.
+        title: What to call them.
+        left_out: Name prefixes of what a backbone does not want: classifier, head of a recogniser.
+    """
+
+    state: Mapping[str, Tensor]
+    title: str
+    left_out: Collection[str]
+
+
+def read_image_weights(
+    source: str, name: str, in_chans: int, options: Mapping[str, Any], *, fused: bool
+) -> ImageWeights:
+    """Fetch or read the weights of a timm network.
+
+    Args:
+        source: ``'timm'`` for timm's own pretrained weights, else a file; a backbone inside a recogniser's checkpoint
+            is found, too.
+        name: Of the network in timm.
+        in_chans: Input channels of the receiver; a first layer for 3 is adapted as timm does.
+        options: More keyword arguments of ``timm.create_model``.
+        fused: Whether the receiver's blocks are re-parameterised; weights that are not are fused first.
+
+    Returns:
+        The weights.
+
+    Raises:
+        CheckpointError: If they cannot be fetched or read.
+    """
+    left_out = list(classifier_prefixes(name))
+    if source == "timm":
+        state, title = download_timm_weights(name, in_chans), f"timm '{name}'"
+    else:
+        state, title = unwrap_state_dict(read_checkpoint(Path(source))), source
+        prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))
+        left_out += [] if prefix == "" else [k.split(".")[0] for k in state if not k.startswith(prefix)]
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        state = adapt_first_conv(name, state, in_chans)
+    return ImageWeights(_fuse(state, title, name, in_chans, options) if fused else state, title, left_out)
+
+
+def resolve_ranks(net: nn.Module, rank: RankRule, layers: Patterns | None, state: Mapping[str, Tensor]) -> RankRule:
+    """Turn ranks that look at weights into numbers.
+
+    Args:
+        net: The dense network.
+        rank: As in :func:`hocp_mm.layers.factorize_`.
+        layers: The same.
+        state: Weights by the names of ``net``, dense or CP.
+
+    Returns:
+        ``rank`` itself, or one number per layer where a rule looks at weights.
+    """
+    if layers is not None and not list(layers):
+        return rank
+    rule, ranks, looked = rank_rule(net, rank), dict[str, RankLike](), False
+    for name, conv in dense_layers(net, layers, where="TimmHOCPBackbone"):
+        ranks[name] = rule(name)
+        if ranks[name] != "auto" and error_target(ranks[name]) is None:
+            continue
+        looked = True
+        if f"{name}.weights" in state:  # a CP layer, whose rank is known
+            ranks[name] = state[f"{name}.weights"].numel()
+            continue
+        variant = variant_of(conv)
+        made = None if variant is None else variant.standardization
+        tensors = {leaf: state.get(f"{name}.{leaf}") for leaf in (("weight",) if made is None else made.names)}
+        if any(tensor is None for tensor in tensors.values()):
+            continue  # the account of the transfer will say what is missing
+        dense: Any = tensors["weight"] if made is None else made(tensors)  # type: ignore[arg-type]
+        sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
+        ranks[name] = resolve_rank(ranks[name], *sizes, dense=dense)
+    return ranks if looked else rank
+
+
+@torch.no_grad()
+def _fuse(
+    state: Mapping[str, Tensor], title: str, name: str, in_chans: int, options: Mapping[str, Any]
+) -> Mapping[str, Tensor]:
+    """Re-parameterise weights of a network with branches; those of a fused one, dense or CP, stay."""
+    net, _ = create_network(name, in_chans, options)
+    own = net.state_dict()
+    if not own.keys() <= state.keys():
+        return state
+    wrong = [key for key in own if state[key].shape != own[key].shape]
+    if wrong:
+        shapes = f"{wrong[0]} {tuple(state[wrong[0]].shape)} instead of {tuple(own[wrong[0]].shape)}"
+        raise CheckpointError(
+            f"checkpoint: weights to fuse must be those of '{name}', got {len(wrong)} of other shapes ({shapes}) "
+            f"in {title}."
+        )
+    net.load_state_dict({key: state[key] for key in own})
+    reparameterize_(net)
+    rest = {key: tensor for key, tensor in state.items() if key not in own}
+    return {**net.state_dict(), **rest}
