@@ -24,7 +24,7 @@ with read_base():
     from ._base_.schedules.adamw_20e import auto_scale_lr, optim_wrapper, param_scheduler, test_cfg, train_cfg, val_cfg
 
 # Identity until trained: an eye for what shows only in motion.
-model.update(neck=dict(type="hocp_mm.HOCPTemporalNeck", in_channels=512))
+model.update(neck=dict(type="hocp_mm.HOCPTemporalNeck"))
 optim_wrapper.update(optimizer=dict(lr=1e-3))
 
 custom_hooks: list = [
@@ -37,6 +37,8 @@ custom_hooks: list = [
         ],
         by_epoch=True,
     ),
+    # Several processes train as one with the whole batch.
+    dict(type="hocp_mm.SyncNormHook"),
 ]
 
 # Frozen parameters get no gradient in stage 2.

@@ -23,7 +23,11 @@ with read_base():
 
 # No temporal factors: every frame stands alone, whatever the length of the clip.
 model.update(backbone=dict(temporal_kernel=1))
-custom_hooks: list = [dict(type="hocp_mm.TransductionHook", source="timm", seed=0)]
+custom_hooks: list = [
+    dict(type="hocp_mm.TransductionHook", source="timm", seed=0),
+    # Several processes train as one with the whole batch.
+    dict(type="hocp_mm.SyncNormHook"),
+]
 
 # Exact decoding starts at the beginning of the file, so single frames are dear: eight frames, one second apart, come
 # from one pass. A video shorter than that fills up with frames that do not count.

@@ -14,7 +14,25 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+from hocp_mm.functional import native_available
+from hocp_mm.functional.native.build import cache_folder
+
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep decompositions out of the user's cache, and the user's out of the tests, in subprocesses, too.
+
+    The compiled kernel is taken from there as usual; building it again for each session would take seconds.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    if native_available():
+        for library in cache_folder().glob("*.so"):
+            (folder / library.name).symlink_to(library)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOCP_MM_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(autouse=True)

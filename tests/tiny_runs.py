@@ -37,22 +37,20 @@ def clips(count: int = 4) -> DataLoader:
 
 
 def make_runner(model: nn.Module, work_dir, hooks, *, epochs: int = 4, name: str = "run", **options) -> Runner:
-    """Build a CPU Runner that saves every epoch and logs into ``work_dir``."""
-    return Runner(
-        model=model,
-        work_dir=str(work_dir),
-        train_dataloader=clips(),
-        train_cfg={"by_epoch": True, "max_epochs": epochs},
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
-        param_scheduler={"type": "StepLR", "step_size": 1, "gamma": 0.5},
-        custom_hooks=hooks,
-        default_hooks={
+    """Build a CPU Runner that saves every epoch and logs into ``work_dir``; options replace what it sets."""
+    settings = {
+        "train_dataloader": clips(),
+        "train_cfg": {"by_epoch": True, "max_epochs": epochs},
+        "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}},
+        "param_scheduler": {"type": "StepLR", "step_size": 1, "gamma": 0.5},
+        "custom_hooks": hooks,
+        "default_hooks": {
             "checkpoint": {"type": "CheckpointHook", "interval": 1},
             "logger": {"type": "LoggerHook", "interval": 1},
         },
-        default_scope="mmengine",
-        log_level="WARNING",
-        experiment_name=f"{name}-{id(model)}",
-        randomness={"seed": 0},
-        **options,
-    )
+        "default_scope": "mmengine",
+        "log_level": "WARNING",
+        "experiment_name": f"{name}-{id(model)}",
+        "randomness": {"seed": 0},
+    }
+    return Runner(model=model, work_dir=str(work_dir), **(settings | options))

@@ -1,10 +1,10 @@
 """Reading weights safely and fitting them into HO-CP networks; needs torch, safetensors and (lazily) timm."""
 
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
-from hocp_mm.checkpoints.image_weights import load_image_weights_
+from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_
 from hocp_mm.checkpoints.reading import read_checkpoint, unwrap_state_dict
 from hocp_mm.checkpoints.report import LoadReport
-from hocp_mm.checkpoints.stock import load_stock_weights_
+from hocp_mm.checkpoints.stock import load_stock_weights_, stock_names
 from hocp_mm.checkpoints.timm_source import (
     adapt_first_conv,
     check_timm_name,
@@ -20,9 +20,11 @@ __all__ = [
     "check_timm_name",
     "classifier_prefixes",
     "download_timm_weights",
+    "follow_ranks_",
     "load_image_weights_",
     "load_stock_weights_",
     "names_file",
     "read_checkpoint",
+    "stock_names",
     "unwrap_state_dict",
 ]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.decompose import Decomposition, decompose
-from hocp_mm.functional.native.build import _cache_folder
+from hocp_mm.functional.native.build import cache_folder
 
 _FACTOR = "factors."
 _NAME = re.compile(r"[0-9a-f]{64}(\.safetensors|\.[0-9a-f]{32}\.tmp)")  # ours; whatever else lies in the folder stays
@@ -61,7 +61,7 @@ class DecompositionCache:
         self._usable = True
         self.folder: Path | None = None
         try:
-            self.folder = (_cache_folder() / "decompositions" if folder is None else Path(folder)).expanduser()
+            self.folder = (cache_folder() / "decompositions" if folder is None else Path(folder)).expanduser()
             self._code = _fitting_code()
         except (OSError, RuntimeError) as error:  # no home; no source files
             self._go_without(error)

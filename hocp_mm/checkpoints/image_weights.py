@@ -7,11 +7,12 @@ before everything is known to fit.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.transfer_plan import TemporalInit, TransferPlan, plan_transfer
 from hocp_mm.errors import CheckpointError
@@ -19,10 +20,8 @@ from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.decompose import Decomposition, decompose
 from hocp_mm.functional.transduct import temporal_taps
 from hocp_mm.layers.options import FitReport
+from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.layers.selection import HOCPConv, Patterns
-
-if TYPE_CHECKING:
-    from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 
 
 def load_image_weights_(
@@ -34,7 +33,7 @@ def load_image_weights_(
     seed: int = 0,
     allow_missing: bool = False,
     progress: Callable[[str], None] | None = None,
-    cache: "DecompositionCache | None" = None,
+    cache: DecompositionCache | None = None,
     keep: Patterns = (),
     temporal_init: TemporalInit = "central",
 ) -> LoadReport:
@@ -93,13 +92,33 @@ def load_image_weights_(
     return report
 
 
+def follow_ranks_(model: nn.Module, state: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, int]]:
+    """Give CP layers the ranks that a source has, as :func:`hocp_mm.layers.match_ranks_` does.
+
+    Args:
+        model: The receiver; changed.
+        state: Tensors by name, in the names of ``model``.
+        source: What to call the weights in errors.
+
+    Returns:
+        Old and new rank of each layer that changed.
+
+    Raises:
+        CheckpointError: If the ranks in the source cannot be those of a layer.
+    """
+    try:
+        return match_ranks_(model, state)
+    except (ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"checkpoint: ranks must fit the model, got {source} ({error})") from error
+
+
 def _decompose_all(
     model: nn.Module,
     plan: TransferPlan,
     report: LoadReport,
     seed: int,
     progress: Callable[[str], None] | None,
-    cache: "DecompositionCache | None",
+    cache: DecompositionCache | None,
 ) -> dict[str, Decomposition]:
     """Fit the kernels of all CP layers that need it; nothing is written yet."""
     fit = decompose if cache is None else cache.decompose

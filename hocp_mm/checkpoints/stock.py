@@ -18,19 +18,17 @@ input channels of zeros, as in ``ResNet3dPathway.inflate_weights``.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import load_image_weights_
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.transfer_plan import TemporalInit
 from hocp_mm.errors import CheckpointError
 from hocp_mm.layers.selection import CP, DENSE, Patterns
-
-if TYPE_CHECKING:
-    from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 
 # Where recognisers and our backbone keep the network; the first that occurs is stripped.
 _PREFIXES = ("backbone.net.", "backbone.", "net.")
@@ -60,7 +58,7 @@ def load_stock_weights_(
     seed: int = 0,
     allow_missing: bool = False,
     progress: Callable[[str], None] | None = None,
-    cache: "DecompositionCache | None" = None,
+    cache: DecompositionCache | None = None,
     keep: Patterns = (),
     temporal_init: TemporalInit = "central",
 ) -> LoadReport:
@@ -91,9 +89,7 @@ def load_stock_weights_(
     Raises:
         CheckpointError: If the backbone is built otherwise, or the weights do not fit; it is then unchanged.
     """
-    rename = _translation(backbone)
-    inside, outside = _split(state)
-    renamed = rename(inside, source)
+    renamed, (_, outside) = stock_names(backbone, state, source=source), _split(state)
     kept = [keep] if isinstance(keep, str) else list(keep)
     names = list(backbone.state_dict())
     for pattern in _WITHOUT_IMAGE_TWIN:
@@ -115,6 +111,24 @@ def load_stock_weights_(
     )
     report.padded = padded
     return report
+
+
+def stock_names(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Translate the names of an image network's tensors into those of a stock backbone.
+
+    Args:
+        backbone: The receiver; not changed.
+        state: As in :func:`load_stock_weights_`.
+        source: What to call the weights in errors.
+
+    Returns:
+        The same tensors (a bias that C3D has no place for is folded into its norm), those beside a backbone left out.
+        Names without a counterpart stay as they are.
+
+    Raises:
+        CheckpointError: If the backbone is built otherwise, or a VGG has another number of convolutions than C3D.
+    """
+    return _translation(backbone)(_split(state)[0], source)
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,5 +1,5 @@
 """What happens around training: hooks."""
 
-from hocp_mm.engine.hooks import StagedUnfreezeHook, TransductionHook
+from hocp_mm.engine.hooks import RankSelectionHook, StagedUnfreezeHook, SyncNormHook, TransductionHook
 
-__all__ = ["StagedUnfreezeHook", "TransductionHook"]
+__all__ = ["RankSelectionHook", "StagedUnfreezeHook", "SyncNormHook", "TransductionHook"]

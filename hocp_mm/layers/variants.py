@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from hocp_mm.layers.options import DenseConv, conv_arguments
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# mmcv.cnn.ConvModule's convolutions, which differ from nn.ConvNd on torch before 1.4 alone.
+_MMCV_WRAPPERS = "mmcv.cnn.bricks.wrappers"
 _SAME = {"Conv2dSame", "StdConv2dSame", "ScaledStdConv2dSame"}
 _STANDARDIZED = {"StdConv2d", "StdConv2dSame"}
 _SCALED = {"ScaledStdConv2d", "ScaledStdConv2dSame"}
@@ -99,7 +101,7 @@ def variant_of(conv: nn.Module) -> Variant | None:
     maker, inner = (_definer(type(conv), name) for name in ("forward", "_conv_forward"))
     if inner not in _PLAIN:
         return None
-    if maker in _PLAIN:
+    if maker in _PLAIN or maker.__module__ == _MMCV_WRAPPERS:
         return Variant()
     name = maker.__name__
     if not maker.__module__.startswith("timm.") or name not in _SAME | _STANDARDIZED | _SCALED:

@@ -1,14 +1,17 @@
 import copy
+from functools import partial
 
 import pytest
+import timm
 import torch
+from timm.layers import ScaledStdConv2d
 from torch import nn
 
 from hocp_mm.checkpoints import LoadReport, load_image_weights_
 from hocp_mm.errors import CheckpointError
-from hocp_mm.functional import dense_kernel
-from hocp_mm.layers import FrameAxis, factorize_, transduct_
-from tests.laws import random_kernel, relative_error
+from hocp_mm.functional import decompose, dense_kernel
+from hocp_mm.layers import FrameAxis, HOCPConv1d, HOCPConv3d, factorize_, transduct_
+from tests.laws import assert_close, assert_framewise, random_kernel, relative_error, state_shapes
 
 
 def image_network() -> nn.Sequential:
@@ -124,3 +127,258 @@ def test_a_report_reads_as_an_account():
     assert "2 temporal factors and 0 tensors of identity modules added, 0 missing, 0 mismatched, 1 unexpected" in text
     assert "l.1: relative error 0.2100" in text
     assert "unexpected: u" in text
+
+
+def image_layers(bias: bool = True) -> nn.Sequential:
+    """A stem, a 1x1, a strided and a grouped convolution: dense, in float64, so that laws hold to the last digits."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=bias),
+        nn.Conv2d(8, 8, 1, bias=bias),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=bias),
+        nn.Conv2d(12, 8, 3, padding=1, groups=2, bias=bias),
+    )
+    return net.double()
+
+
+def clip_layers(conv, taps: int = 3, bias: bool = True) -> nn.Sequential:
+    """The same with ``taps`` frames per kernel, the 1x1 included; made of ``conv``."""
+
+    def layer(inputs, outputs, size, stride=1, groups=1):
+        return conv(
+            inputs, outputs, (taps, size, size), stride=(1, stride, stride),
+            padding=(taps // 2, size // 2, size // 2), groups=groups, bias=bias,
+        )  # fmt: skip
+
+    net = nn.Sequential(layer(3, 8, 3), layer(8, 8, 1), layer(8, 12, 3, stride=2), layer(12, 8, 3, groups=2))
+    return net.double()
+
+
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_dense_3d_layers_are_inflated_to_the_image_network_on_every_frame(taps):
+    image, video = image_layers(), clip_layers(nn.Conv3d, taps)
+    report = load_image_weights_(video, image.state_dict(), source="a test")
+    assert report.inflated == ["0", "1", "2", "3"]
+    assert report.complete
+    assert not report.transducted
+    clip = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    assert_framewise(video, lambda frame: image(frame[:, :, 0]).unsqueeze(2), clip, 1e-14)
+
+
+@pytest.mark.parametrize("taps", [1, 3, 5])
+def test_fresh_3d_cp_layers_become_the_fitted_image_network_on_every_frame(taps):
+    image, video = image_layers(), clip_layers(partial(HOCPConv3d, rank=4), taps)
+    report = load_image_weights_(video, image.state_dict(), source="a test")
+    assert report.complete
+    assert report.transducted == [f"{i}.factors.t" for i in range(4)]
+    for i, layer in enumerate(image):
+        with torch.no_grad():
+            fitted = dense_kernel(video[i].kernel())
+            assert relative_error(fitted[:, :, taps // 2], layer.weight) == pytest.approx(report.decomposed[str(i)])
+            assert fitted.abs().sum(dim=(0, 1, 3, 4)).nonzero().tolist() == [[taps // 2]], "a frame but the present one"
+            layer.weight.copy_(fitted[:, :, taps // 2])
+    clip = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    assert_framewise(video, lambda frame: image(frame[:, :, 0]).unsqueeze(2), clip, 1e-12)
+
+
+def test_cp_weights_of_an_image_network_fill_fresh_3d_cp_layers():
+    image, video = image_layers(), clip_layers(partial(HOCPConv3d, rank=4))
+    factorize_(image, 4, layers=".", fit=False)
+    report = load_image_weights_(video, image.state_dict(), source="a test")
+    assert report.complete
+    assert not report.decomposed
+    assert report.transducted == [f"{i}.factors.t" for i in range(4)]
+    clip = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    assert_framewise(video, lambda frame: image(frame[:, :, 0]).unsqueeze(2), clip, 1e-12)
+
+
+def test_a_trained_temporal_factor_of_a_3d_layer_is_copied():
+    trained, video = clip_layers(partial(HOCPConv3d, rank=4)), clip_layers(partial(HOCPConv3d, rank=4))
+    report = load_image_weights_(video, trained.state_dict(), source="a test")
+    assert set(report.copied) == set(trained.state_dict())
+    assert torch.equal(video[0].factors["t"], trained[0].factors["t"])
+
+
+def test_a_dense_3d_kernel_is_decomposed_with_its_temporal_mode():
+    dense, video = nn.Conv3d(6, 6, 3), HOCPConv3d(6, 6, 3, rank=3)
+    with torch.no_grad():
+        dense.weight.copy_(dense_kernel(random_kernel(out=6, in_=6, taps=(3, 3, 3), rank=3)))
+    report = load_image_weights_(video, dense.state_dict(), source="a test")
+    assert report.complete
+    assert not report.transducted
+    assert relative_error(dense_kernel(video.kernel()), dense.weight) == pytest.approx(report.decomposed[""], abs=1e-5)
+
+
+def test_uniform_inflation_averages_frames_and_loses_a_third_at_the_borders():
+    image = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    clip = torch.randn(1, 3, 1, 6, 6).expand(-1, -1, 5, -1, -1)  # a still one
+    for video in (nn.Conv3d(3, 4, 3, padding=1, bias=False), HOCPConv3d(3, 4, 3, padding=1, bias=False, rank=27)):
+        load_image_weights_(video, image.state_dict(), source="a test", temporal_init="uniform")
+        with torch.no_grad():
+            # Of the fitted kernel, which need not be that of the image.
+            still = video(clip)[:, :, 2]
+            assert_close(video(clip)[:, :, 1], still, 1e-5, "inner frame")
+            for border in (0, 4):
+                assert_close(video(clip)[:, :, border], still * 2 / 3, 1e-5, f"frame {border}")
+    with pytest.raises(ValueError, match=r"temporal_init must be one of \('central', 'uniform'\), got 'last'"):
+        load_image_weights_(video, image.state_dict(), source="a test", temporal_init="last")
+
+
+def test_weight_standardised_kernels_are_decomposed_as_they_are_used():
+    image = nn.Sequential(ScaledStdConv2d(6, 6, 3, padding=1))
+    with torch.no_grad():
+        image[0].gain.uniform_(0.5, 2)
+        impulses = torch.zeros(6, 6, 5, 5)
+        impulses[range(6), range(6), 2, 2] = 1
+        used = (image(impulses) - image[0].bias.reshape(-1, 1, 1))[:, :, 1:4, 1:4].flip(2, 3).transpose(0, 1)
+    twin = copy.deepcopy(image)
+    factorize_(twin, 20, fit=False)
+    report = load_image_weights_(twin, image.state_dict(), source="a test")
+    assert report.complete
+    error = relative_error(dense_kernel(twin[0].kernel()), used)
+    assert error == pytest.approx(report.decomposed["0"], abs=1e-5)
+    assert error < 0.5
+    with pytest.raises(CheckpointError, match=r"1 missing \(0\.gain\)"):
+        load_image_weights_(twin, _without(image.state_dict(), "0.gain"), source="a test")
+    with pytest.raises(CheckpointError, match=r"0\.gain: \(4,\) instead of 6 values"):
+        load_image_weights_(twin, {**image.state_dict(), "0.gain": torch.ones(4)}, source="a test")
+
+
+def test_what_is_kept_stays_and_is_listed():
+    source, video = image_network(), video_network()
+    before = copy.deepcopy(video.state_dict())
+    # The source's stem is for one channel; its norm is there, and unwanted.
+    state = {**source.state_dict(), "0.weight": torch.ones(8, 1, 3, 3)}
+    report = load_image_weights_(video, state, source="a test", keep=[r"^0\.", r"^1\.running_mean$"])
+    assert report.complete
+    assert report.kept == ["0.weight", "0.bias", "1.running_mean"]
+    assert all(torch.equal(before[name], video.state_dict()[name]) for name in report.kept)
+    assert "kept: 0.weight, 0.bias, 1.running_mean" in str(report)
+
+
+@pytest.mark.parametrize("network", [video_network, lambda: clip_layers(partial(HOCPConv3d, rank=2))])
+def test_a_cp_layer_can_be_kept_whole_but_not_in_part(network):
+    video = network()
+    state = image_network().state_dict() if len(video) == 3 else image_layers().state_dict()
+    before = copy.deepcopy(video.state_dict())
+    report = load_image_weights_(video, state, source="a test", keep=r"^2\.")
+    assert "2" not in report.decomposed
+    assert set(report.kept) == {name for name in before if name.startswith("2.")}
+    assert all(torch.equal(before[name], video.state_dict()[name]) for name in report.kept)
+    with pytest.raises(CheckpointError, match=r"2\.weight: keep must name all factors of a kernel or none"):
+        load_image_weights_(video, state, source="a test", keep=r"^2\.factors\.out$")
+
+
+def test_a_temporal_factor_can_be_kept_while_the_kernel_is_loaded():
+    video = clip_layers(partial(HOCPConv3d, rank=2))
+    before = copy.deepcopy(video.state_dict())
+    report = load_image_weights_(video, image_layers().state_dict(), source="a test", keep=r"factors\.t$")
+    assert not report.transducted
+    assert len(report.decomposed) == len(report.kept) == 4
+    assert all(torch.equal(before[name], video.state_dict()[name]) for name in report.kept)
+    assert not torch.equal(before["0.factors.h"], video.state_dict()["0.factors.h"])
+
+
+def even_taps(conv):
+    return nn.Sequential(conv(3, 4, (2, 3, 3))), nn.Sequential(nn.Conv2d(3, 4, 3))
+
+
+REFUSALS = {
+    "an even dense kernel": (
+        *even_taps(nn.Conv3d), {}, r"0\.weight: a central delta needs an odd number of taps, got 2",
+    ),
+    "an even CP kernel": (
+        *even_taps(HOCPConv3d), {}, r"0\.factors\.t: a central delta needs an odd number of taps, got 2",
+    ),
+    "a pattern that keeps nothing": (
+        *even_taps(nn.Conv3d), {"keep": ["0", "con1"]}, r"keep must match a tensor of the model, got 'con1' \(a file\)",
+    ),
+    "a dense kernel of other channels": (
+        nn.Sequential(nn.Conv3d(3, 4, 3)), nn.Sequential(nn.Conv2d(2, 4, 3)), {},
+        r"0\.weight: \(4, 2, 3, 3\) instead of \(4, 3, 3, 3\)",
+    ),
+    "a CP kernel of other sizes": (
+        nn.Sequential(HOCPConv3d(3, 4, 3)), nn.Sequential(nn.Conv2d(3, 4, 5)), {},
+        r"0\.weight: \(4, 3, 5, 5\) instead of \(4, 3, 3, 3\)",
+    ),
+    "Psi": (
+        nn.Sequential(HOCPConv3d(3, 4, 3, inner_act_cfg={"type": "ReLU"})), nn.Sequential(nn.Conv2d(3, 4, 3)), {},
+        r"0\.weight: Psi must be off",
+    ),
+    "nothing for a fresh layer": (
+        nn.Sequential(HOCPConv3d(3, 4, 3)), nn.Sequential(), {}, r"7 missing \(0\.weights, 0\.bias, .*factors\.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_3d_receivers_refuse_what_does_not_fit_and_stay_as_they_were(case):
+    video, image, options, message = REFUSALS[case]
+    before = copy.deepcopy(video.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_image_weights_(video, image.state_dict(), source="a file", **options)
+    assert all(torch.equal(before[name], tensor) for name, tensor in video.state_dict().items())
+
+
+def test_even_kernels_can_be_inflated_uniformly():
+    image = nn.Sequential(nn.Conv2d(3, 4, 3))
+    for conv in (nn.Conv3d, HOCPConv3d):
+        video = nn.Sequential(conv(3, 4, (2, 3, 3)))
+        assert load_image_weights_(video, image.state_dict(), source="a test", temporal_init="uniform").complete
+
+
+def test_layers_of_one_mode_are_decomposed_too():
+    dense, twin = nn.Sequential(nn.Conv1d(6, 6, 3)), nn.Sequential(HOCPConv1d(6, 6, 3, rank=18))
+    report = load_image_weights_(twin, dense.state_dict(), source="a test")
+    assert relative_error(dense_kernel(twin[0].kernel()), dense[0].weight) == pytest.approx(
+        report.decomposed["0"], abs=1e-5
+    )
+
+
+def test_nothing_is_written_when_a_decomposition_fails():
+    class Broken:
+        def decompose(self, dense, rank, *, groups=1, seed=0):
+            raise OSError("disk full")
+
+    video = video_network()
+    before = copy.deepcopy(video.state_dict())
+    with pytest.raises(OSError, match="disk full"):
+        load_image_weights_(video, image_network().state_dict(), source="a test", cache=Broken())
+    assert all(torch.equal(before[name], tensor) for name, tensor in video.state_dict().items())
+
+
+def test_a_cache_is_asked_for_every_kernel_with_rank_groups_and_seed():
+    asked = []
+
+    class Cache:
+        def decompose(self, dense, rank, *, groups=1, seed=0):
+            asked.append((tuple(dense.shape), rank, groups, seed))
+            return decompose(dense, rank, groups=groups, seed=seed)
+
+    video, plain = clip_layers(partial(HOCPConv3d, rank=4)), clip_layers(partial(HOCPConv3d, rank=4))
+    state = image_layers().state_dict()
+    report = load_image_weights_(video, state, source="a test", cache=Cache(), seed=7)
+    assert asked == [(tuple(state[f"{i}.weight"].shape), 4, 2 if i == 3 else 1, 7) for i in range(4)]
+    assert report == load_image_weights_(plain, state, source="a test", seed=7)
+    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in video.state_dict().items())
+
+
+def test_half_precision_weights_are_fitted_in_the_precision_of_the_layer():
+    image, video = image_layers(), clip_layers(partial(HOCPConv3d, rank=4))
+    half = {name: tensor.half() for name, tensor in image.state_dict().items()}
+    report = load_image_weights_(video, half, source="a test")
+    exact = load_image_weights_(video, {n: t.double() for n, t in half.items()}, source="a test")
+    assert report.decomposed == exact.decomposed
+
+
+def test_every_tensor_of_a_timm_network_is_accounted_for_once():
+    image = timm.create_model("test_resnet", num_classes=0)
+    video = copy.deepcopy(image)
+    factorize_(video, 2, fit=False)
+    transduct_(video, 3, frame_axis=FrameAxis())
+    report = load_image_weights_(video, image.state_dict(), source="a test", keep="^bn1")
+    fitted = [
+        name for name in state_shapes(video)
+        if any(name.startswith((f"{layer}.weights", f"{layer}.factors")) for layer in report.decomposed)
+        and not name.endswith("factors.t")
+    ]  # fmt: skip
+    assert sorted([*report.copied, *report.transducted, *report.kept, *fitted]) == sorted(state_shapes(video))

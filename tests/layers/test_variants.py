@@ -176,3 +176,13 @@ def test_the_temporal_factor_of_a_factorized_layer_sees_parts_of_frames_alone():
     with torch.no_grad():
         out = net(parts.flatten(0, 1)).unflatten(0, (4, 2))
         assert_close(out[:, 1], net(parts[:, 1]), 1e-5, "part 1")
+
+
+def test_the_wrappers_of_mmcv_count_as_their_base():
+    wrappers = pytest.importorskip("mmcv.cnn.bricks.wrappers", reason="mmcv is not installed")
+    net = nn.Sequential(wrappers.Conv3d(6, 4, 3, padding=1)).double()
+    x = torch.randn(1, 6, 3, 5, 5, dtype=torch.float64)
+    with torch.no_grad():
+        expected = net(x)
+        factorize_(net, 27 * 4)
+        assert_close(net(x), expected, 1e-4, "Conv3d of mmcv")

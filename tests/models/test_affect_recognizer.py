@@ -135,3 +135,24 @@ def test_wrong_use_is_refused() -> None:
         build()(torch.randn(1, 3, 2, 8, 8), mode="loss")
     with pytest.raises(ValueError, match="test_cfg knows flip only, got crops"):
         build(test_cfg={"crops": 3})
+
+
+def test_head_and_neck_take_their_channels_from_the_backbone() -> None:
+    backbone = {"type": "hocp_mm.TimmHOCPBackbone", "model_name": "test_efficientnet", "rank": 4}
+    head, neck = {"type": "hocp_mm.AffectHead"}, {"type": "hocp_mm.HOCPTemporalNeck", "rank": 4}
+    one = AffectRecognizer(backbone, head, neck)
+    assert (one.head.in_channels, one.neck.in_channels) == (64, 64)
+    fused = AffectRecognizer({**backbone, "out_indices": (1, -1)}, head, neck)
+    assert (fused.head.in_channels, fused.neck.in_channels) == (64, (24, 64))
+    assert fused(torch.zeros(1, 3, 2, 64, 64)).shape == (1, 2, 2)
+    with pytest.raises(TypeError, match="in_channels"):
+        AffectRecognizer(Conv(), head)
+
+
+def test_a_neck_that_returns_losses_is_refused() -> None:
+    class Stock(nn.Module):
+        def forward(self, feats: tuple[Tensor, ...]) -> Any:
+            return feats[-1], {}
+
+    with pytest.raises(TypeError, match=r"feature maps alone, got \['dict'\]"):
+        build(neck=Stock())(torch.zeros(1, 3, 2, 8, 8))

@@ -121,6 +121,8 @@ REFUSED = {
         ValueError,
         r"stages of 'resnet18' between -5 and 4, .*\(5,\)",
     ),
+    "stages out of order": ({"out_indices": (3, 1)}, ValueError, r"must increase, got \(3, 1\)"),
+    "a stage twice": ({"out_indices": (4, -1)}, ValueError, r"must increase, got \(4, -1\)"),
     "no stage": ({"out_indices": ()}, ValueError, "at least one, got"),
     "a pattern that freezes nothing": ({"freeze": "layer9"}, ValueError, "freeze must match .* got 'layer9'"),
     "a pattern that factorizes nothing": ({"factorize": ["layer9"]}, ValueError, r"got \['layer9'\] \(none matches"),

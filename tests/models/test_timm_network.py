@@ -196,3 +196,12 @@ def test_a_pruned_image_network_keeps_its_ranks(tmp_path):
     video = TimmHOCPBackbone("test_resnet", rank=6, checkpoint=str(tmp_path / "pruned.pth")).eval()
     assert [video.net.get_submodule(name).rank for name in video.factorized[:3]] == [4, 4, 6]
     assert_framewise(lambda c: video(c)[-1], lambda c: image(c)[-1], torch.randn(1, 3, 3, 64, 64), tolerance=1e-5)
+
+
+def test_the_backbone_compiles_without_graph_breaks_for_any_number_of_frames():
+    backbone = TimmHOCPBackbone("test_efficientnet", rank=4).eval()
+    compiled = torch.compile(backbone, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for clips, frames in ((2, 4), (2, 6), (1, 3)):
+            clip = torch.randn(clips, 3, frames, 64, 64)
+            assert_close(compiled(clip)[-1], backbone(clip)[-1], 1e-5, f"{clips} clips of {frames} frames")

@@ -16,6 +16,6 @@ model: dict = dict(
         pretrained=False,
         checkpoint=None,
     ),
-    head=dict(type="hocp_mm.AffectHead", in_channels=512, dropout=0.2, loss=dict(type="hocp_mm.AffectLoss")),
+    head=dict(type="hocp_mm.AffectHead", dropout=0.2, loss=dict(type="hocp_mm.AffectLoss")),
     test_cfg=dict(flip=False),
 )

@@ -1,18 +1,36 @@
 """Start a video network from an image network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
-from hocp_mm.checkpoints import LoadReport, load_image_weights_, read_checkpoint, unwrap_state_dict
-from hocp_mm.errors import CheckpointError, MissingDataError
+from hocp_mm.checkpoints import (
+    DecompositionCache,
+    LoadReport,
+    check_timm_name,
+    classifier_prefixes,
+    download_timm_weights,
+    follow_ranks_,
+    load_image_weights_,
+    load_stock_weights_,
+    names_file,
+    read_checkpoint,
+    stock_names,
+    unwrap_state_dict,
+)
+from hocp_mm.engine.wrapping import rewrap_, unwrapped
+from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError, UnknownModelError
+from hocp_mm.layers.rank_matching import match_ranks_
+from hocp_mm.layers.selection import Patterns
 from hocp_mm.registry import HOOKS
+
+_BACKBONE = "backbone."
 
 
 @HOOKS.register_module()
@@ -23,26 +41,38 @@ class TransductionHook(Hook):
     loads a checkpoint (``load_from``), which then holds everything.
 
     Args:
-        source: ``'timm'`` for the pretrained weights of the backbone's timm model, or a file: timm weights
-            (``.safetensors``, ``.pth``) for the backbone alone, or the checkpoint of a static stage for the whole
-            recogniser (its names begin with ``backbone.``).
+        source: One of
+
+            - ``'timm'``: the pretrained weights of the backbone's own timm model;
+            - a timm model, such as ``'resnet50.a1_in1k'``: its pretrained weights, for the backbone;
+            - a file (``.safetensors``, ``.pth``) with the weights of an image network, for the backbone;
+            - the checkpoint of a static stage, for the whole recogniser: a file that shares names with it outside
+              the backbone. Layers get as many components as they have there.
         seed: Of the decompositions.
         allow_missing: Load what fits instead of refusing an incomplete transfer.
+        cache: Keep decompositions on disk, and take them from there the next time
+            (:class:`hocp_mm.checkpoints.DecompositionCache`).
+        keep: Patterns on names of tensors that keep their own initialisation on purpose, in the names of what is
+            filled: of the recogniser for a static stage, else of the backbone.
 
     Attributes:
         report: The account of the transfer, on rank 0 and after it happened.
+
+    Raises:
+        MissingDataError: If ``source`` names a file that does not exist.
+        UnknownModelError: If ``source`` is neither a file nor a model of timm.
     """
 
     # Before EMAHook copies the model.
     priority = "HIGH"
 
-    def __init__(self, source: str, seed: int = 0, allow_missing: bool = False) -> None:
-        if source != "timm" and not Path(source).is_file():
-            raise MissingDataError(
-                f"TransductionHook: source must be 'timm' or a file, got '{source}' (train the static stage first, "
-                "or name its checkpoint with --static-checkpoint)."
-            )
-        self.source, self.seed, self.allow_missing = source, seed, allow_missing
+    def __init__(
+        self, source: str, seed: int = 0, allow_missing: bool = False, cache: bool = True, keep: Patterns = ()
+    ) -> None:
+        _check_source(source)
+        self._is_file = names_file(source)
+        self.source, self.seed, self.allow_missing, self.cache = source, seed, allow_missing, cache
+        self.keep = [keep] if isinstance(keep, str) else list(keep)
         self.report: LoadReport | None = None
         self._done = False
 
@@ -54,24 +84,36 @@ class TransductionHook(Hook):
         if runner._resume or runner._load_from is not None:
             runner.logger.info("TransductionHook: skipped, the run starts from a checkpoint.")
             return
-        model = cast("nn.Module", runner.model.module if is_model_wrapper(runner.model) else runner.model)
-        failure: CheckpointError | None = None
+        model = unwrapped(runner.model)
+        _initialize_now_(model)
+        before = _shapes(model)
+        failure: Exception | None = None
         if dist.is_main_process():
             try:
                 self.report = self.load(model, runner.logger.info)
                 runner.logger.info(str(self.report))
-            except CheckpointError as error:
+            except Exception as error:  # whatever it is, the other ranks must hear of it
                 failure = error
         _raise_everywhere(failure)
+        if _share_ranks(model) != before:
+            rewrap_(runner)  # the wrapper was made for the old shapes
         for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            if isinstance(tensor, Tensor):  # a module may have other state, too
+                dist.broadcast(tensor, src=0)
+
+    def before_train(self, runner: Runner) -> None:
+        """Give the model its ``init_weights`` back; the Runner has called it by now."""
+        model = unwrapped(runner.model)
+        if vars(model).get("init_weights") is _already_initialized:
+            del vars(model)["init_weights"]
 
     def load(self, model: nn.Module, progress: Callable[[str], None] | None = None) -> LoadReport:
         """Fill a model from the source.
 
         Args:
             model: A recogniser with a ``backbone``; changed.
-            progress: Called with a line of text for each decomposed layer.
+            progress: Called with a line of text for each layer that is decomposed now, and with one for all those
+                whose decomposition was kept.
 
         Returns:
             The account of the transfer.
@@ -79,18 +121,122 @@ class TransductionHook(Hook):
         Raises:
             CheckpointError: If the weights cannot be read or do not fit.
         """
-        options: dict[str, Any] = {"seed": self.seed, "allow_missing": self.allow_missing, "progress": progress}
-        if self.source != "timm":
-            state = unwrap_state_dict(read_checkpoint(Path(self.source)))
-            if any(key.startswith("backbone.") for key in state):
+        cache = DecompositionCache() if self.cache else None
+        options = {
+            "seed": self.seed,
+            "allow_missing": self.allow_missing,
+            "keep": self.keep,
+            "cache": cache,
+            "progress": _fits_only(progress, cache),
+        }
+        before = _shapes(model)
+        report = self._load(model, options)
+        if progress is not None and (ranks := _new_ranks(before, _shapes(model))):
+            progress(f"{len(ranks)} layers take their rank from {self.source}: {', '.join(ranks)}")
+        if cache is not None and cache.hits and progress is not None:
+            progress(f"{cache.hits} of {cache.hits + cache.misses} decompositions taken from {cache.folder}")
+        return report
+
+    def _load(self, model: nn.Module, options: dict[str, Any]) -> LoadReport:
+        backbone: Any = getattr(model, "backbone", None)
+        if backbone is None:
+            raise CheckpointError(f"TransductionHook: the model must have a backbone, got {type(model).__name__}.")
+        state: dict[str, Tensor] = {}
+        if self._is_file:
+            state = unwrap_state_dict(read_checkpoint(self.source), self.source)
+            others = [key for key in state if not key.startswith(_BACKBONE)]
+            if len(others) < len(state) and not model.state_dict().keys().isdisjoint(others):
+                follow_ranks_(model, state, self.source)
                 return load_image_weights_(model, state, source=self.source, **options)
-        backbone = cast("Any", model.backbone)
-        return backbone.load_image_weights(self.source, **options)
+        if hasattr(backbone, "load_image_weights"):
+            return backbone.load_image_weights(self.source, **options)
+        if self._is_file:
+            follow_ranks_(backbone, stock_names(backbone, state, source=self.source), self.source)
+            return load_stock_weights_(backbone, state, source=self.source, **options)
+        if self.source == "timm":
+            raise CheckpointError(
+                f"TransductionHook: source='timm' must meet a backbone of timm, got {type(backbone).__name__} "
+                "(name the model, such as source='resnet50.a1_in1k')."
+            )
+        state = download_timm_weights(self.source, getattr(backbone, "in_channels", 3))
+        classifier = classifier_prefixes(self.source)
+        return load_stock_weights_(backbone, state, source=f"timm '{self.source}'", classifier=classifier, **options)
 
 
-def _raise_everywhere(failure: CheckpointError | None) -> None:
+def _check_source(source: str) -> None:
+    """Refuse what is neither a file nor a word that timm knows."""
+    if names_file(source):
+        if not Path(source).expanduser().is_file():
+            raise MissingDataError(
+                f"TransductionHook: source must be 'timm', a timm model or a file, got '{source}' (train the static "
+                "stage first, or name its checkpoint with --static-checkpoint)."
+            )
+        return
+    try:
+        if source != "timm":
+            check_timm_name(source)
+    except UnknownModelError as error:
+        raise UnknownModelError(
+            f"TransductionHook: source must be 'timm', a timm model or a file, got '{source}' (which has no suffix of "
+            f"a file of weights; {error})"
+        ) from error
+
+
+def _fits_only(
+    progress: Callable[[str], None] | None, cache: DecompositionCache | None
+) -> Callable[[str], None] | None:
+    """Leave out the lines of layers whose decomposition was kept: they take no time."""
+    if progress is None or cache is None:
+        return progress
+    told = 0
+
+    def tell(line: str) -> None:
+        nonlocal told
+        if cache.misses > told:
+            told = cache.misses
+            progress(line)
+
+    return tell
+
+
+def _initialize_now_(model: nn.Module) -> None:
+    """Do what the Runner does after this hook, and would undo it: stock backbones and heads draw their weights."""
+    if hasattr(model, "init_weights"):
+        initialize: Any = model.init_weights
+        initialize()
+        vars(model)["init_weights"] = _already_initialized
+
+
+def _already_initialized() -> None:
+    """Stand in for ``init_weights`` until training starts."""
+
+
+def _raise_everywhere(failure: Exception | None) -> None:
     """Let no rank wait for a broadcast that rank 0 will never send."""
-    message = [None if failure is None else str(failure)]
-    dist.broadcast_object_list(message, src=0)
-    if message[0] is not None:
-        raise failure or CheckpointError(message[0])
+    known = isinstance(failure, HOCPError)
+    told: list[Any] = [None if failure is None else (type(failure) if known else RuntimeError, str(failure))]
+    dist.broadcast_object_list(told, src=0)
+    if failure is not None:
+        raise failure
+    if told[0] is not None:
+        kind, message = told[0]
+        raise kind(message)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+
+
+def _new_ranks(before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say which layers have another number of components, by the shapes of their lambda."""
+    names = [name for name in after if name.endswith(".weights") and before[name] != after[name]]
+    return [f"{name.removesuffix('.weights')} {before[name][0]} -> {after[name][0]}" for name in names]
+
+
+def _share_ranks(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Give the layers of every process as many components as they have on rank 0 by now; return the shapes."""
+    shared: list[Any] = [_shapes(model)]
+    dist.broadcast_object_list(shared, src=0)
+    if shared[0] != _shapes(model):
+        match_ranks_(model, {name: torch.empty(shape, device="meta") for name, shape in shared[0].items()})
+    return shared[0]

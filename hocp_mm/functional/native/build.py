@@ -54,7 +54,7 @@ def load_library() -> ctypes.CDLL:
         raise NativeUnavailableError("no C++ compiler found (CXX or g++)")
     name = f"cp_conv-{_fingerprint(compiler)}.so"
     try:
-        return _load_kept(compiler, _cache_folder() / name)
+        return _load_kept(compiler, cache_folder() / name)
     except OSError as error:  # a read-only home, or none
         _logger.info("hocp_mm: the kernel cache cannot be used (%s), building for this process only.", error)
     try:
@@ -76,7 +76,12 @@ def _load_kept(compiler: str, kept: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(kept))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder that keeps what this package makes once; it may not exist yet.
+
+    Raises:
+        OSError: If there is no home folder.
+    """
     if named := os.environ.get("HOCP_MM_CACHE"):
         return Path(named)
     if base := os.environ.get("XDG_CACHE_HOME"):

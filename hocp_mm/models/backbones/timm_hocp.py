@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from hocp_mm.checkpoints import DecompositionCache, LoadReport, load_image_weights_
+from hocp_mm.checkpoints import DecompositionCache, LoadReport, follow_ranks_, load_image_weights_
 from hocp_mm.functional import Init, fold_frames, unfold_frames
-from hocp_mm.layers import FrameAxis, factorize_, match_ranks_, name_matcher, transduct_
+from hocp_mm.layers import FrameAxis, factorize_, name_matcher, transduct_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import Patterns, RankRule, is_factorizable, sees_time
 from hocp_mm.models.backbones.checkpointing import enable_checkpointing_, remember_frames
@@ -49,7 +49,7 @@ class TimmHOCPBackbone(BaseModule):
             the dense ``k x k`` ones, too, where ``factorize`` is empty.
         factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels, an
             empty list none.
-        out_indices: Stages to return; the last one by default. Later stages are cut off.
+        out_indices: Stages to return, in the order of the network; the last one by default. Later ones are cut off.
         in_chans: Input channels; timm's weights for 3 are adapted as timm does.
         seed: Of decompositions.
         head_features: Return timm's own head features as well, behind the stages: what its classifier would see
@@ -192,7 +192,7 @@ class TimmHOCPBackbone(BaseModule):
             clip: Normalised frames ``[N, C, T, H, W]``; T may change between calls.
 
         Returns:
-            One tensor ``[N, C', T, H', W']`` per stage in ``out_indices``, in that order; then the head features
+            One tensor ``[N, C', T, H', W']`` per stage in ``out_indices``, last stage last; then the head features
             ``[N, C', T, 1, 1]`` if they are wanted.
 
         Raises:
@@ -229,8 +229,9 @@ class TimmHOCPBackbone(BaseModule):
         """Load an image network's weights into this backbone (see :mod:`hocp_mm.checkpoints`).
 
         Args:
-            source: ``'timm'`` for timm's own pretrained weights, else a file with the names of timm, dense or CP;
-                a backbone inside a recogniser's checkpoint is found, too.
+            source: ``'timm'`` for timm's own pretrained weights, a timm model such as ``'resnet18.a1_in1k'`` for that
+                one's, else a file with the names of timm, dense or CP; a backbone inside a recogniser's checkpoint is
+                found, too.
             seed: Of the decompositions; None takes the constructor's.
             allow_missing: Load what fits instead of refusing.
             progress: Called with a line of text for each decomposed layer.
@@ -251,7 +252,7 @@ class TimmHOCPBackbone(BaseModule):
 
     def _load(self, weights: ImageWeights, *, seed: int | None = None, **options: Any) -> LoadReport:
         # An image network that was pruned keeps its ranks.
-        for name, (old, new) in match_ranks_(self.net, weights.state).items():
+        for name, (old, new) in follow_ranks_(self.net, weights.state, weights.title).items():
             _logger.info("TimmHOCPBackbone: rank of '%s' is %d as in %s, not %d.", name, new, weights.title, old)
         return load_image_weights_(
             self.net,

@@ -95,7 +95,7 @@ def choose_stages(net: nn.Module, name: str, out_indices: Sequence[int], head: b
         The stages, and the names of tensors that were cut off.
 
     Raises:
-        ValueError: If there is no such stage, or nothing is asked for.
+        ValueError: If there is no such stage, stages are not in order, or nothing is asked for.
     """
     network: Any = net
     info = network.feature_info
@@ -107,6 +107,8 @@ def choose_stages(net: nn.Module, name: str, out_indices: Sequence[int], head: b
             f"{'' if head else ', at least one'}, got {tuple(out_indices)}."
         )
     indices = tuple(index % count for index in out_indices)
+    if list(indices) != sorted(set(indices)):  # timm returns stages in the order of the network
+        raise ValueError(f"TimmHOCPBackbone: out_indices must increase, got {tuple(out_indices)} of {count} stages.")
     channels = known.channels(list(indices))
     if head:
         return Stages(indices, (*channels, network.head_hidden_size), True), []

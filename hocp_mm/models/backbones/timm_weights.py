@@ -7,8 +7,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.checkpoints import classifier_prefixes, download_timm_weights, read_checkpoint, unwrap_state_dict
-from hocp_mm.checkpoints.timm_source import adapt_first_conv
+from hocp_mm.checkpoints import (
+    adapt_first_conv,
+    classifier_prefixes,
+    download_timm_weights,
+    names_file,
+    read_checkpoint,
+    unwrap_state_dict,
+)
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import RankLike, resolve_rank
 from hocp_mm.functional.rank import error_target
@@ -40,8 +46,8 @@ def read_image_weights(
     """Fetch or read the weights of a timm network.
 
     Args:
-        source: ``'timm'`` for timm's own pretrained weights, else a file; a backbone inside a recogniser's checkpoint
-            is found, too.
+        source: ``'timm'`` for timm's own pretrained weights, a timm model for that one's, else a file; a backbone
+            inside a recogniser's checkpoint is found, too.
         name: Of the network in timm.
         in_chans: Input channels of the receiver; a first layer for 3 is adapted as timm does.
         options: More keyword arguments of ``timm.create_model``.
@@ -54,8 +60,9 @@ def read_image_weights(
         CheckpointError: If they cannot be fetched or read.
     """
     left_out = list(classifier_prefixes(name))
-    if source == "timm":
-        state, title = download_timm_weights(name, in_chans), f"timm '{name}'"
+    if source == "timm" or not names_file(source):
+        pretrained = name if source == "timm" else source
+        state, title = download_timm_weights(pretrained, in_chans), f"timm '{pretrained}'"
     else:
         state, title = unwrap_state_dict(read_checkpoint(Path(source))), source
         prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))

@@ -23,8 +23,11 @@ class AffectRecognizer(BaseModel):
 
     Args:
         backbone: Clip ``[N, 3, T, H, W]`` -> feature maps ``[N, C, T', H', W']``.
-        head: As `AffectHead`: ``loss(feats, data_samples)``, ``predict(feats, num_frames)``, ``forward``.
-        neck: Tuple of feature maps -> the same; None for none.
+        head: As `AffectHead`: ``loss(feats, data_samples)``, ``predict(feats, num_frames)``, ``forward``. A config
+            without ``in_channels`` gets the channels of the backbone's last map, if the backbone tells its
+            ``out_channels``: another network then is one word in the config.
+        neck: Tuple of feature maps -> the same; None for none. A config without ``in_channels`` gets those of the
+            backbone's map, or of all its maps if it returns several.
         data_preprocessor: `AffectDataPreprocessor` with ImageNet statistics by default.
         test_cfg: ``flip``: whether predictions are the mean over the clip and its mirror image.
         init_cfg: As in every ``BaseModule``.
@@ -48,8 +51,9 @@ class AffectRecognizer(BaseModel):
         if unknown:
             raise ValueError(f"AffectRecognizer: test_cfg knows flip only, got {', '.join(unknown)}.")
         self.backbone = _build(backbone)
-        self.neck = None if neck is None else _build(neck)
-        self.head = _build(head)
+        widths: list[int] = list(getattr(self.backbone, "out_channels", []))
+        self.neck = None if neck is None else _build(_with_channels(neck, widths[0] if len(widths) == 1 else widths))
+        self.head = _build(_with_channels(head, widths[-1] if widths else None))
         self.flip = bool((test_cfg or {}).get("flip", False))
 
     def extract_feat(self, inputs: Tensor) -> Feats:
@@ -108,6 +112,13 @@ class AffectRecognizer(BaseModel):
             pred = (pred + self.head.predict(self.extract_feat(inputs.flip(-1)), num_frames)) / 2
         samples = [AffectDataSample() for _ in inputs] if data_samples is None else list(data_samples)
         return [sample.set_pred(row) for sample, row in zip(samples, pred, strict=True)]
+
+
+def _with_channels(part: Any, channels: Any) -> Any:
+    """Complete a config that leaves its input channels to the backbone."""
+    if isinstance(part, dict) and "in_channels" not in part and channels:
+        return {**part, "in_channels": channels}
+    return part
 
 
 def _build(part: Any) -> Any:

@@ -1,0 +1,142 @@
+"""The staged recipe through ``tools/dist_train.sh``: two gloo processes follow one process with the doubled batch."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from hocp_mm.datasets.synthetic import write_synthetic_sewa
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the processes talk over nccl")
+
+CHANNELS = 96  # of test_resnet's last stage
+FRAMES = 16
+STEPS = 2  # 4 windows of each of 4 videos make 16 clips: two steps of 8
+EPOCHS, SECOND_STAGE = 4, 2
+
+
+def recipe(folder: Path, data: Path, batch_size: int, **options: Any) -> Path:
+    """``configs/hocp_sewa.py`` made small, without what draws random numbers in a layer, a loss or a worker.
+
+    The data set gives the windows of a test split, which are clips without a draw; their order is still shuffled.
+    """
+    cfg = Config.fromfile(ROOT / "configs" / "hocp_sewa.py")
+    (stages,) = [hook for hook in cfg.custom_hooks if hook.type == "hocp_mm.StagedUnfreezeHook"]
+    assert len(stages.stages) == 2
+    stages.stages[1].begin = SECOND_STAGE
+    cfg.custom_hooks = [{"type": "hocp_mm.SyncNormHook"}, stages]
+    cfg.train_dataloader.update(batch_size=batch_size, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset.update(
+        data_root=str(data),
+        test_mode=True,
+        windows={"clip_len": 4, "stride": 4},
+        pipeline=[
+            {"type": "hocp_mm.SampleClip", "clip_len": 4, "mode": "window"},
+            {"type": "hocp_mm.LoadFaceClip", "size": 32, "margin": 1.5},
+            {"type": "hocp_mm.PackAffectInputs"},
+        ],
+    )
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    cfg.model.backbone.model_name = "test_resnet"
+    cfg.model.neck.update(in_channels=CHANNELS, hidden_channels=8, rank=8)
+    cfg.model.head.update(in_channels=CHANNELS, dropout=0.0)
+    cfg.model.head.loss.random_weights = False
+    cfg.train_cfg.max_epochs = cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = EPOCHS
+    cfg.param_scheduler[0].end = 3
+    cfg.default_hooks.logger.interval = cfg.log_processor.window_size = 1
+    cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+    cfg.merge_from_dict(options)
+    path = folder / f"recipe_{batch_size}.py"
+    cfg.dump(path)
+    return path
+
+
+def train(config: Path, work_dir: Path, processes: int, *options: str) -> list[dict[str, Any]]:
+    """Train through the tools, and return what rank 0 wrote down at every step."""
+    line = ["--work-dir", str(work_dir), "--no-validate", *options]
+    if processes == 1:
+        command = [sys.executable, str(ROOT / "tools" / "train.py"), str(config), *line]
+    else:
+        command = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), str(processes), *line]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "PORT": port}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    (scalars,) = work_dir.glob("*/vis_data/scalars.json")
+    return [json.loads(line) for line in scalars.read_text().splitlines()]
+
+
+def curve(steps: list[dict[str, Any]], key: str = "loss") -> list[float]:
+    return [step[key] for step in steps]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sewa"
+    write_synthetic_sewa(folder, subjects=(4, 2, 2), frames=FRAMES, workers=1)
+    return folder
+
+
+def assert_same_course(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert curve(got) == pytest.approx(curve(expected), abs=1e-4)
+    assert curve(got, "lr") == pytest.approx(curve(expected, "lr"))
+    # Where gradients are accumulated, not every step has a norm to tell.
+    norms = [[step["grad_norm"] for step in steps if "grad_norm" in step] for steps in (got, expected)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def two_processes(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("two")
+    config = recipe(folder, data, 4)
+    return config, folder / "work", train(config, folder / "work", 2)
+
+
+def test_two_processes_follow_one_with_the_doubled_batch_through_both_stages(tmp_path, data, two_processes):
+    one = train(recipe(tmp_path, data, 8), tmp_path / "one", 1)
+    assert len(one) == EPOCHS * STEPS
+    assert max(curve(one)) - min(curve(one)) > 0.05, "a flat curve would tell nothing"
+    assert_same_course(two_processes[2], one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [1, 3], ids=["in the first stage", "in the second stage"])
+def test_two_processes_that_were_stopped_within_a_stage_go_on_as_if_they_were_not(stop, tmp_path, two_processes):
+    config, work_dir, steps = two_processes
+    resumed = train(config, tmp_path / "resumed", 2, "--resume", str(work_dir / f"epoch_{stop}.pth"))
+    assert_same_course(resumed, steps[stop * STEPS :])
+
+
+@pytest.mark.slow
+def test_two_processes_follow_one_where_a_stage_begins_within_a_cycle_of_accumulation(tmp_path, data):
+    """By iteration, in the middle of an epoch; the first stage trains what the second freezes; with drawn losses."""
+    options = {
+        "optim_wrapper.accumulative_counts": 2,
+        "model.head.loss.random_weights": True,
+        "custom_hooks.1.by_epoch": False,
+        "custom_hooks.1.stages": [
+            {"begin": 0, "train": "all"},
+            {"begin": 3, "train": [r"factors\.t$", "^neck", "^head"], "norm_eval": True, "lr_mult": 0.5},
+        ],
+    }
+    one = train(recipe(tmp_path, data, 8, **options), tmp_path / "one", 1)
+    two = train(recipe(tmp_path, data, 4, **options), tmp_path / "two", 2)
+    assert_same_course(two, one)
+
+
+@pytest.mark.slow
+def test_norms_of_single_processes_would_leave_the_course(tmp_path, data, two_processes):
+    """What the comparison is worth: it tells statistics of half a batch from those of all of it."""
+    options = {"custom_hooks": [Config.fromfile(two_processes[0]).custom_hooks[1]]}
+    alone = train(recipe(tmp_path, data, 4, **options), tmp_path / "alone", 2)
+    assert max(abs(a - b) for a, b in zip(curve(alone), curve(two_processes[2]), strict=True)) > 1e-3
