@@ -7,19 +7,21 @@ the model, before the first iteration.
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import is_model_wrapper
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, unwrap_state_dict
 from hocp_mm.compat import init_distributed
+from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
 
 SPLITS = ("train", "val", "test")
@@ -174,26 +176,44 @@ def drop_hooks(cfg: Config, *names: str) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a checkpoint into a model that it fits exactly.
+    """Load a checkpoint into a model that it fits exactly, but for ranks, which the model takes from the checkpoint.
 
     Args:
-        model: Model, wrapped for distributed training or not.
+        model: Model, wrapped for distributed training or not; a wrapped one is for inference afterwards.
         path: Checkpoint file.
 
     Raises:
         CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
     """
     state = read_fitting(model, path)
-    _unwrapped(model).load_state_dict(state, strict=True)
+    unwrapped(model).load_state_dict(state, strict=True)
+
+
+def fit_runner_(runner: Runner, path: str | Path) -> None:
+    """Make sure that a runner can resume from a checkpoint, whose ranks its model takes; values are loaded later.
+
+    Args:
+        runner: Its model may be wrapped for distributed training; the wrapper is made anew where ranks change.
+        path: Checkpoint file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
+    """
+    before = _shapes(runner.model)
+    read_fitting(runner.model, path)
+    if _shapes(runner.model) != before:
+        rewrap_(runner)
 
 
 def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
     """Read the weights in a checkpoint and compare names and shapes with those of a model.
 
-    mmengine loads what fits and logs the rest: a test would then score random layers.
+    mmengine loads what fits and logs the rest: a test would then score random layers. Ranks alone may differ from the
+    model's: the network may have been pruned (``hocp_mm.RankSelectionHook``). The model then takes those of the
+    checkpoint, and a line in the log says so.
 
     Args:
-        model: Model that should receive the weights, wrapped for distributed training or not.
+        model: Model that should receive the weights, wrapped for distributed training or not; its ranks may change.
         path: Checkpoint file.
 
     Returns:
@@ -203,13 +223,15 @@ def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
     """
     state = unwrap_state_dict(read_checkpoint(path), path)
-    own = _unwrapped(model).state_dict()
+    bare = unwrapped(model)
+    ranks = follow_ranks_(bare, state, str(path))
+    own = _shapes(bare)
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     mismatched = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name])}"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in state and state[name].shape != own[name]
     ]
     if missing or unexpected or mismatched:
         kinds = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
@@ -217,11 +239,15 @@ def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(
             f"checkpoint {path}: the weights belong to another architecture than the config ({account})."
         )
+    if ranks:
+        changes = _few([f"{name} {old} -> {new}" for name, (old, new) in ranks.items()])
+        text = f"checkpoint {path}: {len(ranks)} layers take its ranks instead of the config's ({changes})."
+        print_log(text, logger="current", level=logging.WARNING)
     return state
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model  # pyright: ignore[reportReturnType]
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in unwrapped(model).state_dict().items()}
 
 
 def _few(names: list[str], limit: int = 5) -> str:

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     datasets = launch.build_datasets(cfg)
     runner = launch.make_runner(cfg, datasets)
     if checkpoint is not None:
-        launch.read_fitting(runner.model, checkpoint)
+        launch.fit_runner_(runner, checkpoint)
     runner.train()
 
 

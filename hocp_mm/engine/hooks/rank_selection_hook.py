@@ -223,13 +223,16 @@ class RankSelectionHook(Hook):
                 "was frozen, or the hook was not there (move the milestone behind the stage that freezes lambda)."
             )
         dead = [name for name, count in _zeros(self._selected).items() if count == self._selected[name].rank]
+        before = {name: layer.rank for name, layer in self._selected.items()}
         account = prune_(runner, self.threshold, self.min_rank, self.layers, self._wrapped)
         self._pruned = True
         runner.logger.info(f"{_WHERE}: after {self._unit} {done}, {account}")
+        if before == {name: layer.rank for name, layer in self._selected.items()}:
+            runner.logger.warning(f"{_WHERE}: no component was weak enough to go; gamma is too small.")
         if dead:
             runner.logger.warning(
-                f"{_WHERE}: all lambdas of {', '.join(dead)} are zero, so the layer gives its bias alone; gamma is too "
-                "large for it (name other layers in layers to leave it out)."
+                f"{_WHERE}: all lambdas of {', '.join(dead)} are zero, which leaves the bias alone; gamma is too large "
+                "there (patterns in layers can leave such layers out)."
             )
 
 
