@@ -19,7 +19,14 @@ def write_report(folder: Path, name: str) -> Path:
         The Markdown file.
     """
     found = {path.stem.removeprefix(f"{name}-"): json.loads(path.read_text()) for path in folder.glob(f"{name}-*.json")}
-    pages = {"layers": _layers, "memory": _memory, "networks": _networks, "choices": _choices, "fits": _fits}
+    pages = {
+        "layers": _layers,
+        "memory": _memory,
+        "networks": _networks,
+        "choices": _choices,
+        "fits": _fits,
+        "starts": _starts,
+    }
     lines = [
         f"# Benchmark: {name.replace('_', ', ')}",
         "",
@@ -163,6 +170,22 @@ def _fits(sections: Numbers) -> list[str]:
         "## Decomposition at R = C_in", "",
         *table(["network (all k x k layers, random weights)", "layers", "seconds", "largest degeneracy"], networks), "",
         *table(["kernel", "rank", "ours, s", "error", "tensorly parafac (100 sweeps), s", "error"], kernels),
+    ]  # fmt: skip
+
+
+def _starts(rows: list[Numbers]) -> list[str]:
+    numbers = [
+        [
+            f"{r['network']}, {r['layers']} kernels", f"{r['first']:.1f}", f"{r['second']:.2f}",
+            f"**{r['first'] / r['second']:.0f}x**", f"{r['first_process']:.1f}", f"{r['second_process']:.1f}",
+        ]
+        for r in rows
+    ]  # fmt: skip
+    return [
+        "## Start of a run at R = C_in", "",
+        "Seconds of `TransductionHook.load` from a file of dense weights, and of the whole process (with imports).",
+        "Each start is a process of its own; the second finds the decompositions that the first has kept.", "",
+        *table(["network", "first", "second", "", "first process", "second process"], numbers),
     ]  # fmt: skip
 
 

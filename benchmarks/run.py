@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, decomposition, layers, networks
+from benchmarks import choices, decomposition, layers, networks, starts
 from benchmarks.contenders import cp_layer, tltorch_layer
 from benchmarks.report import write_report
 
@@ -91,12 +91,17 @@ def _fits(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return {"networks": decomposition.network_rows(("resnet18", "resnet50")), "kernels": decomposition.kernel_rows()}
 
 
+def _starts(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return starts.measure(("resnet18", "resnet50"))
+
+
 SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "layers": _layers,
     "memory": _memory,
     "networks": _networks,
     "choices": _choices,
     "fits": _fits,
+    "starts": _starts,
 }
 
 

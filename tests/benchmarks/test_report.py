@@ -31,6 +31,16 @@ def folder(tmp_path):
         ],
         "fits": {"networks": [["resnet18", 16, 30.0, 1.2]], "kernels": [["64", "random", 64, 0.2, 0.76, 3.0, 0.77]]},
     }
+    sections["starts"] = [
+        {
+            "network": "resnet18",
+            "layers": 16,
+            "first": 30.0,
+            "second": 0.5,
+            "first_process": 40.0,
+            "second_process": 9.5,
+        }
+    ]
     for name, numbers in sections.items():
         (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
     return tmp_path
@@ -41,6 +51,7 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "| **geometric mean** | **10.00** | **6.00** | **10.00** | **1.50** |" in page
     assert "| resnet18, R = C | inference | 50 | 300 | 400 | 100 | **6.00** | **8.00** | **2.00** |" in page
     assert "3.0 (1.50x)" in page
+    assert "| resnet18, 16 kernels | 30.0 | 0.50 | **60x** | 40.0 | 9.5 |" in page
     assert re.search(r"in 1 of 2 cases; worst\s+ratio 1\.20", page)
     assert (folder / "cpu_float32.png").stat().st_size > 0
 
