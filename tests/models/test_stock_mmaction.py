@@ -127,3 +127,24 @@ def test_a_stock_backbone_trains_one_step_and_round_trips(name):
     model.eval(), twin.eval()  # stock train() returns None
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(outputs(model, clip), outputs(twin, clip), strict=True))
+
+
+def test_a_timm_network_is_one_line_in_a_stock_recognizer():
+    from mmaction.structures import ActionDataSample
+
+    torch.manual_seed(0)
+    backbone = {"type": "hocp_mm.TimmHOCPBackbone", "model_name": "test_efficientnet", "return_tensor": True}
+    head = {"type": "I3DHead", "num_classes": 3, "in_channels": 64, "dropout_ratio": 0}
+    with DefaultScope.overwrite_default_scope("mmaction"):
+        model = MODELS.build({"type": "Recognizer3D", "backbone": backbone, "cls_head": head})
+    model.init_weights()
+    clips = torch.randn(2, 1, 3, 4, 64, 64)  # [N, num_clips, C, T, H, W]
+    samples = [ActionDataSample().set_gt_label(label) for label in (0, 2)]
+    losses = model(clips, samples, mode="loss")
+    losses["loss_cls"].backward()
+    factors = [p for n, p in model.named_parameters() if n.endswith("factors.t")]
+    assert factors
+    assert all(p.grad is not None and p.grad.any() for p in factors)
+    model.eval()
+    with torch.no_grad():
+        assert model(clips, samples, mode="predict")[0].pred_score.shape[-1] == 3

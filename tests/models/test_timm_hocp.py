@@ -123,6 +123,7 @@ REFUSED = {
     ),
     "stages out of order": ({"out_indices": (3, 1)}, ValueError, r"must increase, got \(3, 1\)"),
     "a stage twice": ({"out_indices": (4, -1)}, ValueError, r"must increase, got \(4, -1\)"),
+    "two maps as one tensor": ({"out_indices": (1, 2), "return_tensor": True}, ValueError, "needs one map, got 2"),
     "no stage": ({"out_indices": ()}, ValueError, "at least one, got"),
     "a pattern that freezes nothing": ({"freeze": "layer9"}, ValueError, "freeze must match .* got 'layer9'"),
     "a pattern that factorizes nothing": ({"factorize": ["layer9"]}, ValueError, r"got \['layer9'\] \(none matches"),

@@ -54,6 +54,7 @@ class TimmHOCPBackbone(BaseModule):
         seed: Of decompositions.
         head_features: Return timm's own head features as well, behind the stages: what its classifier would see
             (final norm, head convolution and pooling, where the network has them).
+        return_tensor: Return the only map itself instead of a tuple, as stock MMAction2 heads (``I3DHead``) want it.
         freeze: Patterns on parameter names of the timm network: those never train, and norms whose parameters are all
             frozen keep their statistics.
         norm_eval: Let all batch norms keep their statistics in training, too.
@@ -92,6 +93,7 @@ class TimmHOCPBackbone(BaseModule):
         in_chans: int = 3,
         seed: int = 0,
         head_features: bool = False,
+        return_tensor: bool = False,
         freeze: Patterns = (),
         norm_eval: bool = False,
         grad_checkpointing: bool = False,
@@ -114,6 +116,12 @@ class TimmHOCPBackbone(BaseModule):
             reparameterize_(self.net)
         self.stages, after_them = choose_stages(self.net, model_name, out_indices, head_features)
         self._left_out = [*classifier, *after_them]
+        self.return_tensor = return_tensor
+        if return_tensor and len(self.stages.channels) != 1:
+            raise ValueError(
+                f"TimmHOCPBackbone: return_tensor needs one map, got {len(self.stages.channels)} "
+                f"(out_indices={tuple(out_indices)}, head_features={head_features})."
+            )
         source = "timm" if pretrained else checkpoint
         weights = None if source is None else self._read(source)
         if weights is not None:
@@ -185,7 +193,7 @@ class TimmHOCPBackbone(BaseModule):
                     module.eval()
         return self
 
-    def forward(self, clip: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, clip: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Compute features of every frame.
 
         Args:
@@ -193,7 +201,7 @@ class TimmHOCPBackbone(BaseModule):
 
         Returns:
             One tensor ``[N, C', T, H', W']`` per stage in ``out_indices``, last stage last; then the head features
-            ``[N, C', T, 1, 1]`` if they are wanted.
+            ``[N, C', T, 1, 1]`` if they are wanted. Not a tuple but the tensor itself with ``return_tensor``.
 
         Raises:
             ValueError: If ``clip`` has another number of dimensions or channels, or no frame.
@@ -208,7 +216,8 @@ class TimmHOCPBackbone(BaseModule):
         features = self.stages.read(self.net, fold_frames(clip))
         if self.grad_checkpointing and torch.is_grad_enabled():
             features = remember_frames(self.frame_axis, features)
-        return tuple(unfold_frames(feature, frames) for feature in features)
+        maps = tuple(unfold_frames(feature, frames) for feature in features)
+        return maps[0] if self.return_tensor else maps
 
     def init_weights(self) -> None:
         """Do nothing: the weights were set when the backbone was built.
