@@ -18,7 +18,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +28,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hocp_mm.functional.cp import CPKernel
-from hocp_mm.functional.decompose import Decomposition, decompose
+from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
 from hocp_mm.functional.native.build import cache_folder
 
 _FACTOR = "factors."
@@ -78,10 +78,36 @@ class DecompositionCache:
         Returns:
             The kernel with its errors.
         """
+        return self._find(dense, groups, ("rank", rank, seed), lambda: decompose(dense, rank, groups=groups, seed=seed))
+
+    def decompose_to_error(
+        self, dense: Tensor, target_error: float, *, groups: int = 1, seed: int = 0
+    ) -> Decomposition:
+        """Return what :func:`hocp_mm.functional.decompose_to_error` returns for these arguments, bit for bit.
+
+        Args:
+            dense: ``[out, in / groups, *kernel_size]``.
+            target_error: Largest ``relative_error``, in (0, 1).
+            groups: Groups of the convolution.
+            seed: Of the random starts.
+
+        Returns:
+            The kernel with its errors.
+        """
+        return self._find(
+            dense,
+            groups,
+            ("error", target_error, seed),
+            lambda: decompose_to_error(dense, target_error, groups=groups, seed=seed),
+        )
+
+    def _find(
+        self, dense: Tensor, groups: int, settings: tuple[object, ...], fit_anew: Callable[[], Decomposition]
+    ) -> Decomposition:
         if not self._usable or self.folder is None:
             self.misses += 1
-            return decompose(dense, rank, groups=groups, seed=seed)
-        key = self._key(dense, rank, groups, seed)
+            return fit_anew()
+        key = self._key(dense, groups, settings)
         file = self.folder / f"{key}.safetensors"
         if (found := _read(file, key)) is not None:
             self.hits += 1
@@ -93,17 +119,17 @@ class DecompositionCache:
             kernel = CPKernel(weights.to(where), {n: f.to(where) for n, f in factors.items()}, groups)
             return Decomposition(kernel, *errors)
         self.misses += 1
-        fit = decompose(dense, rank, groups=groups, seed=seed)
+        fit = fit_anew()
         try:
             self._keep(file, key, fit)
         except OSError as error:
             self._go_without(error)
         return fit
 
-    def _key(self, dense: Tensor, rank: int, groups: int, seed: int) -> str:
+    def _key(self, dense: Tensor, groups: int, settings: tuple[object, ...]) -> str:
         # Device and strides decide which kernels of torch run, and so the last bits.
-        settings = (rank, groups, seed, dense.device.type, dense.stride(), torch.__version__, self._code)
-        return _digest({"dense": dense}, repr(settings)).hexdigest()
+        context = (*settings, groups, dense.device.type, dense.stride(), torch.__version__, self._code)
+        return _digest({"dense": dense}, repr(context)).hexdigest()
 
     def _keep(self, file: Path, key: str, fit: Decomposition) -> None:
         """Write a fit under its name at once, so that no other process ever sees a part of it."""

@@ -24,12 +24,19 @@ def name_matcher(patterns: Patterns) -> Callable[[str], bool]:
     Returns:
         A function from a name to True or False.
 
+    Raises:
+        ValueError: If one of them is no regular expression.
+
     Example:
         >>> matches = name_matcher(["layer4", "factors.t$"])
         >>> matches("net.layer1.0.conv1.factors.t"), matches("net.layer1.0.conv1.factors.w")
         (True, False)
     """
-    compiled = [re.compile(p) for p in ([patterns] if isinstance(patterns, str) else patterns)]
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    try:
+        compiled = [re.compile(pattern) for pattern in patterns]
+    except (re.error, TypeError) as error:
+        raise ValueError(f"name_matcher: patterns must be regular expressions, got {patterns!r} ({error}).") from error
     return lambda name: any(pattern.search(name) for pattern in compiled)
 
 

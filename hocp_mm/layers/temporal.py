@@ -76,9 +76,14 @@ class FrameAxis:
         return out.unflatten(0, parts.shape[:3]).transpose(1, 2).flatten(0, 2)
 
 
-def _present_tap(size: int, init: Init) -> int:
-    """Index of the temporal tap that sees the present frame; what lies before it sees the past."""
+def present_tap(size: int, init: Init) -> int:
+    """Return the index of the temporal tap that sees the present frame; what lies before it sees the past."""
     return size - 1 if init == "last" else size // 2
+
+
+def has_temporal_factor(module: nn.Module) -> bool:
+    """Tell whether a layer of a frame-folded network sees other frames than the present one."""
+    return isinstance(getattr(module, "frame_axis", None), FrameAxis) and "t" in getattr(module, "factors", ())
 
 
 class FrameFoldedHOCPConv2d(HOCPConv2d):
@@ -113,7 +118,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         folded.share_(layer)
         taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
         folded.factors["t"] = nn.Parameter(taps)
-        folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
+        folded.before, folded.frame_axis = present_tap(size, init), frame_axis
         return folded
 
     @property
@@ -193,7 +198,7 @@ class FrameFoldedConv2d(nn.Conv2d):
             folded.gain = layer.get_parameter("gain")
         taps = temporal_taps(size, layer.out_channels, init, dtype=layer.weight.dtype, device=layer.weight.device)
         folded.factors = nn.ParameterDict({"t": nn.Parameter(taps)})
-        folded.before, folded.frame_axis = _present_tap(size, init), frame_axis
+        folded.before, folded.frame_axis = present_tap(size, init), frame_axis
         return folded.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -208,4 +213,5 @@ class FrameFoldedConv2d(nn.Conv2d):
             x = F.pad(x, (left, right, top, bottom))
         z = self._conv_forward(x, kernel_of(self, self.standardization), None)
         z = temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
-        return z if self.bias is None else z + self.bias.reshape(1, -1, 1, 1)
+        # In the dtype of z: under autocast that is the lower one, as with a plain convolution.
+        return z if self.bias is None else z + self.bias.to(z.dtype).reshape(1, -1, 1, 1)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hocp_mm.layers.options import DenseConv, conv_arguments
 
@@ -98,6 +99,8 @@ def variant_of(conv: nn.Module) -> Variant | None:
     Returns:
         The variant, or None for a class with a forward pass that is not known.
     """
+    if parametrize.is_parametrized(conv):  # such as weight_norm: the kernel is not a parameter
+        return None
     maker, inner = (_definer(type(conv), name) for name in ("forward", "_conv_forward"))
     if inner not in _PLAIN:
         return None

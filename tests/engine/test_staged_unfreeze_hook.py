@@ -331,3 +331,9 @@ def test_distributed_training_follows_the_same_course(views, tmp_path):
 def _distributed(**options):
     torch.manual_seed(2)
     return MMDistributedDataParallel(TinyRecognizer(), broadcast_buffers=False, **options)
+
+
+@pytest.mark.parametrize("train", ["all", [".*"], ["backbone", "head"]], ids=str)
+def test_everything_is_everything_however_it_is_written(tmp_path, train):
+    states = run(tmp_path, epochs=2, stages=[{"begin": 0, "train": train, "norm_eval": True}]).states
+    assert not {name for name in changed(states[0], states[-1]) if "running" in name}

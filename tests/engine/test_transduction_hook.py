@@ -406,3 +406,11 @@ def test_an_error_of_the_first_process_reaches_the_others(monkeypatch):
     monkeypatch.setattr(transduction_hook.dist, "broadcast_object_list", receive)
     with pytest.raises(RuntimeError, match="too large"):
         transduction_hook._raise_everywhere(None)
+
+
+def test_resume_that_finds_no_checkpoint_is_a_fresh_start(tmp_path, static_checkpoint):
+    path, _ = static_checkpoint
+    hook = TransductionHook(str(path))
+    make_runner(TinyRecognizer(), tmp_path / "video", [hook], epochs=1, resume=True).train()
+    assert hook.report is not None
+    assert hook.report.copied

@@ -186,3 +186,9 @@ def test_the_wrappers_of_mmcv_count_as_their_base():
         expected = net(x)
         factorize_(net, 27 * 4)
         assert_close(net(x), expected, 1e-4, "Conv3d of mmcv")
+
+
+def test_a_parametrized_kernel_is_not_taken_for_a_parameter():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)))
+    with pytest.raises(NotImplementedError, match=r"got ParametrizedConv2d \(layer '0'\)"):
+        factorize_(net, 4)

@@ -156,3 +156,9 @@ def test_a_neck_that_returns_losses_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"feature maps alone, got \['dict'\]"):
         build(neck=Stock())(torch.zeros(1, 3, 2, 8, 8))
+
+
+def test_a_backbone_may_tell_its_width_as_one_number() -> None:
+    backbone = Conv(bare=True)
+    backbone.out_channels = 4  # torchvision's way
+    assert AffectRecognizer(backbone, {"type": "hocp_mm.AffectHead"}).head.in_channels == 4

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.layers.cond_conv2d import CondConv2d
 from timm.models import reparameterize_model
 from torch import Tensor, nn
 
@@ -205,3 +206,55 @@ def test_the_backbone_compiles_without_graph_breaks_for_any_number_of_frames():
         for clips, frames in ((2, 4), (2, 6), (1, 3)):
             clip = torch.randn(clips, 3, frames, 64, 64)
             assert_close(compiled(clip)[-1], backbone(clip)[-1], 1e-5, f"{clips} clips of {frames} frames")
+
+
+def test_conditional_convolutions_see_time_too():
+    video = TimmHOCPBackbone("tf_efficientnet_cc_b0_4e", temporal_init="last").eval()
+    layers = [video.net.get_submodule(name) for name in video.transducted]
+    assert sum(isinstance(layer, CondConv2d) for layer in layers) == 8
+    assert len(layers) == 16
+    image = TimmHOCPBackbone("tf_efficientnet_cc_b0_4e", temporal_kernel=1).eval()
+    image.load_state_dict({key: t for key, t in video.state_dict().items() if not key.endswith("factors.t")})
+    clip = torch.randn(2, 3, 3, 64, 64, dtype=torch.float64)
+    video.double(), image.double()
+    assert_framewise(lambda c: video(c)[-1], lambda c: image(c)[-1], clip, tolerance=1e-10)
+    for layer in layers:
+        nn.init.normal_(layer.factors["t"])
+    later = clip.clone()
+    later[0, :, 2] = torch.randn(3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        before, after = video(clip)[-1], video(later)[-1]
+    assert_close(after[:, :, :2], before[:, :, :2], 1e-12, "frames before the change")
+    assert not torch.equal(after[0, :, 2], before[0, :, 2])
+    assert_close(after[1], before[1], 1e-12, "the other clip")
+    pickle.dumps(copy.deepcopy(video))
+
+
+def test_under_autocast_kept_layers_give_the_lower_dtype_as_timm_does():
+    video = TimmHOCPBackbone("test_convnext", rank=4).eval()
+    kinds = set()
+    for name in video.transducted:
+        video.net.get_submodule(name).register_forward_hook(lambda layer, args, out: kinds.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        video(torch.randn(1, 3, 2, 64, 64))
+    assert kinds == {torch.bfloat16}
+
+
+def test_the_first_layer_stays_dense_whatever_its_channels():
+    backbone = TimmHOCPBackbone("resnet18", rank=4, in_chans=6)
+    assert "conv1" not in backbone.factorized
+    assert len(backbone.factorized) == 16
+    with pytest.raises(ValueError, match="a transformer or MLP"):
+        TimmHOCPBackbone("test_vit", in_chans=6)
+
+
+def test_a_rank_for_an_error_keeps_its_promise_with_any_seed_and_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOCP_MM_CACHE", str(tmp_path / "cache"))
+    path = saved(lived_in("test_resnet"), tmp_path)
+    options = {"checkpoint": path, "rank": "error0.6", "factorize": ["^layer1", r"^conv1\.3"], "seed": 1}
+    first = TimmHOCPBackbone("test_resnet", **options)
+    assert max(first.load_report.decomposed.values()) <= 0.6
+    monkeypatch.setattr("hocp_mm.checkpoints.decomposition_cache.decompose", None)
+    monkeypatch.setattr("hocp_mm.checkpoints.decomposition_cache.decompose_to_error", None)
+    second = TimmHOCPBackbone("test_resnet", **options)
+    assert all(torch.equal(first.state_dict()[key], tensor) for key, tensor in second.state_dict().items())

@@ -51,6 +51,7 @@ class StagedUnfreezeHook(Hook):
         self._active: Stage | None = None
         self._model: nn.Module | None = None
         self._free: frozenset[str] = frozenset()
+        self._everything = False  # whether the stage trains all that may train
         self._held: set[_BatchNorm] = set()
         self._factors: list[float] = []
 
@@ -81,7 +82,7 @@ class StagedUnfreezeHook(Hook):
         for module in _unwrapped(runner).modules():
             if not isinstance(module, _BatchNorm) or not module.training:
                 continue
-            if self._active.train == "all" or _is_frozen(module):
+            if self._everything or _is_frozen(module):
                 module.training = False  # not eval(): an activation or dropout inside goes on
                 self._held.add(module)
 
@@ -117,6 +118,7 @@ class StagedUnfreezeHook(Hook):
             return
         model = _unwrapped(runner)
         names, count = stage.trained(model, self._free), 0
+        self._everything = names == self._free
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in names)
             if name in names:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints import (
@@ -37,8 +37,8 @@ _BACKBONE = "backbone."
 class TransductionHook(Hook):
     """Fill the network with 2-D weights before training: decompose dense kernels, keep temporal factors at their delta.
 
-    Runs once before training starts, on rank 0, and broadcasts the result. Does nothing when the run resumes or
-    loads a checkpoint (``load_from``), which then holds everything.
+    Runs once before training starts, on rank 0, and broadcasts the result. Does nothing when the run resumes from or
+    loads a checkpoint (``load_from``), which then holds everything; ``resume=True`` that finds none is a fresh start.
 
     Args:
         source: One of
@@ -81,7 +81,7 @@ class TransductionHook(Hook):
         if self._done or not isinstance(runner._train_loop, BaseLoop):  # a test or validation run
             return
         self._done = True
-        if runner._resume or runner._load_from is not None:
+        if _starts_from_checkpoint(runner):
             runner.logger.info("TransductionHook: skipped, the run starts from a checkpoint.")
             return
         model = unwrapped(runner.model)
@@ -161,6 +161,14 @@ class TransductionHook(Hook):
         state = download_timm_weights(self.source, getattr(backbone, "in_channels", 3))
         classifier = classifier_prefixes(self.source)
         return load_stock_weights_(backbone, state, source=f"timm '{self.source}'", classifier=classifier, **options)
+
+
+def _starts_from_checkpoint(runner: Runner) -> bool:
+    """Tell whether the Runner will load something: ``resume`` alone takes the latest checkpoint, if there is one."""
+    latest = runner._resume and find_latest_checkpoint(runner.work_dir) is not None
+    told = [bool(runner._load_from is not None or latest)]
+    dist.broadcast_object_list(told, src=0)  # one answer for all; the others may not see rank 0's disk
+    return told[0]
 
 
 def _check_source(source: str) -> None:

@@ -3,6 +3,9 @@
 What is computed again in the backward pass must see the clip that it saw before: the number of frames, which later
 forward passes may have changed, and running statistics that are not updated a second time (PyTorch and timm update them
 twice).
+
+Under ``torch.compile`` a forward pass with another number of frames between a forward pass and its backward pass ends
+in an error; one after the other works.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """A timm CNN as a video backbone with HO-CP kernels."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 import torch
@@ -13,11 +13,18 @@ from typing_extensions import Self
 
 from hocp_mm.checkpoints import DecompositionCache, LoadReport, follow_ranks_, load_image_weights_
 from hocp_mm.functional import Init, fold_frames, unfold_frames
-from hocp_mm.layers import FrameAxis, factorize_, name_matcher, transduct_
+from hocp_mm.layers import FrameAxis, name_matcher
 from hocp_mm.layers.options import Options
-from hocp_mm.layers.selection import Patterns, RankRule, is_factorizable, sees_time
+from hocp_mm.layers.selection import Patterns, RankRule, sees_time
 from hocp_mm.models.backbones.checkpointing import enable_checkpointing_, remember_frames
-from hocp_mm.models.backbones.timm_network import choose_stages, create_network, forbid_fusing_, reparameterize_
+from hocp_mm.models.backbones.conversion import convert_, exactly, layers_to_factorize
+from hocp_mm.models.backbones.timm_network import (
+    check_arguments,
+    choose_stages,
+    create_network,
+    forbid_fusing_,
+    reparameterize_,
+)
 from hocp_mm.models.backbones.timm_weights import ImageWeights, read_image_weights, resolve_ranks
 from hocp_mm.registry import MODELS
 
@@ -47,8 +54,8 @@ class TimmHOCPBackbone(BaseModule):
         temporal_init: ``'central'``, ``'last'`` (causal) or ``'uniform'``.
         temporal_layers: Patterns on layer names; None takes every HO-CP layer and every grouped ``k x k`` one, and
             the dense ``k x k`` ones, too, where ``factorize`` is empty.
-        factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels, an
-            empty list none.
+        factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels but
+            the first one, an empty list none.
         out_indices: Stages to return, in the order of the network; the last one by default. Later ones are cut off.
         in_chans: Input channels; timm's weights for 3 are adapted as timm does.
         seed: Of decompositions.
@@ -62,7 +69,7 @@ class TimmHOCPBackbone(BaseModule):
             a third more time.
         reparameterize: Fuse the branches of re-parameterisable blocks (RepVGG, MobileOne, FastViT, ...) first.
         conv_options: More keyword arguments of the HO-CP layers, such as ``dict(recompute=True)``.
-        timm_options: More keyword arguments for ``timm.create_model``.
+        timm_options: More keyword arguments for ``timm.create_model``; not those about weights and stages.
         init_cfg: Must be None; weights come through ``pretrained``, ``checkpoint`` or ``hocp_mm.TransductionHook``.
 
     Attributes:
@@ -75,15 +82,16 @@ class TimmHOCPBackbone(BaseModule):
         UnknownModelError: If timm does not know ``model_name``.
         CheckpointError: If weights cannot be fetched or do not fit.
         NotImplementedError: If a selected layer computes something unknown, or timm cannot checkpoint the network.
+        TypeError: If an argument is of another kind.
         ValueError: If both ``pretrained`` and ``checkpoint`` are given, the network has no convolution that could see
-            time, or ranks, patterns, stages, channels or the temporal kernel do not fit.
+            time, or ranks, patterns, stages, channels, options or the temporal kernel do not fit.
     """
 
     def __init__(
         self,
         model_name: str,
         pretrained: bool = False,
-        checkpoint: str | None = None,
+        checkpoint: str | PathLike[str] | None = None,
         rank: RankRule = "x1",
         temporal_kernel: int = 3,
         temporal_init: Init = "central",
@@ -102,6 +110,7 @@ class TimmHOCPBackbone(BaseModule):
         timm_options: Mapping[str, Any] | None = None,
         init_cfg: None = None,
     ) -> None:
+        check_arguments(model_name, checkpoint, temporal_kernel, out_indices, in_chans)
         if init_cfg is not None:
             raise ValueError(f"TimmHOCPBackbone: init_cfg must be None, got {init_cfg!r} (use checkpoint=...).")
         if pretrained and checkpoint is not None:
@@ -122,11 +131,20 @@ class TimmHOCPBackbone(BaseModule):
                 f"TimmHOCPBackbone: return_tensor needs one map, got {len(self.stages.channels)} "
                 f"(out_indices={tuple(out_indices)}, head_features={head_features})."
             )
-        source = "timm" if pretrained else checkpoint
-        weights = None if source is None else self._read(source)
-        if weights is not None:
-            rank = resolve_ranks(self.net, rank, factorize, weights.state)
-        self._convert(rank, factorize, temporal_kernel, temporal_init, temporal_layers, conv_options or {})
+        cache = DecompositionCache()
+        patterns, dense = layers_to_factorize(self.net, model_name, rank, factorize)
+        weights = None
+        if pretrained or checkpoint is not None:
+            weights = self._read("timm" if checkpoint is None else str(checkpoint))
+            rank = resolve_ranks(self.net, rank, patterns, weights.state, cache, seed)
+        if temporal_layers is None and not list(patterns) and dense:
+            temporal_layers = exactly([n for n, m in self.net.named_modules() if sees_time(m) or n in dense])
+        self.frame_axis = FrameAxis()
+        self.factorized, self.transducted = convert_(
+            self.net, rank, patterns, temporal_kernel, temporal_init, temporal_layers, self.frame_axis,
+            conv_options or {},
+        )  # fmt: skip
+        forbid_fusing_(self.net)
         for parameter in self.net.parameters():
             if parameter.ndim == 4:  # not net.to(memory_format=...), which refuses the odd Conv3d (LambdaNet)
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -135,38 +153,7 @@ class TimmHOCPBackbone(BaseModule):
         self._freeze(freeze)
         self.load_report: LoadReport | None = None
         if weights is not None:
-            self.load_report = self._load(weights, cache=DecompositionCache())
-
-    def _convert(
-        self,
-        rank: RankRule,
-        factorize: Patterns | None,
-        size: int,
-        init: Init,
-        temporal_layers: Patterns | None,
-        conv_options: Options,
-    ) -> None:
-        """Put CP kernels and temporal factors into the network."""
-        keeps_dense = factorize is not None and not list(factorize)
-        dense = [name for name, module in self.net.named_modules() if is_factorizable(module)]
-        if factorize is None and not (dense or any(sees_time(module) for module in self.net.modules())):
-            raise ValueError(
-                f"TimmHOCPBackbone: the network must have a k x k convolution behind its first layer, got "
-                f"'{self.model_name}' (a transformer or MLP without convolutions?)."
-            )
-        self.factorized: list[str] = []
-        if not keeps_dense and (dense or factorize is not None):
-            self.factorized = factorize_(self.net, rank, layers=factorize, fit=False, **conv_options)
-        self.frame_axis = FrameAxis()
-        forbid_fusing_(self.net)
-        self.transducted: list[str] = []
-        if size == 1:
-            return
-        if temporal_layers is None and keeps_dense:
-            kept = [name for name, module in self.net.named_modules() if sees_time(module) or name in dense]
-            temporal_layers = [f"^{re.escape(name)}$" for name in kept]
-        self.transducted = transduct_(self.net, size, init, layers=temporal_layers, frame_axis=self.frame_axis)
-        forbid_fusing_(self.net)
+            self.load_report = self._load(weights, cache=cache)
 
     def _freeze(self, patterns: Patterns) -> None:
         """Freeze the parameters that never train."""

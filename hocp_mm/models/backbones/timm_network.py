@@ -5,6 +5,7 @@ no parameter is without gradient.
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import timm
@@ -14,7 +15,34 @@ from torch import Tensor, nn
 from hocp_mm.checkpoints import check_timm_name
 from hocp_mm.layers import FrameFoldedConv2d, HOCPConv2d
 
+# Keyword arguments of timm.create_model that the backbone says in words of its own.
+_OWN_WORDS = {
+    "in_chans": "in_chans", "pretrained": "pretrained", "checkpoint_path": "checkpoint", "pretrained_cfg": "checkpoint",
+    "pretrained_cfg_overlay": "checkpoint", "features_only": "out_indices", "out_indices": "out_indices",
+}  # fmt: skip
 _FUSING = ("fuse", "reparameterize", "switch_to_deploy")  # what timm's reparameterize_model calls
+
+
+def check_arguments(name: Any, checkpoint: Any, size: Any, out_indices: Any, in_chans: Any) -> None:
+    """Refuse what is not of the kind that it should be, before anything fails deep inside.
+
+    Raises:
+        TypeError: Names the argument.
+    """
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    stages = isinstance(out_indices, Sequence) and not isinstance(out_indices, str) and all(map(whole, out_indices))
+    for argument, value, kind, fits in (
+        ("model_name", name, "a string", isinstance(name, str)),
+        ("checkpoint", checkpoint, "a path or None", checkpoint is None or isinstance(checkpoint, (str, PathLike))),
+        ("temporal_kernel", size, "an int", whole(size)),
+        ("out_indices", out_indices, "a list of ints", stages),
+        ("in_chans", in_chans, "an int", whole(in_chans)),
+    ):
+        if not fits:
+            raise TypeError(f"TimmHOCPBackbone: {argument} must be {kind}, got {value!r}.")
 
 
 def create_network(name: str, in_chans: int, options: Mapping[str, Any] | None) -> tuple[nn.Module, list[str]]:
@@ -30,12 +58,15 @@ def create_network(name: str, in_chans: int, options: Mapping[str, Any] | None) 
 
     Raises:
         UnknownModelError: If timm does not know the name.
-        ValueError: If ``in_chans`` is not positive.
+        ValueError: If ``in_chans`` is not positive, or an option is one of the backbone's own arguments.
         NotImplementedError: If this timm cannot give the stages of the network.
     """
     check_timm_name(name)
     if in_chans < 1:
         raise ValueError(f"TimmHOCPBackbone: in_chans must be at least 1, got {in_chans}.")
+    if taken := sorted(_OWN_WORDS.keys() & (options or {}).keys()):
+        words = ", ".join(sorted({_OWN_WORDS[option] for option in taken}))
+        raise ValueError(f"TimmHOCPBackbone: timm_options must leave {', '.join(taken)} to {words} of the backbone.")
     net: Any = timm.create_model(name, in_chans=in_chans, **(options or {}))
     if not hasattr(net, "forward_intermediates"):
         raise NotImplementedError(
@@ -70,6 +101,9 @@ class Stages(NamedTuple):
 
         Returns:
             One map ``[B, C, H', W']`` per stage, then the head features.
+
+        Raises:
+            ValueError: If the head does not pool.
         """
         network: Any = net
         if not self.head:
@@ -78,8 +112,13 @@ class Stages(NamedTuple):
             )
         indices = list(self.indices) or [len(network.feature_info) - 1]
         last, maps = network.forward_intermediates(images, indices=indices, output_fmt="NCHW")
-        pooled = network.forward_head(last, pre_logits=True)
-        return [*(maps if self.indices else []), pooled.flatten(1)[:, :, None, None]]
+        pooled = network.forward_head(last, pre_logits=True).flatten(1)
+        if pooled.shape[1] != self.channels[-1]:
+            raise ValueError(
+                f"TimmHOCPBackbone: head_features need a network that pools to {self.channels[-1]} channels, got "
+                f"{pooled.shape[1]} (timm_options with another global_pool?)."
+            )
+        return [*(maps if self.indices else []), pooled[:, :, None, None]]
 
 
 def choose_stages(net: nn.Module, name: str, out_indices: Sequence[int], head: bool) -> tuple[Stages, list[str]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints import (
+    DecompositionCache,
     adapt_first_conv,
     classifier_prefixes,
     download_timm_weights,
@@ -16,7 +17,7 @@ from hocp_mm.checkpoints import (
     unwrap_state_dict,
 )
 from hocp_mm.errors import CheckpointError
-from hocp_mm.functional import RankLike, resolve_rank
+from hocp_mm.functional import RankLike, estimate_rank
 from hocp_mm.functional.rank import error_target
 from hocp_mm.layers.selection import Patterns, RankRule, dense_layers, rank_rule
 from hocp_mm.layers.variants import variant_of
@@ -72,24 +73,34 @@ def read_image_weights(
     return ImageWeights(_fuse(state, title, name, in_chans, options) if fused else state, title, left_out)
 
 
-def resolve_ranks(net: nn.Module, rank: RankRule, layers: Patterns | None, state: Mapping[str, Tensor]) -> RankRule:
+def resolve_ranks(
+    net: nn.Module,
+    rank: RankRule,
+    layers: Patterns,
+    state: Mapping[str, Tensor],
+    cache: DecompositionCache,
+    seed: int,
+) -> RankRule:
     """Turn ranks that look at weights into numbers.
 
     Args:
         net: The dense network.
         rank: As in :func:`hocp_mm.layers.factorize_`.
-        layers: The same.
+        layers: The same; none for no layer.
         state: Weights by the names of ``net``, dense or CP.
+        cache: Keeps the fits behind ``'error<e>'``.
+        seed: Of these fits.
 
     Returns:
         ``rank`` itself, or one number per layer where a rule looks at weights.
     """
-    if layers is not None and not list(layers):
+    if not list(layers):
         return rank
     rule, ranks, looked = rank_rule(net, rank), dict[str, RankLike](), False
     for name, conv in dense_layers(net, layers, where="TimmHOCPBackbone"):
         ranks[name] = rule(name)
-        if ranks[name] != "auto" and error_target(ranks[name]) is None:
+        target = error_target(ranks[name])
+        if ranks[name] != "auto" and target is None:
             continue
         looked = True
         if f"{name}.weights" in state:  # a CP layer, whose rank is known
@@ -101,8 +112,10 @@ def resolve_ranks(net: nn.Module, rank: RankRule, layers: Patterns | None, state
         if any(tensor is None for tensor in tensors.values()):
             continue  # the account of the transfer will say what is missing
         dense: Any = tensors["weight"] if made is None else made(tensors)  # type: ignore[arg-type]
-        sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
-        ranks[name] = resolve_rank(ranks[name], *sizes, dense=dense)
+        if target is None:
+            ranks[name] = estimate_rank(dense, conv.groups)
+        else:
+            ranks[name] = cache.decompose_to_error(dense, target, groups=conv.groups, seed=seed).kernel.rank
     return ranks if looked else rank
 
 

@@ -51,7 +51,8 @@ class AffectRecognizer(BaseModel):
         if unknown:
             raise ValueError(f"AffectRecognizer: test_cfg knows flip only, got {', '.join(unknown)}.")
         self.backbone = _build(backbone)
-        widths: list[int] = list(getattr(self.backbone, "out_channels", []))
+        known = getattr(self.backbone, "out_channels", ())
+        widths = [known] if isinstance(known, int) else list(known)
         self.neck = None if neck is None else _build(_with_channels(neck, widths[0] if len(widths) == 1 else widths))
         self.head = _build(_with_channels(head, widths[-1] if widths else None))
         self.flip = bool((test_cfg or {}).get("flip", False))

@@ -1,0 +1,80 @@
+"""Check that a timm network becomes a video network without loss: ``python tools/verify_transduction.py --timm NAME``.
+
+Prints how far every frame is from the 2-D network (0 up to rounding), whether a frame sees what it must not, whether
+every parameter gets a gradient, and what the decomposition of the kernels costs. Exits with 1 if a check fails.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hocp_mm.cli import run
+
+FAILED = 1
+"""Exit code."""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--timm", metavar="NAME", required=True, help="network of timm")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights; random ones by default")
+    parser.add_argument(
+        "--rank",
+        type=_rank,
+        default="x1",
+        help="components, such as 64, x1, same or error0.1; full for exact kernels (slow); x1 by default",
+    )
+    parser.add_argument("--temporal-kernel", type=_positive, default=3, help="taps in time, 3 by default")
+    parser.add_argument("--temporal-init", choices=("central", "last", "uniform"), default="central")
+    parser.add_argument("--reparameterize", action="store_true", help="fuse re-parameterisable blocks first")
+    parser.add_argument("--frames", type=_positive, default=4, help="length of the clip, 4 by default")
+    parser.add_argument("--size", type=_positive, help="height and width, pixels; the network's own by default")
+    parser.add_argument("--in-chans", type=_positive, default=3, help="input channels, 3 by default")
+    parser.add_argument("--seed", type=int, default=0, help="of decompositions, random weights and clips")
+    parser.add_argument("--verbose", action="store_true", help="name all layers")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build, measure, print."""
+    args = parse_args(argv)
+    # Heavy imports after the parser, so that --help and a wrong option answer at once.
+    from hocp_mm import compat
+
+    compat.apply()
+    from hocp_mm.apis.transduction_report import verify_timm
+    from hocp_mm.apis.transduction_text import text, write_csv
+
+    result = verify_timm(
+        args.timm,
+        args.checkpoint,
+        rank=args.rank,
+        temporal_kernel=args.temporal_kernel,
+        temporal_init=args.temporal_init,
+        frames=args.frames,
+        size=args.size,
+        in_chans=args.in_chans,
+        seed=args.seed,
+        reparameterize=args.reparameterize,
+    )
+    print(text(result, args.verbose))
+    if args.csv is not None:
+        print(f"\nwritten to {write_csv(result, args.csv)}")
+    if not result.ok:
+        sys.exit(FAILED)
+
+
+def _rank(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run(main)
