@@ -257,7 +257,7 @@ REFUSALS = {
     "sizes of another order": ({"sizes": (8,)}, r"sizes must be 2 ints as the kernel \(3, 3\), got \(8,\)"),
     "output sizes of another order": ({"output_sizes": (8,)}, "output_sizes must be 2 ints"),
     "too large a kernel": ({"dilation": 4}, r"must not exceed the padded input, got \(9, 9\) on \(8, 8\)"),
-    "an unknown padding": ({"padding": "full"}, "'same' or 'valid', got 'full'"),
+    "an unknown padding": ({"padding": "full"}, "'same', 'valid' or 'tf_same', got 'full'"),
 }
 
 

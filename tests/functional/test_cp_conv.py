@@ -138,7 +138,11 @@ REFUSED = {
     "a dilation below 1": ({"dilation": (1, -1)}, ValueError, r"dilation must be at least 1, got \(1, -1\)"),
     "a negative padding": ({"padding": -1}, ValueError, r"padding must be at least 0, got \(-1, -1\)"),
     "an unknown form": ({"implementation": "fast"}, ValueError, "implementation must be one of"),
-    "an unknown padding word": ({"padding": "full"}, ValueError, "padding must be ints, 'same' or 'valid', got 'full'"),
+    "an unknown padding word": (
+        {"padding": "full"},
+        ValueError,
+        "padding must be ints, 'same', 'valid' or 'tf_same', got 'full'",
+    ),
     "an unknown padding mode": ({"padding_mode": "mirror"}, ValueError, "padding_mode must be one of"),
     "same with a stride": ({"padding": "same", "stride": 2}, ValueError, "needs stride 1"),
     "a rebuilt kernel with inner": (

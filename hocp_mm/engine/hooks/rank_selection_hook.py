@@ -1,7 +1,6 @@
 """Let ranks shrink while a network trains: a lasso on lambda, then physical pruning."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -79,7 +78,7 @@ class RankSelectionHook(Hook):
         self.layers = layers if layers is None or isinstance(layers, str) else list(layers)
         try:
             name_matcher(self.layers or "")
-        except (re.error, TypeError) as error:
+        except ValueError as error:
             raise ValueError(f"{_WHERE}: layers must be regular expressions, got {layers!r} ({error}).") from error
         self._model: nn.Module | None = None
         self._wrapped: list[nn.Parameter] = []
