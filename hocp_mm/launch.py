@@ -6,6 +6,7 @@ the model, before the first iteration.
 """
 
 import copy
+import gc
 import inspect
 import logging
 from collections.abc import Mapping
@@ -142,6 +143,17 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         loader = dict(copy.deepcopy(cfg[f"{split}_dataloader"]).items())
         arguments[f"{split}_dataloader"] = loader | {"dataset": dataset}
     return runner_class(**arguments, cfg=cfg)
+
+
+def leave_distributed() -> None:
+    """End the process group, if there is one, with all processes at once and no wrapper of a model left.
+
+    Left to the exit of the interpreter, threads of the group now and then abort a process that has ended well.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def resume_path(cfg: Config) -> Path | None:

@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     if checkpoint is not None:
         launch.fit_runner_(runner, checkpoint)
     runner.train()
+    del runner
+    launch.leave_distributed()
 
 
 def merge_args(cfg: "Config", args: argparse.Namespace) -> None:

@@ -446,7 +446,7 @@ from torch.utils.data import DataLoader
 
 from hocp_mm.compat import init_distributed
 from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook
-from hocp_mm.launch import fit_runner_
+from hocp_mm.launch import fit_runner_, leave_distributed
 from tests.tiny_runs import TinyRecognizer, make_runner
 
 CFG = Config(dict(find_unused_parameters=True))
@@ -498,7 +498,8 @@ trained(runner)
 assert runner.model.module.backbone[2].rank < 6
 if dist.get_rank() == 0:
     print("EQUAL")
-dist.destroy_process_group()
+runner = wrapper = None
+leave_distributed()
 """
 
 
