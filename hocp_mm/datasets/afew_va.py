@@ -186,7 +186,7 @@ class AFEWVADataset(AffectDataset):
             clips = {size: [key for key, scan in scans.items() if scan.record and scan.size == size] for size in others}
             names = "; ".join(f"{width}x{height}: {', '.join(keys)}" for (width, height), keys in clips.items())
             _warn(
-                f"{where}: pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576, but these are not, "
+                f"{where}: pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576; these are not, "
                 f"look whether their faces are too wide now ({names})"
             )
         affect = np.concatenate([record["affect"][record["valid"]] for record in records])
