@@ -43,7 +43,7 @@ class SyntheticAfewVaSpec:
     actors: int = 20
     clips_per_actor: int = 2
     frames: int = 60
-    height: int = 240
+    height: int = 144
     seed: int = 0
     motion_share: float = MOTION_SHARE
 
