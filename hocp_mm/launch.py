@@ -57,6 +57,13 @@ def _share_fold(cfg: Config, options: Mapping[str, Any]) -> None:
 
     mmengine replaces variables by their values when it parses, so that a new value of ``fold`` would reach nobody; and
     a network trained on one fold has seen the test people of another.
+
+    Args:
+        cfg: The config, changed in place.
+        options: What was given on the command line.
+
+    Raises:
+        HOCPError: If the folds differ, ``fold`` is given twice, or no data set has one.
     """
     found = {f"{split}_dataloader": _with_fold(cfg.get(f"{split}_dataloader")) for split in SPLITS}
     datasets = [(loader, dataset) for loader, several in found.items() for dataset in several]

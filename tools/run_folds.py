@@ -198,6 +198,9 @@ def best_checkpoint(folder: Path, cfg: "Config") -> Path:
 def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     """Read the predictions of a fold, and make sure that they are those of its test part.
 
+    Returns:
+        One timeline per clip.
+
     Raises:
         DataError: If a clip is missing or foreign.
     """
@@ -210,8 +213,8 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     missing, foreign = sorted(expected - got), sorted(got - expected)
     if foreign or (missing and dataset.get("on_fault", "error") == "error"):
         raise DataError(
-            f"{folder / 'results'}: must hold the {len(expected)} test clips of fold {fold}, got {len(missing)} missing "
-            f"and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete the folder to test again."
+            f"{folder / 'results'}: must hold the {len(expected)} test clips of fold {fold}, got {len(missing)} "
+            f"missing and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete it to test again."
         )
     if missing:
         print(f"fold {fold}: {len(missing)} faulty clips were left out: {', '.join(missing)}", flush=True)

@@ -1,7 +1,7 @@
 """Whether the bytes of an image file are whole, found without decoding the pixels.
 
-Every chunk of a PNG carries a checksum, which decoders check in part or not at all. A JPEG carries none, but its
-markers say where each part and the whole ends.
+Every chunk of a PNG carries a checksum, which decoders check in part or not at all, and its header says how much the
+pixels unpack to. A JPEG carries no checksum, but its markers say where each part and the whole ends.
 """
 
 import re
@@ -11,7 +11,12 @@ from pathlib import Path
 
 from hocp_mm.errors import DataError
 
+MAX_PIXELS = 100_000_000
+"""A header that promises more is damage, or an attack on the memory."""
+
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _JPEG_START = b"\xff\xd8"
 # In the data of a scan FF is followed by 00 (stuffing), D0 to D7 (restarts) or FF (fill); all else is a marker.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
@@ -40,8 +45,9 @@ def check_structure(path: str | Path, raw: bytes) -> bool:
 
 
 def _check_png(path: str | Path, raw: bytes) -> None:
-    """Compare every chunk with its checksum, up to the one that ends the file."""
-    place = len(_PNG_START)
+    """Compare every chunk with its checksum, and the pixel data with the size that the header promises."""
+    place, missing = len(_PNG_START), 0
+    inflate = zlib.decompressobj()
     while True:
         if place + 12 > len(raw):
             raise DataError(f"{path}: the PNG is cut: its end chunk is missing after {len(raw)} bytes.")
@@ -49,13 +55,40 @@ def _check_png(path: str | Path, raw: bytes) -> None:
         end = place + 12 + length
         if end > len(raw):
             raise DataError(f"{path}: the PNG is cut: a chunk ends at byte {end}, the file at {len(raw)}.")
-        if zlib.crc32(memoryview(raw)[place + 4 : end - 4]) != int.from_bytes(raw[end - 4 : end], "big"):
+        content = memoryview(raw)[place + 8 : end - 4]
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(raw[end - 4 : end], "big"):
             raise DataError(f"{path}: the PNG is damaged: the checksum of the chunk at byte {place} is wrong.")
+        if place == len(_PNG_START):
+            missing = _pixel_bytes(path, kind, content)
         if kind == b"acTL":
             raise DataError(f"{path}: a frame must be one picture, got an animated PNG.")
+        if kind == b"IDAT" and missing > 0:
+            try:
+                missing -= len(inflate.decompress(content, missing))
+            except zlib.error as error:
+                raise DataError(f"{path}: the PNG is damaged: its pixels cannot be unpacked ({error}).") from error
         if kind == b"IEND":
+            if missing > 0:  # Pillow would leave these rows black
+                raise DataError(f"{path}: the PNG lacks {missing} bytes of its pixels.")
             return
         place = end
+
+
+def _pixel_bytes(path: str | Path, kind: bytes, content: memoryview) -> int:
+    """Return how many bytes the pixels of a PNG unpack to, by its header."""
+    if kind != b"IHDR" or len(content) != 13:
+        raise DataError(f"{path}: the PNG is damaged: it must begin with its header.")
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content)
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: an image must have at most {MAX_PIXELS} pixels, got {width}x{height}.")
+    bits = depth * _CHANNELS.get(colour, 0)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    total = 0
+    for left, top, step_x, step_y in passes:
+        columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
+        if columns > 0 and rows > 0:
+            total += rows * (1 + (columns * bits + 7) // 8)  # each row begins with the number of its filter
+    return total
 
 
 def _check_jpeg(path: str | Path, raw: bytes) -> None:

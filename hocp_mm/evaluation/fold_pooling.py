@@ -95,7 +95,7 @@ def pool_folds(folds: Mapping[int, Sequence[AffectTimeline]]) -> FoldScores:
         for timeline in timelines:
             if timeline.video in seen:
                 raise DataError(
-                    f"folds: a video is tested once, but {timeline.video!r} is in fold {seen[timeline.video]} and {fold}."
+                    f"folds: a video is tested once, but {timeline.video!r} is in {seen[timeline.video]} and {fold}."
                 )
             seen[timeline.video] = fold
     scores = {fold: score(timelines) for fold, timelines in folds.items()}

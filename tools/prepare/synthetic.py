@@ -121,7 +121,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, A
     """
     parser = argparse.ArgumentParser(description="Write a synthetic set of talking faces in a real set's layout.")
     layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    parsers = {}
+    parsers: dict[str, argparse.ArgumentParser] = {}
     for name, layout in LAYOUTS.items():
         parsers[name] = chosen = layouts.add_parser(
             name,
@@ -145,9 +145,10 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, A
     if args.workers is not None and args.workers < 1:
         parsers[args.layout].error(f"argument --workers: must be at least 1, got {args.workers}")
     try:
-        return args, LAYOUTS[args.layout].read(args)
+        spec = LAYOUTS[args.layout].read(args)
     except ValueError as error:
         parsers[args.layout].error(str(error))
+    return args, spec
 
 
 def main(argv: Sequence[str] | None = None) -> None:
