@@ -23,7 +23,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 
 
 def check_structure(path: str | Path, raw: bytes) -> bool:
-    """Refuse a PNG or JPEG that is damaged or cut.
+    """Refuse a PNG, JPEG or BMP that is damaged or cut.
 
     Args:
         path: Name of the file, for the message.
@@ -41,6 +41,8 @@ def check_structure(path: str | Path, raw: bytes) -> bool:
     if raw.startswith(_JPEG_START):
         _check_jpeg(path, raw)
         return True
+    if raw.startswith(b"BM") and len(raw) < (promised := int.from_bytes(raw[2:6], "little")):
+        raise DataError(f"{path}: the BMP is cut: it promises {promised} bytes, got {len(raw)}.")
     return False
 
 

@@ -13,8 +13,8 @@ SIZES = st.lists(st.integers(1, 12), min_size=7, max_size=40)
 
 
 def _set(sizes):
-    keys = [f"{group:02d}_{clip:02d}" for group, size in enumerate(sizes) for clip in range(size)]
-    return keys, [key[:2] for key in keys]
+    keys = [f"{group:03d}_{clip:02d}" for group, size in enumerate(sizes) for clip in range(size)]
+    return keys, [key[:3] for key in keys]
 
 
 @given(sizes=SIZES, num_folds=st.integers(2, 5), seed=st.integers(0, 9))
@@ -25,11 +25,11 @@ def test_no_person_is_in_two_parts_and_every_clip_is_tested_once(sizes, num_fold
     except ValueError as error:
         assert "train and val need a group each" in str(error)  # one person has nearly all clips
         return
-    check_folds(folds, lambda key: key[:2])
+    check_folds(folds, lambda key: key[:3])
     assert Counter(key for parts in folds for key in parts["test"]) == Counter(keys)
     for parts in folds:
         assert sorted(key for part in parts.values() for key in part) == keys
-        people = {part: {key[:2] for key in chosen} for part, chosen in parts.items()}
+        people = {part: {key[:3] for key in chosen} for part, chosen in parts.items()}
         assert sum(map(len, people.values())) == len(sizes)
         assert all(people.values())
 

@@ -154,6 +154,7 @@ WHOLE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data|Truncated File Read:UserWarning")
 @pytest.mark.parametrize("raw", WHOLE.values(), ids=WHOLE)
 @pytest.mark.parametrize("function", [read_image, check_image])
 def test_no_beginning_of_a_file_gives_a_picture(put, raw, function):
