@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -178,8 +179,8 @@ class AFEWVADataset(AffectDataset):
                 _warn(f"{where}: {sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
         if faults := [fault for scan in scans.values() for fault in scan.faults]:
             left_out = [key for key, scan in scans.items() if scan.record is None]
-            out = f", {len(left_out)} clips left out ({', '.join(left_out)})" if left_out else ""
-            _warn("\n  ".join([f"{where}: on_fault='skip', {len(faults)} faults skipped{out}:", *faults]))
+            out = f", {_count(left_out, 'clip')} left out ({', '.join(left_out)})" if left_out else ""
+            _warn("\n  ".join([f"{where}: on_fault='skip', {_count(faults, 'fault')} skipped{out}:", *faults]))
         sizes = Counter(scan.size for scan in scans.values() if scan.record is not None)
         others = [size for size in sizes if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
         if others and self.pixel_aspect != 1:
@@ -199,6 +200,10 @@ class AFEWVADataset(AffectDataset):
             f"{', '.join(f'{width}x{height}' for width, height in sizes)}, pixel_aspect {self.pixel_aspect:.4g}",
             logger="current",
         )
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"1 {name}" if len(things) == 1 else f"{len(things)} {name}s"
 
 
 def _warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""AFEWVADataset: exact pairs of frame and label by id, every trap of the layout, and one clear error for every fault."""
+"""AFEWVADataset: exact pairs of frame and label by id, every trap of the layout, one clear error for every fault."""
 
 import itertools
 import json
@@ -45,6 +45,18 @@ def root(whole, tmp_path):
     copy = shutil.copytree(whole, tmp_path / "AFEW-VA")
     (copy / "one.txt").write_text("001\n")
     return copy
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What the data set says: lines that begin with their level."""
+    lines = []
+
+    def collect(text, logger=None, level=logging.INFO):
+        lines.append(f"{logging.getLevelName(level)} {text}\n")
+
+    monkeypatch.setattr("hocp_mm.datasets.afew_va.print_log", collect)
+    return lines
 
 
 def pipeline(clip_len=4, mode="random"):
@@ -122,13 +134,14 @@ def test_it_builds_from_a_config(root):
     assert len(DATASETS.build(config)) == len(read_fold(root, 2)["val"])
 
 
-def test_what_was_found_is_logged(root, caplog):
-    with caplog.at_level(logging.INFO):
-        AFEWVADataset(str(root), "test", fold=0)
-    text = caplog.text
-    assert "AFEWVADataset(fold 0, test): 4 clips, 2 actors, 24 valid frames, valence " in text
+def test_what_was_found_is_logged(root, log):
+    AFEWVADataset(str(root), "test", fold=0)
+    text = "".join(log)
+    assert "INFO AFEWVADataset(fold 0, test): 4 clips, 2 actors, 24 valid frames, valence " in text
     assert "(scaled from (-10.0, 10.0)), face in 100.0 % of them, frames of 240x240, pixel_aspect 1.333" in text
-    assert "pixel_aspect=1.333 belongs to frames shaped as 720x576" in text  # these are square
+    assert (
+        "WARNING AFEWVADataset(fold 0, test): pixel_aspect=1.333 belongs to frames shaped as 720x576" in text
+    )  # these are square
     assert re.search(r"240x240: \d{3}, \d{3}, \d{3}, \d{3}\)", text)
 
 
@@ -174,13 +187,13 @@ def test_frames_without_landmarks_hold_the_box_of_their_neighbours(root):
     assert_pairs_are_exact(dataset[0])  # the crop is still the square
 
 
-def test_a_label_without_png_is_not_valid_counted_and_named(root, caplog):
+def test_a_label_without_png_is_not_valid_counted_and_named(root, log):
     for number in (0, 2, 3):
         (root / "001" / f"{number:05d}.png").unlink()
     (root / "002" / "00005.png").unlink()
     (root / "two.txt").write_text("001\n002\n")
     dataset = every_frame(root, "two.txt")
-    assert "4 labels without PNG, these frames are not valid (001: 00000, 00002-00003; 002: 00005)" in caplog.text
+    assert "4 labels without PNG, these frames are not valid (001: 00000, 00002-00003; 002: 00005)" in "".join(log)
     record = dataset.get_data_info(0)
     assert record["valid"].tolist() == record["face_found"].tolist() == [False, True, False, False, True, True]
     assert record["frame_files"][2] == ""
@@ -188,11 +201,11 @@ def test_a_label_without_png_is_not_valid_counted_and_named(root, caplog):
     assert dataset[0]["data_samples"].gt_valid.tolist() == record["valid"].tolist()
 
 
-def test_a_png_without_label_is_not_valid_counted_and_named(root, caplog):
+def test_a_png_without_label_is_not_valid_counted_and_named(root, log):
     edit_json(root / "001", lambda clip: clip["frames"].pop("00004"))
     Image.fromarray(squeezed_number(26)).save(root / "001" / "00006.png")
     dataset = every_frame(root, clip_len=7)
-    assert "2 PNG without label, these frames are not valid (001: 00004, 00006)" in caplog.text
+    assert "2 PNG without label, these frames are not valid (001: 00004, 00006)" in "".join(log)
     record = dataset.get_data_info(0)
     assert record["valid"].tolist() == [True, True, True, True, False, True, False]
     assert all(record["frame_files"])  # they are shown all the same
@@ -288,10 +301,10 @@ def test_a_faulty_frame_is_one_clear_error_before_training(root, damage, message
 
 
 @pytest.mark.parametrize(("damage", "message"), FRAME_FAULTS.values(), ids=FRAME_FAULTS)
-def test_with_skip_a_faulty_frame_is_not_valid_counted_and_named(root, damage, message, caplog):
+def test_with_skip_a_faulty_frame_is_not_valid_counted_and_named(root, damage, message, log):
     damage(root)
     dataset = every_frame(root, on_fault="skip")
-    assert re.search(rf"on_fault='skip', 1 faults skipped:\n.*{message}", caplog.text)
+    assert re.search(rf"on_fault='skip', 1 fault skipped:\n.*{message}", "".join(log))
     sample = dataset[0]
     assert sample["data_samples"].gt_valid.tolist() == [True, True, False, True, True, True]
     assert_pairs_are_exact(sample)
@@ -322,14 +335,14 @@ CLIP_FAULTS = {
 
 
 @pytest.mark.parametrize(("damage", "message"), CLIP_FAULTS.values(), ids=CLIP_FAULTS)
-def test_a_faulty_clip_is_refused_or_left_out_and_named(root, damage, message, caplog):
+def test_a_faulty_clip_is_refused_or_left_out_and_named(root, damage, message, log):
     damage(root)
     (root / "two.txt").write_text("001\n002\n")
     with pytest.raises(DataError, match=rf"got 1 fault:\n.*{message}"):
         AFEWVADataset(str(root), "two.txt")
     dataset = every_frame(root, "two.txt", on_fault="skip")
     assert [dataset.get_data_info(i)["video"] for i in range(len(dataset))] == ["002"]
-    assert re.search(rf"1 faults skipped, 1 clips left out \(001\):\n.*{message}", caplog.text)
+    assert re.search(rf"1 fault skipped, 1 clip left out \(001\):\n.*{message}", "".join(log))
     with pytest.raises(DataError, match="no clip of 1 can be used"):
         AFEWVADataset(str(root), "one.txt", on_fault="skip")
 

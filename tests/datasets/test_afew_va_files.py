@@ -84,7 +84,7 @@ WHOLE = {
     "ids of three digits": (GOLDEN.replace('"00002"', '"002"'), "frame ids must be five digits, got '002'"),
     "ids in other digits": (GOLDEN.replace('"00002"', '"٠٠٠٠٢"'), "frame ids must be five digits, got '٠٠٠٠٢'"),
     "an id twice": (GOLDEN.replace('"00002"', '"00000"'), "not readable as JSON .*key '00000' is given twice"),
-    "a label twice": (frames(valence='1, "valence": 2'), "key 'valence' is given twice"),
+    "a label twice": (frames(valence='1, "valence": 2'), "not readable as JSON .*key 'valence' is given twice"),
 }
 
 
@@ -107,9 +107,18 @@ FRAME = {
     "no object": (frames().replace('{"valence"', '[{"valence"').replace("[]}", "[]}]"), "must be an object .* a list"),
     "67 points": (frames(landmarks=json.dumps(POINTS[:67])), "landmarks must be 68 points .*, got 67 points"),
     "no landmarks": (frames(landmarks=None), "landmarks must be 68 points .* or an empty list, got nothing"),
-    "three numbers": (frames(landmarks=json.dumps([[1, 2, 3]] * 68)), r"finite points \[x, y\], got \[1, 2, 3\]"),
-    "null in a point": (frames(landmarks=json.dumps([[1, None]] * 68)), r"finite points \[x, y\], got \[1, None\]"),
-    "NaN in a point": (frames(landmarks="[" + ", ".join(["[NaN, 1]"] * 68) + "]"), r"finite .* got \[nan, 1\]"),
+    "three numbers": (
+        frames(landmarks=json.dumps([[1, 2, 3]] * 68)),
+        r"landmarks must be finite points \[x, y\], got \[1, 2, 3\]",
+    ),
+    "null in a point": (
+        frames(landmarks=json.dumps([[1, None]] * 68)),
+        r"landmarks must be finite points \[x, y\], got \[1, None\]",
+    ),
+    "NaN in a point": (
+        frames(landmarks="[" + ", ".join(["[NaN, 1]"] * 68) + "]"),
+        r"landmarks must be finite .* got \[nan, 1\]",
+    ),
 }
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hocp_mm.datasets.folds import check_folds, count_folds, make_folds, read_fold, write_fold_files
@@ -17,14 +17,19 @@ def _set(sizes):
     return keys, [key[:3] for key in keys]
 
 
+def _folds(sizes, num_folds, seed):
+    """Return folds; without an example where one person has so many clips that nobody is left for training."""
+    try:
+        return make_folds(*_set(sizes), num_folds, seed)
+    except ValueError as error:
+        assume("train and val need a group each" not in str(error))
+        raise
+
+
 @given(sizes=SIZES, num_folds=st.integers(2, 5), seed=st.integers(0, 9))
 def test_no_person_is_in_two_parts_and_every_clip_is_tested_once(sizes, num_folds, seed):
-    keys, groups = _set(sizes)
-    try:
-        folds = make_folds(keys, groups, num_folds, seed)
-    except ValueError as error:
-        assert "train and val need a group each" in str(error)  # one person has nearly all clips
-        return
+    keys, _ = _set(sizes)
+    folds = _folds(sizes, num_folds, seed)
     check_folds(folds, lambda key: key[:3])
     assert Counter(key for parts in folds for key in parts["test"]) == Counter(keys)
     for parts in folds:
@@ -36,10 +41,7 @@ def test_no_person_is_in_two_parts_and_every_clip_is_tested_once(sizes, num_fold
 
 @given(sizes=SIZES, seed=st.integers(0, 9))
 def test_test_parts_differ_by_no_more_clips_than_the_largest_group_has(sizes, seed):
-    try:
-        counts = [len(parts["test"]) for parts in make_folds(*_set(sizes), 5, seed)]
-    except ValueError:
-        return
+    counts = [len(parts["test"]) for parts in _folds(sizes, 5, seed)]
     assert max(counts) - min(counts) <= max(sizes)
 
 
