@@ -217,7 +217,8 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
             f"missing and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete it to test again."
         )
     if missing:
-        print(f"fold {fold}: {len(missing)} faulty clips were left out: {', '.join(missing)}", flush=True)
+        were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
+        print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
     return timelines
 
 

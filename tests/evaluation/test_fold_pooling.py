@@ -18,7 +18,7 @@ def timeline(video, seed, frames=8, level=0.0):
     target = np.clip(level + 0.2 * rng.standard_normal((frames, 2)), -1, 1)
     pred = np.clip(target + 0.1 * rng.standard_normal((frames, 2)), -1, 1)
     valid = np.arange(frames) != 3
-    target[3] = np.nan
+    target[~valid] = np.nan
     return AffectTimeline(video, 25.0, np.arange(frames), pred, target, valid)
 
 
