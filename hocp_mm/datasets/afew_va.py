@@ -46,8 +46,8 @@ class AFEWVADataset(AffectDataset):
             ``"frame"`` takes whole frames (images that are already cropped).
         on_fault: ``"error"`` refuses a set with faults. ``"skip"`` makes a faulty frame (damaged PNG, impossible
             label or landmarks) invalid and leaves a faulty clip out; all are counted and named in a warning.
-        check_images: Read every PNG and compare its checksums. False saves that time (a minute for the whole set on
-            a fast disk) and reads only the first of each clip; a damaged one then ends the run where it is met.
+        check_images: Read every PNG and compare its checksums. False reads only the first of each clip; a damaged one
+            then ends the run where it is met.
         **kwargs: Options of `AffectDataset`.
 
     Raises:

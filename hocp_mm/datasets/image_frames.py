@@ -26,23 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from hocp_mm.datasets.image_structure import MAX_PIXELS, check_structure
+from hocp_mm.datasets.image_structure import check_png_pixels, check_structure
 from hocp_mm.errors import DataError, MissingDataError
 
 # Named one by one: Pillow would hand other content to external programs (EPS) or read it from other files.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_MAX_PIXELS = 100_000_000  # a header that promises more is damage, or an attack on the memory
 _ORIENTATION = 0x0112
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Size of an image after it was turned upright.
-
-    Attributes:
-        width: Pixels.
-        height: Pixels.
-    """
+    """Size of an image in pixels, turned upright."""
 
     width: int
     height: int
@@ -69,13 +65,15 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         upright = _upright(picture)
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data
         raise DataError(f"{path}: the image cannot be decoded ({error}).") from error
+    if picture.format == "PNG" and _may_lack_rows(picture):
+        check_png_pixels(path, raw)
     return _to_rgb(path, upright)
 
 
 def check_image(path: str | Path) -> ImageInfo:
     """Check a file from its first byte to its last without decoding the pixels of PNG and JPEG.
 
-    A third of the time of reading it; formats other than PNG and JPEG are decoded.
+    Takes a small part of the time of reading it; formats other than PNG and JPEG are decoded.
 
     Args:
         path: Image file.
@@ -93,7 +91,9 @@ def check_image(path: str | Path) -> ImageInfo:
         return ImageInfo(width, height)
     picture = _open(path, raw)
     width, height = picture.size
-    turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # by a quarter
+    # Pillow decodes a whole PNG to look for a rotation; most have none of the chunks that may hold one.
+    may_be_turned = picture.format != "PNG" or any(mark in raw for mark in (b"eXIf", b"Raw profile", b"adobe.xmp"))
+    turned = may_be_turned and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # by a quarter
     return ImageInfo(height, width) if turned else ImageInfo(width, height)
 
 
@@ -205,16 +205,25 @@ def _open(path: str | Path, raw: bytes) -> Image.Image:
     """Read the header and refuse what has no rule."""
     try:
         picture = Image.open(io.BytesIO(raw), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: an image must have at most {_MAX_PIXELS} pixels ({error}).") from error
     except Exception as error:  # Pillow's readers of headers raise almost anything on damaged ones
-        begin = "a header that promises too many pixels" if "bomb" in type(error).__name__.lower() else repr(raw[:8])
-        raise DataError(f"{path}: not a readable image ({', '.join(_FORMATS)} are), it begins with {begin}.") from error
+        raise DataError(
+            f"{path}: not a readable image ({', '.join(_FORMATS)} are), it begins with {raw[:8]!r}."
+        ) from error
     width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: an image must have at most {MAX_PIXELS} pixels, got {width}x{height}.")
+    if width * height > _MAX_PIXELS:
+        raise DataError(f"{path}: an image must have at most {_MAX_PIXELS} pixels, got {width}x{height}.")
     pictures = getattr(picture, "n_frames", 1)
     if pictures > 1 and picture.format != "MPO":
         raise DataError(f"{path}: a frame must be one picture, got {picture.format} with {pictures}.")
     return picture
+
+
+def _may_lack_rows(picture: Image.Image) -> bool:
+    """Tell whether the last row is all zeros, as Pillow leaves the rows that a PNG does not have."""
+    width, height = picture.size
+    return "interlace" in picture.info or not np.asarray(picture.crop((0, height - 1, width, height))).any()
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -7,12 +7,10 @@ pixels unpack to. A JPEG carries no checksum, but its markers say where each par
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from hocp_mm.errors import DataError
-
-MAX_PIXELS = 100_000_000
-"""A header that promises more is damage, or an attack on the memory."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -46,10 +44,44 @@ def check_structure(path: str | Path, raw: bytes) -> bool:
     return False
 
 
+def check_png_pixels(path: str | Path, raw: bytes) -> None:
+    """Refuse a PNG whose pixels unpack to less than its header promises; takes as long as decoding it.
+
+    Args:
+        path: Name of the file, for the message.
+        raw: All of its bytes, which `check_structure` has accepted.
+
+    Raises:
+        DataError: If pixels are missing.
+    """
+    inflate, missing = zlib.decompressobj(), 0
+    for _, kind, content in _png_chunks(path, raw):
+        if kind == b"IHDR":
+            missing = _pixel_bytes(content)
+        if kind == b"IDAT" and missing > 0:
+            try:
+                missing -= len(inflate.decompress(content, missing))
+            except zlib.error as error:
+                raise DataError(f"{path}: the PNG is damaged: its pixels cannot be unpacked ({error}).") from error
+    if missing > 0:
+        raise DataError(f"{path}: the PNG lacks {missing} bytes of its pixels.")
+
+
 def _check_png(path: str | Path, raw: bytes) -> None:
-    """Compare every chunk with its checksum, and the pixel data with the size that the header promises."""
-    place, missing = len(_PNG_START), 0
-    inflate = zlib.decompressobj()
+    """Compare every chunk with its checksum."""
+    for place, kind, content in _png_chunks(path, raw):
+        end = place + 12 + len(content)
+        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(raw[end - 4 : end], "big"):
+            raise DataError(f"{path}: the PNG is damaged: the checksum of the chunk at byte {place} is wrong.")
+        if (kind == b"IHDR") != (place == len(_PNG_START)) or (kind == b"IHDR" and len(content) != 13):
+            raise DataError(f"{path}: the PNG is damaged: it must begin with its header.")
+        if kind == b"acTL":
+            raise DataError(f"{path}: a frame must be one picture, got an animated PNG.")
+
+
+def _png_chunks(path: str | Path, raw: bytes) -> Iterator[tuple[int, bytes, memoryview]]:
+    """Yield place, kind and content of every chunk up to the one that ends the file."""
+    place = len(_PNG_START)
     while True:
         if place + 12 > len(raw):
             raise DataError(f"{path}: the PNG is cut: its end chunk is missing after {len(raw)} bytes.")
@@ -57,36 +89,18 @@ def _check_png(path: str | Path, raw: bytes) -> None:
         end = place + 12 + length
         if end > len(raw):
             raise DataError(f"{path}: the PNG is cut: a chunk ends at byte {end}, the file at {len(raw)}.")
-        content = memoryview(raw)[place + 8 : end - 4]
-        if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(raw[end - 4 : end], "big"):
-            raise DataError(f"{path}: the PNG is damaged: the checksum of the chunk at byte {place} is wrong.")
-        if place == len(_PNG_START):
-            missing = _pixel_bytes(path, kind, content)
-        if kind == b"acTL":
-            raise DataError(f"{path}: a frame must be one picture, got an animated PNG.")
-        if kind == b"IDAT" and missing > 0:
-            try:
-                missing -= len(inflate.decompress(content, missing))
-            except zlib.error as error:
-                raise DataError(f"{path}: the PNG is damaged: its pixels cannot be unpacked ({error}).") from error
+        yield place, kind, memoryview(raw)[place + 8 : end - 4]
         if kind == b"IEND":
-            if missing > 0:  # Pillow would leave these rows black
-                raise DataError(f"{path}: the PNG lacks {missing} bytes of its pixels.")
             return
         place = end
 
 
-def _pixel_bytes(path: str | Path, kind: bytes, content: memoryview) -> int:
-    """Return how many bytes the pixels of a PNG unpack to, by its header."""
-    if kind != b"IHDR" or len(content) != 13:
-        raise DataError(f"{path}: the PNG is damaged: it must begin with its header.")
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content)
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: an image must have at most {MAX_PIXELS} pixels, got {width}x{height}.")
+def _pixel_bytes(header: memoryview) -> int:
+    """Return how many bytes the pixels of a PNG unpack to."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _CHANNELS.get(colour, 0)
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     total = 0
-    for left, top, step_x, step_y in passes:
+    for left, top, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // step_x), -(-(height - top) // step_y)
         if columns > 0 and rows > 0:
             total += rows * (1 + (columns * bits + 7) // 8)  # each row begins with the number of its filter

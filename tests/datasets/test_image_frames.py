@@ -205,14 +205,33 @@ BAD_FILES = {
     ),
     "cut PNG": (encode(RGB)[:-40], r"the PNG is cut: a chunk ends at byte \d+, the file at \d+"),
     "PNG without end": (encode(RGB)[:-12], r"the PNG is cut: its end chunk is missing after \d+ bytes"),
-    "PNG without data": (png(header(14, 10)), "the PNG lacks 430 bytes of its pixels"),
+    "PNG without data": (png(header(14, 10)), "the image cannot be decoded"),
     "PNG with too few rows": (
         png(header(14, 10), chunk(b"IDAT", zlib.compress(bytes(43 * 5)))),
         r"the PNG lacks 215 bytes of its pixels",
     ),
     "huge promise": (
         png(header(60000, 60000), chunk(b"IDAT", b"")),
-        "an image must have at most 100000000 pixels, got 60000x60000",
+        r"an image must have at most 100000000 pixels \(Image size \(3600000000 pixels\)",
+    ),
+    "large promise": (
+        png(header(11000, 10000), chunk(b"IDAT", b"")),
+        "an image must have at most 100000000 pixels, got 11000x10000",
+    ),
+    "palette PNG with too few rows": (
+        png(
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 14, 10, 8, 3, 0, 0, 0)),
+            chunk(b"PLTE", bytes(range(200, 206))),
+            chunk(b"IDAT", zlib.compress(b"\0" + b"\1" * 14)),
+        ),
+        "the PNG lacks 135 bytes of its pixels",
+    ),
+    "interlaced PNG with too few rows": (
+        png(
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 0, 0, 0, 1)),
+            chunk(b"IDAT", zlib.compress(_ROWS[:-4])),
+        ),
+        "the PNG lacks 4 bytes of its pixels",
     ),
     "animated PNG": (
         encode(FRAMES[0], save_all=True, append_images=FRAMES[1:]),
@@ -231,6 +250,7 @@ BAD_FILES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("raw", "message"), BAD_FILES.values(), ids=BAD_FILES)
 def test_a_file_without_one_whole_picture_is_named_with_the_reason(put, raw, message):
     with pytest.raises(DataError, match=rf"frame\.png: .*({message})"):
@@ -252,6 +272,19 @@ def test_what_is_no_file_is_named(tmp_path):
 def test_names_in_any_script_are_read(tmp_path):
     (tmp_path / "śćieżka 图.png").write_bytes(encode(RGB))
     np.testing.assert_array_equal(read_image(str(tmp_path / "śćieżka 图.png")), RGB)
+
+
+def test_checking_a_png_decodes_nothing(put, monkeypatch):
+    path = put(encode(RGB))
+    monkeypatch.setattr(Image.Image, "load", None)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert check_image(path).width == 14
+
+
+def test_a_black_last_row_is_no_fault(put):
+    barred = RGB.copy()
+    barred[-3:] = 0
+    np.testing.assert_array_equal(read_image(put(encode(barred))), barred)
 
 
 @given(aspect=st.floats(0.4, 2.5), width=st.integers(8, 60), height=st.integers(8, 60))
