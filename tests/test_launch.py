@@ -133,3 +133,56 @@ def test_nothing_but_ranks_may_differ(pruned, tmp_path, damage, message):
     torch.save({"state_dict": damage(pruned[1].state_dict())}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match=message):
         load_weights(TinyRecognizer(), tmp_path / "bad.pth")
+
+
+FOLDED = """
+fold = 0
+train_dataloader = dict(dataset=dict(type="RepeatDataset", dataset=dict(type="A", fold=0)))
+val_dataloader = dict(dataset=dict(type="A", fold=0))
+test_dataloader = dict(dataset=dict(type="ConcatDataset", datasets=[dict(type="A", fold=0), dict(type="B")]))
+"""
+LOADERS = (
+    "train_dataloader.dataset.dataset.fold",
+    "val_dataloader.dataset.fold",
+    "test_dataloader.dataset.datasets.0.fold",
+)
+
+
+@pytest.fixture
+def folded(tmp_path):
+    path = tmp_path / "folded.py"
+    path.write_text(FOLDED)
+    return path
+
+
+def _folds(cfg):
+    train, val, test = (cfg[f"{split}_dataloader"].dataset for split in ("train", "val", "test"))
+    return train.dataset.fold, val.fold, test.datasets[0].fold
+
+
+def test_one_fold_reaches_every_data_set(folded):
+    cfg = load_config(folded, {"fold": 3})
+    assert (cfg.fold, *_folds(cfg)) == (3, 3, 3, 3)
+    assert "fold" not in cfg.test_dataloader.dataset.datasets[1]
+    assert _folds(load_config(folded)) == (0, 0, 0)
+
+
+def test_folds_given_for_each_loader_count_too(folded):
+    cfg = load_config(folded, dict.fromkeys(LOADERS[:2], 2) | {"test_dataloader.dataset.datasets": [{"fold": 2}]})
+    assert (cfg.fold, *_folds(cfg)) == (2, 2, 2, 2)
+
+
+def test_folds_that_differ_would_test_on_training_people_and_are_refused(folded):
+    with pytest.raises(
+        HOCPError, match="all data sets must read one fold, got train_dataloader 2, val_dataloader 0, test_dataloader 0"
+    ):
+        load_config(folded, {LOADERS[0]: 2})
+    with pytest.raises(HOCPError, match="give fold once, for all data sets, or for each of them, got both"):
+        load_config(folded, {LOADERS[0]: 2, "fold": 1})
+
+
+def test_a_fold_for_data_without_folds_is_refused(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("train_dataloader = dict(dataset=dict(type='A'))\n")
+    with pytest.raises(HOCPError, match="fold=1 needs a data set with folds, got none"):
+        load_config(path, {"fold": 1})

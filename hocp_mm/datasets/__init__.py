@@ -1,5 +1,6 @@
 """Data sets of affect over one record contract, exact decoding, face crops and splits."""
 
+from hocp_mm.datasets.afew_va import AFEWVADataset
 from hocp_mm.datasets.affect_dataset import AffectDataset
 from hocp_mm.datasets.faces import (
     crop_faces,
@@ -9,6 +10,8 @@ from hocp_mm.datasets.faces import (
     smooth_boxes,
     square_boxes,
 )
+from hocp_mm.datasets.folds import check_folds, make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.image_frames import check_image, read_image
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa import SEWADataset
 from hocp_mm.datasets.sewa_files import SEWAKey, find_sewa_keys, parse_sewa_key, read_affect_csv
@@ -16,10 +19,13 @@ from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_gro
 from hocp_mm.datasets.video import VideoInfo, iter_frames, probe_video, read_frames
 
 __all__ = [
+    "AFEWVADataset",
     "AffectDataset",
     "SEWADataset",
     "SEWAKey",
     "VideoInfo",
+    "check_folds",
+    "check_image",
     "check_no_leak",
     "crop_faces",
     "face_track",
@@ -27,14 +33,18 @@ __all__ = [
     "find_sewa_keys",
     "iter_frames",
     "landmark_boxes",
+    "make_folds",
     "parse_sewa_key",
     "probe_video",
     "read_affect_csv",
+    "read_fold",
     "read_frames",
+    "read_image",
     "read_landmarks_zip",
     "read_split_file",
     "smooth_boxes",
     "split_by_group",
     "square_boxes",
+    "write_fold_files",
     "write_split_files",
 ]

@@ -1,6 +1,7 @@
 """Scores of predicted valence and arousal."""
 
 from hocp_mm.evaluation.affect_metric import AffectMetric
+from hocp_mm.evaluation.fold_pooling import FoldScores, pool_folds, read_results
 from hocp_mm.evaluation.score_table import score_table
 
-__all__ = ["AffectMetric", "score_table"]
+__all__ = ["AffectMetric", "FoldScores", "pool_folds", "read_results", "score_table"]

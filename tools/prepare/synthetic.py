@@ -1,15 +1,22 @@
 """Write a synthetic set of talking faces in the layout of a real data set.
 
 python tools/prepare/synthetic.py sewa data/synthetic_sewa --subjects 24 4 8 --frames 150
+python tools/prepare/synthetic.py afew_va data/synthetic_afew_va --actors 20 --clips 2
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hocp_mm.cli import run
-from hocp_mm.datasets.synthetic import SyntheticSewaSpec, write_synthetic_sewa
+from hocp_mm.datasets.synthetic import (
+    SyntheticAfewVaSpec,
+    SyntheticSewaSpec,
+    write_synthetic_afew_va,
+    write_synthetic_sewa,
+)
 
 
 class ProgressLine:
@@ -40,41 +47,108 @@ class ProgressLine:
         print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+class Layout(NamedTuple):
+    """How the command writes one layout.
+
+    Attributes:
+        title: The real set.
+        default: Its numbers; their names are those of the options.
+        add_options: Adds the options that no other layout has.
+        read: Makes the numbers of the parsed options.
+        write: Writes a set.
+        clips: Counts the clips of a set.
+    """
+
+    title: str
+    default: Any
+    add_options: Callable[[argparse.ArgumentParser, Any], object]
+    read: Callable[[argparse.Namespace], Any]
+    write: Callable[..., bool]
+    clips: Callable[[Any], int]
+
+
+def add_sewa_options(parser: argparse.ArgumentParser, default: SyntheticSewaSpec) -> None:
+    """Add what only SEWA's layout has."""
+    parser.add_argument(
+        "--subjects", type=int, nargs=3, default=default.subjects, metavar=("TRAIN", "VAL", "TEST"), help="people"
+    )
+
+
+def add_afew_va_options(parser: argparse.ArgumentParser, default: SyntheticAfewVaSpec) -> None:
+    """Add what only AFEW-VA's layout has."""
+    parser.add_argument("--actors", type=int, default=default.actors, help="people")
+    parser.add_argument(
+        "--height", type=int, default=default.height, help="height of the frames; 576 as in the release"
+    )
+
+
+def write_sewa(root: str, spec: SyntheticSewaSpec, **options: Any) -> bool:
+    """Write a set in SEWA's layout."""
+    numbers = (spec.subjects, spec.clips_per_subject, spec.frames, spec.seed, spec.motion_share)
+    return write_synthetic_sewa(root, *numbers, **options)
+
+
+LAYOUTS = {
+    "sewa": Layout(
+        "SEWA DB v0.2",
+        SyntheticSewaSpec(),
+        add_sewa_options,
+        lambda args: SyntheticSewaSpec(tuple(args.subjects), args.clips, args.frames, args.seed, args.motion_share),
+        write_sewa,
+        lambda spec: sum(spec.subjects) * spec.clips_per_subject,
+    ),
+    "afew_va": Layout(
+        "AFEW-VA",
+        SyntheticAfewVaSpec(),
+        add_afew_va_options,
+        lambda args: SyntheticAfewVaSpec(
+            args.actors, args.clips, args.frames, args.height, args.seed, args.motion_share
+        ),
+        write_synthetic_afew_va,
+        lambda spec: len(spec.clips),
+    ),
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Any]:
     """Parse the command line.
 
     Args:
         argv: Arguments; ``None`` = those of the process.
 
     Returns:
-        The options, checked.
+        The options, and the numbers of the set, checked.
     """
-    default = SyntheticSewaSpec()
     parser = argparse.ArgumentParser(description="Write a synthetic set of talking faces in a real set's layout.")
     layouts = parser.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
-    sewa = layouts.add_parser(
-        "sewa", help="SEWA DB v0.2", formatter_class=argparse.ArgumentDefaultsHelpFormatter, description="SEWA DB v0.2"
-    )
-    sewa.add_argument("out", metavar="OUT", help="folder of the set; new or empty")
-    sewa.add_argument(
-        "--subjects", type=int, nargs=3, default=default.subjects, metavar=("TRAIN", "VAL", "TEST"), help="people"
-    )
-    sewa.add_argument("--clips", type=int, default=default.clips_per_subject, help="clips of each person")
-    sewa.add_argument("--frames", type=int, default=default.frames, help="frames of each clip, 25 a second")
-    sewa.add_argument("--seed", type=int, default=default.seed, help="seed of everything")
-    sewa.add_argument(
-        "--motion-share", type=float, default=default.motion_share, help="share of arousal that only motion shows"
-    )
-    sewa.add_argument("--workers", type=int, help="processes; one per CPU core if not given")
-    sewa.add_argument("--overwrite", action="store_true", help="replace a synthetic set made with other numbers")
+    parsers: dict[str, argparse.ArgumentParser] = {}
+    for name, layout in LAYOUTS.items():
+        parsers[name] = chosen = layouts.add_parser(
+            name,
+            help=layout.title,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=layout.title,
+        )
+        default = layout.default
+        clips = getattr(default, "clips_per_subject", None) or default.clips_per_actor
+        chosen.add_argument("out", metavar="OUT", help="folder of the set; new or empty")
+        layout.add_options(chosen, default)
+        chosen.add_argument("--clips", type=int, default=clips, help="clips of each person")
+        chosen.add_argument("--frames", type=int, default=default.frames, help="frames of each clip, 25 a second")
+        chosen.add_argument("--seed", type=int, default=default.seed, help="seed of everything")
+        chosen.add_argument(
+            "--motion-share", type=float, default=default.motion_share, help="share of arousal that only motion shows"
+        )
+        chosen.add_argument("--workers", type=int, help="processes; one per CPU core if not given")
+        chosen.add_argument("--overwrite", action="store_true", help="replace a synthetic set made with other numbers")
     args = parser.parse_args(argv)
     if args.workers is not None and args.workers < 1:
-        sewa.error(f"argument --workers: must be at least 1, got {args.workers}")
+        parsers[args.layout].error(f"argument --workers: must be at least 1, got {args.workers}")
     try:
-        SyntheticSewaSpec(tuple(args.subjects), args.clips, args.frames, args.seed, args.motion_share)
+        spec = LAYOUTS[args.layout].read(args)
     except ValueError as error:
-        sewa.error(str(error))
-    return args
+        parsers[args.layout].error(str(error))
+    return args, spec
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,21 +157,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: Arguments; ``None`` = those of the process.
     """
-    args = parse_args(argv)
-    written = write_synthetic_sewa(
-        args.out,
-        subjects=args.subjects,
-        clips_per_subject=args.clips,
-        frames=args.frames,
-        seed=args.seed,
-        motion_share=args.motion_share,
-        workers=args.workers,
-        progress=ProgressLine(),
-        overwrite=args.overwrite,
-    )
-    clips = sum(args.subjects) * args.clips
+    args, spec = parse_args(argv)
+    layout = LAYOUTS[args.layout]
+    written = layout.write(args.out, spec, workers=args.workers, progress=ProgressLine(), overwrite=args.overwrite)
     state = "written" if written else "already there with these numbers, nothing done"
-    print(f"{args.out}: {clips} clips of {args.frames} frames, {state}.")
+    print(f"{args.out}: {layout.clips(spec)} clips of {args.frames} frames, {state}.")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,16 @@ def test_command_writes_once_and_then_says_so(command, tmp_path, capsys):
     assert "nothing done" in capsys.readouterr().out
 
 
+def test_command_writes_the_layout_of_afew_va(command, tmp_path, capsys):
+    line = ["afew_va", str(tmp_path / "set"), "--actors", "5", "--clips", "1", "--frames", "2", "--height", "48"]
+    command.main([*line, "--workers", "1"])
+    assert "5 clips of 2 frames, written" in capsys.readouterr().out
+    assert (tmp_path / "set" / "folds" / "fold_4" / "test.txt").is_file()
+    with pytest.raises(SystemExit):
+        command.main(["afew_va", str(tmp_path / "other"), "--actors", "4"])
+    assert "actors must be at least 5, got 4" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [("--frames 0", "frames must be at least 2"), ("--workers 0", "at least 1"), ("--motion-share 2", "motion_share")],

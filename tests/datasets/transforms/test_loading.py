@@ -1,16 +1,20 @@
 """Face clips: the same pixels with and without cache, in a bounded memory."""
 
+import os
 import pickle
+import tracemalloc
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from hocp_mm.datasets import SEWADataset
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.datasets.transforms.loading import ClipCache
 from hocp_mm.errors import DataError
-from tests.sewa_files import SQUARE, write_numbered_avi
+from tests.afew_va_files import SQUEEZED, squeezed_number
+from tests.sewa_files import SQUARE, draw_number, read_number, write_numbered_avi
 
 COUNT = 30
 
@@ -124,3 +128,105 @@ BAD_SETTINGS = [{"size": 0}, {"size": 8, "margin": 0}, {"size": 8, "smooth": 0},
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValueError, match="LoadFaceClip: size and smooth must be 1 or more"):
         LoadFaceClip(**settings)
+
+
+# Frames that are image files.
+
+NUMBERS = range(40, 52)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A record of 12 squeezed frames, of which 0, 5, 6 and 11 have no file; the box wanders."""
+    files = []
+    for frame, number in enumerate(NUMBERS):
+        file = tmp_path / f"{frame:05d}.png"
+        if frame not in (0, 5, 6, 11):
+            Image.fromarray(squeezed_number(number)).save(file)
+        files.append(str(file) if frame not in (0, 5, 6, 11) else "")
+    boxes = np.array(SQUEEZED, np.float32) + np.sin(np.arange(12) / 3)[:, None] * np.float32([3, 2, 3, 2])
+    boxes[4] = np.nan
+    return {
+        "filename": str(tmp_path),
+        "frame_files": files,
+        "pixel_aspect": 4 / 3,
+        "num_frames": 12,
+        "boxes": boxes.astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("whole_frame", [False, True])
+def test_pixels_of_image_files_are_the_same_with_and_without_cache(images, whole_frame):
+    record = {**images, "boxes": None} if whole_frame else images
+    plain, cached = LoadFaceClip(40), LoadFaceClip(40, cache_mb=8)
+    for indices in ([2, 3, 4], [11, 0, 0, 7], [9, 10, -1], [5]):
+        expected = _load(plain, record, indices)
+        assert expected.shape == (len(indices), 40, 40, 3)
+        np.testing.assert_array_equal(_load(cached, record, indices), expected)
+    assert cached.cache.num_bytes == 12 * 40 * 40 * 3
+
+
+@pytest.mark.parametrize("cache_mb", [0, 8])
+def test_each_frame_shows_its_own_file_and_a_frame_without_one_the_last_before_it(images, cache_mb):
+    imgs = _load(LoadFaceClip(48, margin=1.0, smooth=1, cache_mb=cache_mb), images, range(12))
+    shown = [1, 1, 2, 3, 4, 4, 4, 7, 8, 9, 10, 10]
+    assert [read_number(img) for img in imgs] == [NUMBERS[index] for index in shown]
+    np.testing.assert_array_equal(imgs[6], imgs[4])  # with the crop of the frame that is shown
+
+
+@pytest.mark.parametrize("aspect", [4 / 3, 0.75, 1.0])
+def test_the_crop_is_the_same_whatever_the_shape_of_the_pixels(tmp_path, aspect):
+    """The same scene, stored with squeezed, stretched and square pixels, gives one crop."""
+    scene = draw_number(0b101101)
+    width, height = (round(320 / aspect), 240) if aspect > 1 else (320, round(240 * aspect))
+    Image.fromarray(cv2.resize(scene, (width, height), interpolation=cv2.INTER_AREA)).save(tmp_path / "0.png")
+    scale = np.array([width / 320, height / 240] * 2, np.float32)
+    record = {"filename": "", "frame_files": [str(tmp_path / "0.png")], "num_frames": 1, "pixel_aspect": aspect}
+    face = np.float32([[100, 60, 220, 180]])
+    crop = _load(LoadFaceClip(120, margin=1.0), {**record, "boxes": face * scale}, [0])[0]
+    np.testing.assert_allclose(crop[8:-8, 8:-8].mean(), scene[68:172, 108:212].mean(), atol=1)
+    assert np.abs(crop.astype(int) - scene[60:180, 100:220]).mean() < 6  # squeezing blurs the edges of the blocks
+    whole = _load(LoadFaceClip(320), {**record, "boxes": None}, [0])[0]
+    assert np.abs(whole[40:280].astype(int) - scene).mean() < 6
+
+
+def test_an_aspect_of_a_video_counts_too(record):
+    square = {**record, "boxes": None}
+    wide = _load(LoadFaceClip(320), {**square, "pixel_aspect": 0.75}, [29])[0]  # 320x240 shown as 320x320
+    assert np.abs(cv2.resize(wide, (320, 240)).astype(int) - draw_number(29)).mean() < 2
+    assert np.abs(wide.astype(int) - _load(LoadFaceClip(320), square, [29])[0]).mean() > 4
+
+
+@pytest.mark.parametrize("cache_mb", [0, 8])
+def test_a_damaged_image_file_is_named_and_gives_no_picture(images, cache_mb):
+    file = images["frame_files"][3]
+    os.truncate(file, 200)
+    with pytest.raises(DataError, match=r"00003\.png: the PNG is cut"):
+        _load(LoadFaceClip(40, cache_mb=cache_mb), images, [2, 3])
+
+
+def test_two_records_of_one_folder_do_not_share_the_cache(images):
+    load = LoadFaceClip(48, margin=1.0, smooth=1, cache_mb=8)
+    fewer = {**images, "frame_files": [*images["frame_files"][:2], "", *images["frame_files"][3:]]}
+    assert read_number(_load(load, images, [2])[0]) == NUMBERS[2]
+    assert read_number(_load(load, fewer, [2])[0]) == NUMBERS[1]
+    flat = {**images, "pixel_aspect": 1.0, "boxes": None}
+    assert not np.array_equal(_load(load, flat, [2]), _load(load, {**images, "boxes": None}, [2]))
+
+
+def test_one_full_size_image_is_held_at_a_time(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    record = {"filename": "", "frame_files": [str(tmp_path / "a.png")] * 40, "num_frames": 40, "boxes": None}
+    load = LoadFaceClip(16)
+    _load(load, record, [0])
+    tracemalloc.start()
+    _load(load, {**record, "frame_inds": None}, range(40))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * noise.nbytes  # file, checks, decoder and picture; 40 pictures would be 24 MB
+
+
+def test_one_file_per_frame_is_demanded(images):
+    with pytest.raises(ValueError, match="frame_files must name one file per frame, got 12 for 13"):
+        _load(LoadFaceClip(40), {**images, "num_frames": 13}, [0])

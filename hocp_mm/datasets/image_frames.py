@@ -1,0 +1,249 @@
+"""Frames that are image files: exact pixels, or one error that names the file.
+
+The usual decoders give a picture for half a file: OpenCV fills the rest of a cut JPEG with grey, Pillow checks no
+checksum of a PNG's end and turns 16-bit grey into white. Here the whole file is checked first (`check_image`: every
+chunk of a PNG against its checksum, a JPEG up to its end marker), then decoded by Pillow with these rules:
+
+    grey        repeated in R, G and B
+    palette     replaced by its colours
+    alpha       laid over black, transparent colours of a palette or a grey value too
+    16 bits     the high byte of each value, so that 8-bit pictures stored as v * 257 or v * 256 come back as v
+    EXIF        turned upright, as viewers and OpenCV do; width, height, boxes and landmarks are those of the
+                upright picture
+    several     the first picture of a JPEG with a second one behind it (MPO); an animation is refused
+    colour      values as stored; ICC profiles and gamma are not applied
+
+A JPEG has no checksum: damage in the middle of its data that leaves the markers whole cannot be seen by any reader.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from hocp_mm.datasets.image_structure import check_png_pixels, check_structure
+from hocp_mm.errors import DataError, MissingDataError
+
+# Named one by one: Pillow would hand other content to external programs (EPS) or read it from other files.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_MAX_PIXELS = 100_000_000  # a header that promises more is damage, or an attack on the memory
+_ORIENTATION = 0x0112
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Size of an image in pixels, turned upright."""
+
+    width: int
+    height: int
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read one image file by the rules of this module.
+
+    Args:
+        path: PNG, JPEG, BMP, TIFF or WebP.
+
+    Returns:
+        RGB, uint8 ``[H, W, 3]``.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file is damaged, cut, empty, no image, or of a kind without a rule.
+    """
+    raw = _read_whole(path)
+    check_structure(path, raw)
+    picture = _open(path, raw)
+    try:
+        picture.load()
+        upright = _upright(picture)
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        raise DataError(f"{path}: the image cannot be decoded ({error}).") from error
+    if picture.format == "PNG" and _may_lack_rows(picture):
+        check_png_pixels(path, raw)
+    return _to_rgb(path, upright)
+
+
+def check_image(path: str | Path) -> ImageInfo:
+    """Check a file from its first byte to its last without decoding the pixels of PNG and JPEG.
+
+    Takes a small part of the time of reading it; formats other than PNG and JPEG are decoded.
+
+    Args:
+        path: Image file.
+
+    Returns:
+        Size of the upright picture.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: As `read_image`.
+    """
+    raw = _read_whole(path)
+    if not check_structure(path, raw):
+        height, width = read_image(path).shape[:2]
+        return ImageInfo(width, height)
+    picture = _open(path, raw)
+    width, height = picture.size
+    # Pillow decodes a whole PNG to look for a rotation; most have none of the chunks that may hold one.
+    may_be_turned = picture.format != "PNG" or any(mark in raw for mark in (b"eXIf", b"Raw profile", b"adobe.xmp"))
+    turned = may_be_turned and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # by a quarter
+    return ImageInfo(height, width) if turned else ImageInfo(width, height)
+
+
+def square_pixels(frame: NDArray[np.uint8], pixel_aspect: float) -> NDArray[np.uint8]:
+    """Stretch a frame so that its pixels become square; never shrinks.
+
+    Exact for positions: what lies at (x, y), pixel *i* covering [i, i + 1), comes to lie at
+    ``(x, y) * square_scale(pixel_aspect)``. A width that is not whole then is rounded up, the edge repeating.
+
+    Args:
+        frame: ``[H, W, 3]``.
+        pixel_aspect: Width of a pixel over its height; 4/3 for 720x576 frames of a wide DVD.
+
+    Returns:
+        The frame itself for 1, else a wider one (above 1) or a higher one (below 1).
+    """
+    scale_x, scale_y = square_scale(pixel_aspect)
+    if (scale_x, scale_y) == (1.0, 1.0):
+        return frame
+    height, width = frame.shape[:2]
+    size = (int(np.ceil(width * scale_x - 1e-6)), int(np.ceil(height * scale_y - 1e-6)))
+    # Pixel centres: output u + 0.5 looks at (u + 0.5) / scale.
+    to_source = np.array([[1 / scale_x, 0, (1 / scale_x - 1) / 2], [0, 1 / scale_y, (1 / scale_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(frame, to_source, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def square_scale(pixel_aspect: float) -> tuple[float, float]:
+    """Return the factors on x and y that make pixels square; one of them is 1.
+
+    Raises:
+        ValueError: If the aspect is not positive and finite.
+
+    Example:
+        >>> square_scale(2.0), square_scale(0.5)
+        ((2.0, 1.0), (1.0, 2.0))
+    """
+    if not (np.isfinite(pixel_aspect) and pixel_aspect > 0):
+        raise ValueError(f"square_scale: pixel_aspect must be positive, got {pixel_aspect!r}.")
+    return max(float(pixel_aspect), 1.0), max(1 / float(pixel_aspect), 1.0)
+
+
+def held_frames(frame_files: Sequence[str]) -> NDArray[np.int64]:
+    """Return for each frame the number of the frame to show: itself, or where it has no file the last one with one.
+
+    Before the first frame with a file that one is shown.
+
+    Args:
+        frame_files: A path per frame, empty where there is none.
+
+    Returns:
+        Frame numbers with a file, int64 ``[F]``.
+
+    Raises:
+        ValueError: If no frame has a file.
+
+    Example:
+        >>> held_frames(["", "b.png", "", "d.png"]).tolist()
+        [1, 1, 1, 3]
+    """
+    usable = np.flatnonzero([bool(file) for file in frame_files])
+    if len(usable) == 0:
+        raise ValueError(f"held_frames: at least one frame must have a file, got none of {len(frame_files)}.")
+    place = np.searchsorted(usable, np.arange(len(frame_files)), side="right") - 1
+    return usable[np.maximum(place, 0)].astype(np.int64)
+
+
+def iter_images(
+    frame_files: Sequence[str], indices: Sequence[int] | NDArray[np.integer]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames of one clip, one in memory at a time.
+
+    Args:
+        frame_files: A path per frame.
+        indices: Frame numbers, each with a file.
+
+    Yields:
+        RGB, uint8 ``[H, W, 3]``, all of one size.
+
+    Raises:
+        DataError: If a file cannot be read, or has another size than the first one.
+    """
+    first: tuple[str, tuple[int, ...]] | None = None
+    for index in indices:
+        file = frame_files[index]
+        frame = read_image(file)
+        first = first or (file, frame.shape)
+        if frame.shape != first[1]:
+            raise DataError(
+                f"{file}: all frames of a clip must have one size, got {frame.shape[1]}x{frame.shape[0]} after "
+                f"{first[1][1]}x{first[1][0]} ({first[0]})."
+            )
+        yield frame
+
+
+def _read_whole(path: str | Path) -> bytes:
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{path}: no such image file.") from error
+    except OSError as error:  # a folder, no permission, a loop of links, a failing disk
+        raise DataError(f"{path}: the image file cannot be read ({error.strerror or error}).") from error
+    if not raw:
+        raise DataError(f"{path}: an image file must hold a picture, got 0 bytes.")
+    return raw
+
+
+def _open(path: str | Path, raw: bytes) -> Image.Image:
+    """Read the header and refuse what has no rule."""
+    try:
+        picture = Image.open(io.BytesIO(raw), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: an image must have at most {_MAX_PIXELS} pixels ({error}).") from error
+    except Exception as error:  # Pillow's readers of headers raise almost anything on damaged ones
+        raise DataError(
+            f"{path}: not a readable image ({', '.join(_FORMATS)} are), it begins with {raw[:8]!r}."
+        ) from error
+    width, height = picture.size
+    if width * height > _MAX_PIXELS:
+        raise DataError(f"{path}: an image must have at most {_MAX_PIXELS} pixels, got {width}x{height}.")
+    pictures = getattr(picture, "n_frames", 1)
+    if pictures > 1 and picture.format != "MPO":
+        raise DataError(f"{path}: a frame must be one picture, got {picture.format} with {pictures}.")
+    return picture
+
+
+def _may_lack_rows(picture: Image.Image) -> bool:
+    """Tell whether the last row is all zeros, as Pillow leaves the rows that a PNG does not have."""
+    width, height = picture.size
+    return "interlace" in picture.info or not np.asarray(picture.crop((0, height - 1, width, height))).any()
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    if picture.getexif().get(_ORIENTATION, 1) == 1:
+        return picture
+    return ImageOps.exif_transpose(picture)
+
+
+def _to_rgb(path: str | Path, picture: Image.Image) -> NDArray[np.uint8]:
+    mode = picture.mode
+    if mode in _SIXTEEN_BITS or (mode == "I" and picture.format == "PNG"):
+        if "transparency" in picture.info:
+            raise DataError(f"{path}: a 16-bit image must not have a transparent colour, got one; store alpha instead.")
+        values = np.asarray(picture)  # Pillow's own way to 8 bits makes everything above 255 white
+        grey = (values >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if mode not in ("1", "L", "P", "RGB", "LA", "La", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        raise DataError(f"{path}: an image must have grey, palette or RGB values of 8 or 16 bits, got mode {mode!r}.")
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        layers = np.asarray(picture.convert("RGBA"))
+        alpha = layers[..., 3:].astype(np.uint16)
+        return ((layers[..., :3] * alpha + 127) // 255).astype(np.uint8)
+    return np.array(picture if mode == "RGB" else picture.convert("RGB"), dtype=np.uint8)

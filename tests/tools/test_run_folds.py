@@ -1,0 +1,213 @@
+"""The command that runs all folds: it goes on where it stopped, and pools what the tests wrote."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hocp_mm.datasets.folds import make_folds, read_fold, write_fold_files
+from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.evaluation.affect_metric import score
+from hocp_mm.structures import AffectTimeline
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+fold = 0
+train_dataloader = dict(dataset=dict(type="A", data_root={root!r}, fold=0))
+val_dataloader = dict(dataset=dict(type="A", data_root={root!r}, fold=0))
+test_dataloader = dict(dataset=dict(type="A", data_root={root!r}, fold=0))
+default_hooks = dict(checkpoint=dict(save_best="affect/ccc_mean"))
+"""
+CLIPS = [f"{number:03d}" for number in range(1, 13)]
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("run_folds", ROOT / "tools/run_folds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tmp_path):
+    root = tmp_path / "data"
+    write_fold_files(root, make_folds(CLIPS, CLIPS, 3), seed=0, grouped_by="actor")
+    path = tmp_path / "recipe.py"
+    path.write_text(CONFIG.format(root=str(root)))
+    return path
+
+
+class FakeTools:
+    """Stands in for ``train.py`` and ``test.py``: writes what they write, and notes how it was called."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.calls: list[list[str]] = []
+        self.fail_at: int | None = None
+        self.predictions = None
+
+    def __call__(self, fold: int, tool: str, words: list[str]) -> None:
+        self.calls.append([tool, *words])
+        if self.fail_at == len(self.calls):
+            raise HOCPError(f"fold {fold}: {tool} must succeed, got exit code 9.")
+        if tool == "train.py":
+            folder = Path(words[words.index("--work-dir") + 1])
+            for epoch in (9, 10):
+                (folder / f"best_affect_ccc_mean_epoch_{epoch}.pth").write_text("")
+            return
+        folder = Path(words[words.index("--out-dir") + 1])
+        timelines = []
+        for clip in self.predictions or read_fold(self.root, fold)["test"]:
+            rng = np.random.default_rng(int(clip))
+            target = rng.uniform(-1, 1, (6, 2))
+            timelines.append(AffectTimeline(clip, 25.0, np.arange(6), target / 2, target))
+            timelines[-1].to_csv(folder / f"{clip}.csv")
+        scores = {f"affect/{key}": value for key, value in score(timelines).items()}
+        (folder / "metrics.json").write_text(json.dumps(scores))
+
+    @property
+    def done(self):
+        """Which tool ran for which fold."""
+        return [f"{words[0][:-3]} {words[words.index('--cfg-options') + 1][5:]}" for words in self.calls]
+
+
+@pytest.fixture
+def fake(tool, config, monkeypatch):
+    fake = FakeTools(config.parent / "data")
+    monkeypatch.setattr(tool, "call", fake)
+    return fake
+
+
+def run(tool, config, *options):
+    tool.main([str(config), "--work-dir", str(config.parent / "work"), *options])
+    return json.loads((config.parent / "work/folds.json").read_text())
+
+
+def test_every_fold_is_trained_tested_and_pooled(tool, config, fake, capsys):
+    scores = run(tool, config, "--cfg-options", "model.rank=4")
+    assert fake.done == ["train 0", "test 0", "train 1", "test 1", "train 2", "test 2"]
+    assert (scores["videos"], scores["frames"]) == (12, 72)
+    # Half of the truth: rmse is half the root mean square, and equal signs.
+    truth = np.concatenate([np.random.default_rng(int(clip)).uniform(-1, 1, (6, 2)) for clip in CLIPS])
+    assert scores["pooled"]["rmse_valence"] == pytest.approx(np.sqrt((truth[:, 0] ** 2).mean()) / 2, abs=1e-5)
+    assert scores["pooled"]["sagr_mean"] == 1
+    values = [scores["folds"][str(fold)]["ccc_mean"] for fold in range(3)]
+    assert scores["mean"]["ccc_mean"] == pytest.approx(np.mean(values))
+    printed = capsys.readouterr().out
+    assert "mean over 3 folds (standard deviation of CCC: valence " in printed
+    assert "pooled: 72 valid frames of 12 clips of 3 folds" in printed
+    train = fake.calls[2]
+    assert train[train.index("--cfg-options") :] == ["--cfg-options", "fold=1", "model.rank=4"]
+    assert "--resume" in train
+
+
+def test_the_newest_best_checkpoint_is_tested(tool, config, fake):
+    run(tool, config)
+    assert fake.calls[1][2].endswith("work/fold_0/best_affect_ccc_mean_epoch_10.pth")
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(tool, config, fake):
+    fake.fail_at = 4  # the test of fold 1
+    with pytest.raises(HOCPError, match=r"fold 1: test\.py must succeed"):
+        run(tool, config)
+    fake.calls.clear()
+    fake.fail_at = None
+    run(tool, config)
+    assert fake.done == ["test 1", "train 2", "test 2"]
+    fake.calls.clear()
+    assert run(tool, config)["videos"] == 12
+    assert fake.done == []
+
+
+def test_some_folds_may_be_run_alone_and_the_rest_later(tool, config, fake):
+    assert run(tool, config, "--folds", "2")["videos"] == 4
+    assert fake.done == ["train 2", "test 2"]
+    run(tool, config)
+    assert fake.done[2:] == ["train 0", "test 0", "train 1", "test 1"]
+
+
+def test_results_of_another_config_fold_or_source_are_not_mixed_in(tool, config, fake):
+    run(tool, config)
+    with pytest.raises(
+        HOCPError, match=r"fold_0: holds a run with another config; name another --work-dir, or delete it"
+    ):
+        run(tool, config, "--cfg-options", "model.rank=4")
+    with pytest.raises(HOCPError, match="another static_checkpoint"):
+        run(tool, config, "--static-checkpoint", "x.pth")
+    write_fold_files(config.parent / "data", make_folds(CLIPS, CLIPS, 3, seed=1), seed=1, grouped_by="actor")
+    with pytest.raises(HOCPError, match="another fold; name"):
+        run(tool, config)
+
+
+def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
+    run(tool, config, "--static-checkpoint", "static/fold_{fold}.pth")
+    sources = [words[words.index("--static-checkpoint") + 1] for words in fake.calls if words[0] == "train.py"]
+    assert sources == [f"static/fold_{fold}.pth" for fold in range(3)]
+
+
+def test_predictions_of_other_clips_are_refused(tool, config, fake):
+    fake.predictions = CLIPS[:5]
+    with pytest.raises(DataError, match=r"results: must hold the 4 test clips of fold 0, got \d missing and \d others"):
+        run(tool, config)
+
+
+def test_left_out_clips_are_named_where_skipping_is_allowed(tool, config, fake, capsys):
+    config.write_text(config.read_text().replace("fold=0)", "fold=0, on_fault='skip')"))
+    tested = read_fold(config.parent / "data", 0)["test"]
+    fake.predictions = tested[:-1]
+    run(tool, config, "--folds", "0")
+    assert f"fold 0: 1 faulty clip was left out: {tested[-1]}" in capsys.readouterr().out
+
+
+def test_training_without_a_best_checkpoint_is_an_error(tool, config, fake, monkeypatch):
+    monkeypatch.setattr(tool, "call", lambda *args: None)
+    with pytest.raises(HOCPError, match="fold_0: training must leave a best checkpoint, got none"):
+        run(tool, config)
+
+
+def test_wrong_options_are_refused_before_anything_is_run(tool, config, fake):
+    with pytest.raises(HOCPError, match="holds folds 0 to 2, got 3"):
+        run(tool, config, "--folds", "0", "3")
+    with pytest.raises(HOCPError, match="fold is set for each run, choose with --folds"):
+        run(tool, config, "--cfg-options", "fold=1")
+    with pytest.raises(HOCPError, match="must be KEY=VALUE, got 'rank'"):
+        run(tool, config, "--cfg-options", "rank")
+    (config.parent / "work/fold_0").mkdir(parents=True)
+    (config.parent / "work/fold_0/mine.txt").write_text("x")
+    with pytest.raises(HOCPError, match="fold_0: must be new, empty, or of an earlier call"):
+        run(tool, config)
+    assert fake.calls == []
+
+
+def test_a_tool_that_fails_is_named_with_its_exit_code(tool, tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(tool, "TOOLS", tmp_path)
+    with pytest.raises(
+        HOCPError, match=r"fold 2: train\.py must succeed, got exit code 3\. The same command again goes on"
+    ):
+        tool.call(2, "train.py", [])
+
+
+@pytest.mark.slow
+def test_the_demo_recipe_runs_all_folds_on_the_synthetic_twin(tmp_path, monkeypatch):
+    """Real tools in real processes: one epoch, five folds."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    data = tmp_path / "twin"
+    options = ["--actors", "10", "--clips", "1", "--frames", "20", "--height", "96", "--workers", "1"]
+    make = [sys.executable, str(ROOT / "tools/prepare/synthetic.py"), "afew_va", str(data), *options]
+    subprocess.run(make, check=True, cwd=tmp_path)
+    given = [f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")]
+    given += ["train_cfg.max_epochs=1", "param_scheduler.1.T_max=1", "param_scheduler.1.end=1"]
+    given += ["train_dataloader.dataset.clips_per_video=2"]
+    command = [sys.executable, str(ROOT / "tools/run_folds.py"), str(ROOT / "configs/hocp_afew_va_demo.py")]
+    subprocess.run([*command, "--work-dir", str(tmp_path / "work"), "--cfg-options", *given], check=True, cwd=tmp_path)
+    scores = json.loads((tmp_path / "work/folds.json").read_text())
+    assert (scores["videos"], scores["frames"]) == (10, 200)
+    assert all(np.isfinite(list(scores["pooled"].values())))

@@ -1,0 +1,255 @@
+"""Cross-validation in one command: ``python tools/run_folds.py configs/hocp_afew_va.py``.
+
+Trains and tests every fold with ``tools/train.py`` and ``tools/test.py`` and prints the mean over the folds and the
+scores of all their frames pooled (``folds.json`` has both). Called again it goes on where it stopped: tested folds are
+kept, a training is resumed from its last checkpoint.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocp_mm.cli import run
+from hocp_mm.errors import DataError, HOCPError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from hocp_mm.evaluation import FoldScores
+    from hocp_mm.structures import AffectTimeline
+
+TOOLS = Path(__file__).resolve().parent
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("config", help="config file of a data set with folds")
+    parser.add_argument("--work-dir", type=Path, help="folder of everything; work_dirs/<name of the config>_folds")
+    parser.add_argument("--folds", type=int, nargs="+", metavar="K", help="these only; all by default")
+    parser.add_argument(
+        "--static-checkpoint",
+        metavar="FILE",
+        help="source of the TransductionHook; {fold} in it becomes the fold's number, as nobody in the fold's test "
+        "part may have been seen in it",
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="handed to trainings and tests"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the folds that are not done, then pool all of them."""
+    args = parse_args(argv)
+    from hocp_mm.evaluation import pool_folds
+
+    work_dir: Path = args.work_dir or Path("work_dirs") / f"{Path(args.config).stem}_folds"
+    numbers = choose_folds(load(args, 0), args.folds)
+    configs = {fold: load(args, fold) for fold in numbers}
+    for fold, cfg in configs.items():  # all of them before the first: a wrong folder is known at once
+        check_stamp(work_dir / f"fold_{fold}", args, cfg, fold)
+    for place, fold in enumerate(numbers, start=1):
+        folder = work_dir / f"fold_{fold}"
+        print(f"\n[{place}/{len(numbers)}] fold {fold} in {folder}", flush=True)
+        train_and_test(folder, args, configs[fold], fold)
+    scores = pool_folds({fold: collect(work_dir / f"fold_{fold}", cfg, fold) for fold, cfg in configs.items()})
+    path = work_dir / "folds.json"
+    path.write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
+    print(f"\n{report(scores)}\n\nwritten to {path}", flush=True)
+
+
+def load(args: argparse.Namespace, fold: int) -> "Config":
+    """Return the config as ``tools/train.py`` will see it.
+
+    Raises:
+        HOCPError: If an option is no assignment or chooses a fold.
+    """
+    from mmengine.config import DictAction
+
+    from hocp_mm import launch
+
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    wrong = [option for option in args.cfg_options if "=" not in option]
+    if wrong:
+        raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {wrong[0]!r}.")
+    options = parser.parse_args(["--cfg-options", *args.cfg_options]).cfg_options if args.cfg_options else {}
+    if any(key == "fold" or key.endswith("dataset.fold") for key in options):
+        raise HOCPError("--cfg-options: fold is set for each run, choose with --folds.")
+    return launch.load_config(args.config, {**options, "fold": fold})
+
+
+def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
+    """Return the numbers of the folds to run.
+
+    Raises:
+        HOCPError: If there are no folds, or not the wanted ones.
+    """
+    from hocp_mm.datasets.folds import count_folds
+
+    root = cfg.test_dataloader.dataset.data_root
+    count = count_folds(root)
+    if count == 0:
+        raise HOCPError(f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py {root} writes them.")
+    chosen = sorted(set(range(count) if wanted is None else wanted))
+    if unknown := [fold for fold in chosen if not 0 <= fold < count]:
+        raise HOCPError(f"--folds: {Path(root) / 'folds'} holds folds 0 to {count - 1}, got {unknown[0]}.")
+    return chosen
+
+
+def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int) -> None:
+    """Note what a fold is run with, or refuse to go on with a run of something else.
+
+    Raises:
+        HOCPError: If the folder holds another run.
+    """
+    from hocp_mm.datasets.folds import read_fold
+
+    parts = json.dumps(read_fold(cfg.test_dataloader.dataset.data_root, fold))
+    stamp = {
+        "config": hashlib.sha256(cfg.pretty_text.encode()).hexdigest(),
+        "fold": hashlib.sha256(parts.encode()).hexdigest(),
+        "static_checkpoint": static_checkpoint(args, fold),
+    }
+    file = folder / "run.json"
+    if file.is_file():
+        try:
+            known = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise HOCPError(f"{file}: not readable as JSON ({error}); delete {folder} to start again.") from error
+        differing = [key for key in stamp if known.get(key) != stamp[key]]
+        if differing:
+            raise HOCPError(
+                f"{folder}: holds a run with another {' and '.join(differing)}; name another --work-dir, or delete it."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(file, json.dumps(stamp, indent=2) + "\n")
+
+
+def static_checkpoint(args: argparse.Namespace, fold: int) -> str | None:
+    """Return the source of one fold."""
+    return None if args.static_checkpoint is None else args.static_checkpoint.replace("{fold}", str(fold))
+
+
+def train_and_test(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int) -> None:
+    """Do what is left to do for one fold."""
+    results, trained = folder / "results", folder / "trained.json"
+    options = ["--cfg-options", f"fold={fold}", *args.cfg_options]
+    if (results / "metrics.json").is_file():
+        print("already tested", flush=True)
+        return
+    if not trained.is_file():
+        source = static_checkpoint(args, fold)
+        given = ["--static-checkpoint", source] if source else []
+        call(fold, "train.py", [args.config, "--work-dir", str(folder), "--resume", *given, *options])
+        replace_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n")
+    checkpoint = folder / json.loads(trained.read_bytes())["checkpoint"]
+    # Under another name until it is complete.
+    draft = folder / "results.part"
+    shutil.rmtree(draft, ignore_errors=True)
+    call(
+        fold,
+        "test.py",
+        [args.config, str(checkpoint), "--work-dir", str(folder / "test"), "--out-dir", str(draft), *options],
+    )
+    shutil.rmtree(results, ignore_errors=True)
+    draft.rename(results)
+
+
+def call(fold: int, tool: str, words: list[str]) -> None:
+    """Run one tool of this folder and let it speak.
+
+    Raises:
+        HOCPError: If it fails.
+    """
+    print(f"$ {shlex.join(['python', f'tools/{tool}', *words])}", flush=True)
+    code = subprocess.run([sys.executable, str(TOOLS / tool), *words], check=False).returncode
+    if code != 0:
+        raise HOCPError(
+            f"fold {fold}: {tool} must succeed, got exit code {code}. The same command again goes on from here."
+        )
+
+
+def best_checkpoint(folder: Path, cfg: "Config") -> Path:
+    """Return the checkpoint that did best on the fold's validation part, or the last one where there is no best.
+
+    Raises:
+        HOCPError: If training left none.
+    """
+    by_score = cfg.get("default_hooks", {}).get("checkpoint", {}).get("save_best") is not None
+    found = sorted(folder.glob("best_*.pth" if by_score else "epoch_*.pth"), key=lambda file: file.stat().st_mtime_ns)
+    if not found:
+        raise HOCPError(f"{folder}: training must leave a {'best' if by_score else 'last'} checkpoint, got none.")
+    return found[-1]  # the newest: by name, epoch 9 would come after epoch 10
+
+
+def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
+    """Read the predictions of a fold, and make sure that they are those of its test part.
+
+    Returns:
+        One timeline per clip.
+
+    Raises:
+        DataError: If a clip is missing or foreign.
+    """
+    from hocp_mm.datasets.folds import read_fold
+    from hocp_mm.evaluation import read_results
+
+    dataset = cfg.test_dataloader.dataset
+    timelines = read_results(folder / "results")
+    expected, got = set(read_fold(dataset.data_root, fold)["test"]), {timeline.video for timeline in timelines}
+    missing, foreign = sorted(expected - got), sorted(got - expected)
+    if foreign or (missing and dataset.get("on_fault", "error") == "error"):
+        raise DataError(
+            f"{folder / 'results'}: must hold the {len(expected)} test clips of fold {fold}, got {len(missing)} "
+            f"missing and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete it to test again."
+        )
+    if missing:
+        were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
+        print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
+    return timelines
+
+
+def report(scores: "FoldScores") -> str:
+    """Lay out the CCC of each fold and both summaries."""
+    from hocp_mm.evaluation import score_table
+
+    def table(title: str, values: dict[str, Any]) -> str:
+        return f"{title}\n{score_table({f'affect/{key}': value for key, value in values.items()})}"
+
+    dimensions = ("valence", "arousal", "mean")
+    lines = ["CCC     " + "".join(f"{name:>9}" for name in dimensions)]
+    for fold, values in scores.folds.items():
+        lines.append(f"fold {fold:<3}" + "".join(f"{values[f'ccc_{name}']:9.3f}" for name in dimensions))
+    count = "1 fold" if len(scores.folds) == 1 else f"{len(scores.folds)} folds"
+    spread = ", ".join(f"{name} {scores.std[f'ccc_{name}']:.3f}" for name in dimensions)
+    return "\n\n".join(
+        [
+            "\n".join(lines),
+            table(f"mean over {count} (standard deviation of CCC: {spread})", scores.mean),
+            table(f"pooled: {scores.frames} valid frames of {scores.videos} clips of {count}", scores.pooled),
+        ]
+    )
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a file that is there whole or not at all."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(file)
+
+
+if __name__ == "__main__":
+    run(main)
