@@ -68,7 +68,7 @@ def check_random_access(path: str | Path, sample: int = 16, decoder: Decoder = "
     for index, picture in enumerate(iter_frames(path)):
         decoded += 1
         if index in chosen:
-            sums[index] = zlib.crc32(picture)
+            sums[index] = zlib.crc32(picture.data)
     if decoded != count:
         raise DataError(f"{path}: was counted as {count} frames, but {decoded} can be decoded.")
     table = seek_table(path)
@@ -93,5 +93,5 @@ def _differing(path: str | Path, order: list[int], sums: dict[int, int], decoder
     else:
         pictures = iter(read_frames(path, order, decoder))
     return tuple(
-        sorted(index for index, picture in zip(order, pictures, strict=True) if zlib.crc32(picture) != sums[index])
+        sorted(index for index, picture in zip(order, pictures, strict=True) if zlib.crc32(picture.data) != sums[index])
     )

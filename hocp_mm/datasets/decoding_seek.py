@@ -121,7 +121,7 @@ def _prove(path: str, mtime_ns: int, size: int) -> SeekTable:
     try:
         for index, frame in enumerate(decode(path)):
             pts.append(frame.pts)
-            sums.append(zlib.crc32(to_rgb(path, index, frame)))
+            sums.append(zlib.crc32(to_rgb(path, index, frame).data))
             keys += [index] if frame.key_frame else []
     except DataError as error:
         return SeekTable(empty, empty, kind, f"not all of it can be decoded ({error})")
@@ -155,7 +155,7 @@ def _fault_of_jumps(path: str, table: SeekTable, sums: list[int]) -> str:
                 for index, frame in _enter(path, container, stream, table, entry):
                     if index == end:
                         break
-                    if zlib.crc32(to_rgb(path, index, frame)) != sums[index]:
+                    if zlib.crc32(to_rgb(path, index, frame).data) != sums[index]:
                         return f"frame {index} looks different after a jump to frame {entry}"
                 if index + 1 < end:
                     return f"a jump to frame {entry} ends after frame {index}"
