@@ -168,7 +168,9 @@ def list_crops(folder: Path, num_frames: int) -> CropListing:
     """
     files, sizes = [""] * num_frames, [0] * num_frames
     empty = beyond = 0
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
         if entry.name.startswith(".") or not entry.name.lower().endswith((".jpg", ".jpeg")):
             continue
         match = _IMAGE.fullmatch(entry.name)

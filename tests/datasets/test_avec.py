@@ -119,14 +119,20 @@ def _out_of_range(root):
 
 DAMAGES = {
     "no label folder": (lambda root: shutil.rmtree(root / "labels"), r"labels: no such folder .*db\.sewaproject\.eu"),
-    "no video folder": (_no_videos, r"videos: no such folder of recordings .*AVEC gives out labels and features but no"),
+    "no video folder": (
+        _no_videos,
+        r"videos: no such folder of recordings .*AVEC gives out labels and features but no",
+    ),
     "no recording": (
         lambda root: (root / "videos/Train_DE_01.avi").unlink(),
         r"Train_DE_01\.avi: no such recording \(nor \.mp4, .*the chat is in the SEWA data base",
     ),
     "two recordings": (_twice, r"Train_DE_01\.mp4: a recording must be one file, got another at .*\.avi"),
     "another chat": (_other_chat, r"must end within max_unlabelled=1 s, got a last frame at 1\.96 s .* at 5\.90 s"),
-    "out of range": (_out_of_range, r"Train_DE_01\.csv: labels must lie in label_range \(-1, 1\), but line 4 has -3\.04"),
+    "out of range": (
+        _out_of_range,
+        r"Train_DE_01\.csv: labels must lie in label_range \(-1, 1\), but line 4 has -3\.04",
+    ),
     "foreign name": (lambda root: (root / "labels/Train_x.csv").write_text(""), "a name must read like .* 'Train_x'"),
     "no row": (lambda root: (root / "labels/Train_DE_01.csv").write_text(""), "must hold at least one row"),
     "broken video": (lambda root: (root / "videos/Train_DE_01.avi").write_bytes(b"x" * 999), "not a readable video"),

@@ -1,5 +1,6 @@
 """Procedural talking faces whose valence and arousal are known: identities, acted clips, and sets in real layouts."""
 
+from hocp_mm.datasets.synthetic.affwild2_writer import SyntheticAffWild2Spec, write_synthetic_affwild2
 from hocp_mm.datasets.synthetic.clip import FPS, RenderedFrame, SyntheticClip
 from hocp_mm.datasets.synthetic.face import HeadPose, SyntheticFace
 from hocp_mm.datasets.synthetic.geometry import Expression
@@ -18,12 +19,14 @@ __all__ = [
     "Identity",
     "RenderedFrame",
     "Scene",
+    "SyntheticAffWild2Spec",
     "SyntheticClip",
     "SyntheticFace",
     "SyntheticSewaSpec",
     "sample_affect",
     "sample_identity",
     "sample_scene",
+    "write_synthetic_affwild2",
     "write_synthetic_sewa",
     "write_xvid",
 ]
