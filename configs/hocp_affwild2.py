@@ -2,8 +2,8 @@
 
 Stage 2 (epochs 0 - 7) trains the temporal factors, the temporal neck and the head, with the norm statistics of the
 image network; stage 3 trains everything at a lower rate. The source is timm's ImageNet network; better the checkpoint
-of stage 1: ``tools/train.py configs/hocp_affwild2.py --static-checkpoint BEST.pth``. Headline of the challenge: the mean
-of both CCCs over all valid frames of the validation part (``affect/ccc_mean``).
+of stage 1: ``tools/train.py configs/hocp_affwild2.py --static-checkpoint BEST.pth``. Headline of the challenge: the
+mean of both CCCs over all valid frames of the validation part (``affect/ccc_mean``).
 """
 
 from mmengine.config import read_base

@@ -73,8 +73,8 @@ def test_what_does_not_count_is_told(affwild2_root, told):
     AffWild2Dataset(str(affwild2_root))
     assert told == [
         "AffWild2Dataset(train): 3 label files, 2 videos, 44 frames, 40 of them valid (2 marked, 0 marked otherwise "
-        "than by -5, 2 without picture, 0 empty pictures, 0 pictures beyond the labels), valence -0.50 to -0.29, arousal "
-        "-0.05 to 0.37"
+        "than by -5, 2 without picture, 0 empty pictures, 0 pictures beyond the labels), valence -0.50 to -0.29, "
+        "arousal -0.05 to 0.37"
     ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hocp_mm.datasets.affwild2_files import HEADER, SETS, TRACK
-from hocp_mm.datasets.faces import crop_faces, face_track, landmark_boxes
+from hocp_mm.datasets.faces import crop_faces, landmark_boxes, square_boxes
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
 from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
 from hocp_mm.errors import DataError
@@ -167,12 +167,10 @@ def _write_person(root: Path, spec: SyntheticAffWild2Spec, task: _Task) -> None:
     marked, missing = _runs(rng, spec.frames, _SHARE_MARKED), _runs(rng, spec.frames, _SHARE_MISSING)
     folder = root / task.crops / task.name
     folder.mkdir()
-    frames = [clip[index] for index in range(spec.frames)]
-    squares = face_track(landmark_boxes(np.stack([frame.landmarks for frame in frames])), margin=1.5, smooth=1)
-    for index, frame in enumerate(frames):
-        if missing[index]:
-            continue
-        crop = crop_faces(frame.image[None], squares[index : index + 1], SIDE)[0]
+    for index in np.flatnonzero(~missing).tolist():
+        frame = clip[index]
+        square = square_boxes(landmark_boxes(frame.landmarks[None]), 1.5)  # each frame by itself: aligned crops are
+        crop = crop_faces(frame.image[None], square, SIDE)[0]
         path = folder / f"{index + 1:05d}.jpg"
         written = cv2.imwrite(str(path), crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if not written:
