@@ -30,8 +30,8 @@ class CropListing(NamedTuple):
     """Pictures of one folder.
 
     Attributes:
-        files: Path of the picture of each frame, '' where there is none or it is empty.
-        empty: Files of zero bytes.
+        files: Path of the picture of each frame, '' where there is none or none that can be read.
+        empty: Pictures that cannot be: files of zero bytes, folders, links to nowhere.
         beyond: Pictures numbered beyond the last frame.
     """
 
@@ -109,6 +109,8 @@ def read_va_file(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.bool
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: a label file must be UTF-8 text ({error.reason}).") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     header = lines[0].replace(" ", "").lower() if lines else ""
     if header != HEADER:
         got = repr(lines[0][:80]) if lines else "an empty file"
@@ -166,10 +168,12 @@ def list_crops(folder: Path, num_frames: int) -> CropListing:
     Raises:
         DataError: If a JPEG has no number or the number 0, or two have the same number.
     """
-    files, sizes = [""] * num_frames, [0] * num_frames
-    empty = beyond = 0
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+    files, empty, beyond = [""] * num_frames, [], 0
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror}).") from error
     for entry in found:
         if entry.name.startswith(".") or not entry.name.lower().endswith((".jpg", ".jpeg")):
             continue
@@ -182,12 +186,19 @@ def list_crops(folder: Path, num_frames: int) -> CropListing:
             continue
         if files[number - 1]:
             raise DataError(f"{entry.path}: picture {number} must be one file, got another at {files[number - 1]}.")
-        files[number - 1], sizes[number - 1] = str(Path(entry.path).absolute()), entry.stat().st_size
-    for frame, (file, size) in enumerate(zip(files, sizes, strict=True)):
-        if file and size == 0:
-            files[frame] = ""
-            empty += 1
-    return CropListing(files, empty, beyond)
+        files[number - 1] = str(Path(entry.path).absolute())
+        empty += [] if _has_content(entry) else [number - 1]
+    for frame in empty:
+        files[frame] = ""
+    return CropListing(files, len(empty), beyond)
+
+
+def _has_content(entry: os.DirEntry[str]) -> bool:
+    """Return whether this is a file with bytes in it, and not a link to nowhere or to itself, or a folder."""
+    try:
+        return entry.is_file() and entry.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def write_va_file(

@@ -141,6 +141,8 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: a label file must be UTF-8 text ({error.reason}).") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     rows = [[cell.strip().strip("'\"") for cell in line.split(";")] for line in lines]
     has_header = bool(rows) and rows[0][0].lower() == "name"
     names: list[str] = [cell.lower() for cell in rows[0]] if has_header else list(_COLUMNS)

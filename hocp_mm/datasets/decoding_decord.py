@@ -2,7 +2,9 @@
 
 decord 0.6.0 returns other frames than asked, silently, on Xvid AVIs with B-frames (the codec of SEWA). It is
 never chosen by itself: jumps between key frames (`hocp_mm.datasets.decoding_seek`) are exact on those files too,
-and faster on every kind of file that was measured (README, "Decoding").
+and faster on every kind of file that was measured (16 frames anywhere in 3,000 of 320x240, milliseconds by jumps,
+decord, in order: Xvid with B-frames 24, 83 and wrong, 120; H.264 with a key frame every 250 frames 150, 186, 1734;
+all intra 81, 105, 3995).
 """
 
 import zlib

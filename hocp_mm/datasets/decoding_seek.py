@@ -67,9 +67,12 @@ def read_by_jumps(path: str | Path, frames: NDArray[np.integer], table: SeekTabl
         raise DataError(f"{path}: frame {frames[-1]} was asked for, but the stream ends after {count} frames.")
     pictures = Pictures(path, frames)
     with open_video(path) as (container, stream):
-        while pictures.wants is not None:
-            entry = int(table.entries[np.searchsorted(table.entries, pictures.wants, side="right") - 1])
-            _read_on(path, container, stream, table, entry, pictures)
+        try:
+            while pictures.wants is not None:
+                entry = int(table.entries[np.searchsorted(table.entries, pictures.wants, side="right") - 1])
+                _read_on(path, container, stream, table, entry, pictures)
+        except FFmpegError as error:
+            raise DataError(f"{path}: frame {pictures.wants} cannot be decoded ({error}).") from error
     return pictures.array
 
 

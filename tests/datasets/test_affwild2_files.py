@@ -91,6 +91,15 @@ def test_an_empty_picture_is_none(tmp_path):
     assert (listing.files[1], listing.empty) == ("", 1)
 
 
+def test_links_to_nowhere_or_to_themselves_and_folders_are_no_pictures(tmp_path):
+    (tmp_path / "00001.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "00002.jpg").symlink_to(tmp_path / "00002.jpg")
+    (tmp_path / "00003.jpg").mkdir()
+    listing = list_crops(_pictures(tmp_path, "00004.jpg"), 4)
+    assert listing.files == ["", "", "", str(tmp_path / "00004.jpg")]
+    assert (listing.empty, listing.beyond) == (3, 0)
+
+
 @pytest.mark.parametrize("name", ["00000.jpg", "frame1.jpg", "00001_det.jpg"])
 def test_a_picture_must_be_numbered_from_one(tmp_path, name):
     with pytest.raises(DataError, match=rf"{name}: pictures must be numbered from 1 like 00001\.jpg"):

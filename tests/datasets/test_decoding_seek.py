@@ -111,6 +111,17 @@ def test_the_proof_compares_pictures_and_not_only_time_stamps(tmp_path, monkeypa
     assert sorted(calls) == sorted([*range(COUNT), *range(240, COUNT), *range(180, 240), *range(120, 131)])
 
 
+def test_a_damaged_file_is_read_in_order_up_to_the_damage(tmp_path):
+    path = write_numbered_avi(tmp_path / "hole.avi", range(COUNT), b_frames=0)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2 : len(raw) // 2 + 3000] = bytes(3000)
+    path.write_bytes(raw)
+    assert seek_table(path).refusal.startswith("not all of it can be decoded (")
+    assert [read_number(frame) for frame in read_frames(path, [20, 3])] == [20, 3]
+    with pytest.raises(DataError, match=r"hole\.avi: must be decoded in order: not all of it can be decoded"):
+        read_frames(path, [3], "seek")
+
+
 def test_a_file_that_changed_is_proven_again(tmp_path):
     path = write_video(tmp_path / "a.mp4", "libx264", 60, gop=20)
     assert len(seek_table(path).pts) == 60
