@@ -2,6 +2,11 @@
 
 from hocp_mm.datasets.afew_va import AFEWVADataset
 from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.affwild2 import AffWild2Dataset
+from hocp_mm.datasets.affwild2_files import read_va_file, write_va_file
+from hocp_mm.datasets.avec import AVECDataset
+from hocp_mm.datasets.avec_files import labels_at, read_avec_csv
+from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -14,37 +19,54 @@ from hocp_mm.datasets.folds import check_folds, make_folds, read_fold, write_fol
 from hocp_mm.datasets.image_frames import check_image, read_image
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa import SEWADataset
-from hocp_mm.datasets.sewa_files import SEWAKey, find_sewa_keys, parse_sewa_key, read_affect_csv
+from hocp_mm.datasets.sewa_files import (
+    SEWAKey,
+    find_sewa_keys,
+    parse_sewa_key,
+    read_affect_csv,
+)
+from hocp_mm.datasets.sewa_metadata import SEWAMetadata, read_sewa_metadata
 from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
-from hocp_mm.datasets.video import VideoInfo, iter_frames, probe_video, read_frames
+from hocp_mm.datasets.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
 
 __all__ = [
     "AFEWVADataset",
+    "AVECDataset",
+    "AccessReport",
+    "AffWild2Dataset",
     "AffectDataset",
     "SEWADataset",
     "SEWAKey",
+    "SEWAMetadata",
     "VideoInfo",
     "check_folds",
     "check_image",
     "check_no_leak",
+    "check_random_access",
     "crop_faces",
     "face_track",
     "fill_boxes",
     "find_sewa_keys",
+    "frame_times",
     "iter_frames",
+    "labels_at",
     "landmark_boxes",
     "make_folds",
     "parse_sewa_key",
     "probe_video",
     "read_affect_csv",
+    "read_avec_csv",
     "read_fold",
     "read_frames",
     "read_image",
     "read_landmarks_zip",
+    "read_sewa_metadata",
     "read_split_file",
+    "read_va_file",
     "smooth_boxes",
     "split_by_group",
     "square_boxes",
     "write_fold_files",
     "write_split_files",
+    "write_va_file",
 ]

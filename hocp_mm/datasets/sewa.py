@@ -16,6 +16,7 @@ from hocp_mm.datasets.faces import landmark_boxes
 from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa_files import parse_sewa_key, read_affect_csv
+from hocp_mm.datasets.sewa_metadata import contradictions
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
 from hocp_mm.datasets.video import VideoInfo, probe_video
 from hocp_mm.errors import DataError, MissingDataError
@@ -169,6 +170,7 @@ class SEWADataset(AffectDataset):
             "boxes": boxes,
             "face_found": found,
             "lengths": (info.num_frames, len(valence), len(arousal)),
+            "doubt": contradictions(folder, parts),
         }
         return record, []
 
@@ -228,6 +230,10 @@ class SEWADataset(AffectDataset):
     def _report(self, where: str, videos: list[dict[str, Any]]) -> None:
         """Log what was found, and name the videos that were cut."""
         cut = []
+        if doubts := [doubt for video in videos if (doubt := video.pop("doubt"))]:
+            named = ", ".join(doubts[:3]) + (", …" if len(doubts) > 3 else "")
+            text = f"{where}: metadata.ini contradicts the folder's name in {len(doubts)} of {len(videos)}: {named}"
+            print_log(text, logger="current", level=logging.WARNING)
         for video in videos:
             frames, *labels = video.pop("lengths")
             if set(labels) != {frames}:

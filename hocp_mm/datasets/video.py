@@ -1,50 +1,54 @@
 """Exact frames out of video files: frame *k* is the *k*-th decoded frame, never a guess from time stamps.
 
-Decoding runs in order from the start and converts only the wanted frames to RGB, which costs no more than
-a seeking decoder on clips of this length and is right on every container. The popular alternative is not:
-decord 0.6.0 returns other frames than asked, silently, on Xvid AVIs with B-frames (the codec of SEWA), so
-here it must pass `random access == sequential` on each file before it is used (`decoder="decord"`).
+Decoding in order is right on every container, and converting only the wanted frames makes it cheap near the start
+of a file. Deep inside a long file it is not, so a file that is read again and again is examined once: where jumps to
+its key frames prove exact on every frame, clips are read by jumps from then on (``decoder="auto"``).
 
-Time stamps are no substitute for counting: the first frame of such an AVI has pts 1, not 0. Every file is
-opened inside the call and closed at its end, so nothing is carried through a fork of data loader workers.
+The popular alternative is wrong: decord 0.6.0 returns other frames than asked, silently, on Xvid AVIs with B-frames
+(the codec of SEWA). Time stamps are no substitute for counting either: the first frame of such an AVI has pts 1.
 """
 
-import zlib
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import av
 import numpy as np
 from av.error import FFmpegError
+from mmengine.logging import print_log
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.decoding import decode, open_video, orientation, read_in_order, to_rgb
+from hocp_mm.datasets.decoding_decord import read_with_decord
+from hocp_mm.datasets.decoding_seek import read_by_jumps, seek_table
+from hocp_mm.errors import DataError
 
-Decoder = Literal["pyav", "decord"]
+Decoder = Literal["auto", "pyav", "seek", "decord"]
+DECODERS = ("auto", "pyav", "seek", "decord")
 
 # An MPEG-4 picture header alone takes 7 bytes; FFmpeg calls a packet up to 19 bytes a "not coded" picture.
 _SMALLEST_PICTURE = 20
-# From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
-_PIXELS_WORTH_THREADS = 1280 * 720
-# decord 0.6.0 hangs on transport streams until it is killed, so they are not even opened for the self-check.
-_DECORD_SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
+# Making a table decodes, converts and compares every frame twice: about four times a decode that converts few.
+_PRICE_OF_A_TABLE = 4
+
+_spent: dict[str, tuple[int, int]] = {}  # file -> frames decoded in order so far, last frame known to exist
+_told: set[str] = set()  # kinds of files whose way of reading was logged
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds, found without decoding it.
+    """What a file holds, found by decoding its first frame only.
 
     Attributes:
         num_frames: Number of frames that a complete decode gives.
-        fps: Average frames per second.
-        width: Pixels.
-        height: Pixels.
+        fps: Average frames per second; see `frame_times` where they do not come evenly.
+        width: Pixels of an upright frame, as `read_frames` returns it.
+        height: Pixels of an upright frame.
         codec: FFmpeg's name of the codec, ``mpeg4`` for Xvid.
         header_frames: Number of frames that the header promises, 0 if it does not say.
+        pixel_aspect: Width of a pixel of an upright frame over its height; 1 if the file does not say.
     """
 
     num_frames: int
@@ -53,14 +57,16 @@ class VideoInfo:
     height: int
     codec: str
     header_frames: int = 0
+    pixel_aspect: float = 1.0
 
 
 def probe_video(path: str | Path) -> VideoInfo:
     """Count the frames of a video and read its format.
 
-    Packets are counted, not decoded (about 5 ms per 1000 frames). Where a packet is too small to hold a
-    picture (dropped frames of variable rate AVIs, placeholders of packed bitstreams) the file is decoded
-    once instead, so that the count is always the one that `read_frames` can serve.
+    Packets are counted, not decoded (about 5 ms per 1000 frames). Where a packet may give no picture (dropped
+    frames of variable rate AVIs, placeholders of packed bitstreams, frames cut away by an edit list, a start
+    without key frame) the file is decoded once instead, so that the count is always the one that `read_frames`
+    can serve.
 
     Args:
         path: Video file.
@@ -72,42 +78,68 @@ def probe_video(path: str | Path) -> VideoInfo:
         MissingDataError: If there is no such file.
         DataError: If the file is no video, holds no frame, or ends in the middle of one.
     """
-    packets, doubtful = 0, False
-    with _open(path) as (container, stream):
-        context = stream.codec_context
+    with open_video(path) as (_, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        header = (context.width, context.height, context.name, stream.frames)
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0 and packet.dts is None:
-                    continue  # PyAV ends every stream with an empty packet that flushes the decoder
-                if packet.is_corrupt:
-                    raise DataError(
-                        f"{path}: the file must hold whole frames, but it ends or breaks inside frame {packets} "
-                        f"(its header promises {stream.frames}); copy it again."
-                    )
-                doubtful |= packet.size < _SMALLEST_PICTURE
-                packets += 1
-        except FFmpegError as error:
-            raise DataError(f"{path}: cannot be read after {packets} frames ({error}).") from error
-    if doubtful:
-        packets = sum(1 for _ in _decode(path))
-    if packets == 0:
+        codec, promised = stream.codec_context.name, stream.frames
+    stamps, certain = _packet_stamps(path)
+    count = len(stamps) if certain else sum(1 for _ in decode(path))
+    first = next(decode(path), None) if count else None
+    if first is None:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
-    width, height, codec, promised = header
-    return VideoInfo(packets, fps, width, height, codec, promised)
+    width, height = first.width, first.height
+    with open_video(path) as (_, stream):
+        aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    if orientation(path)[0]:
+        width, height, aspect = height, width, 1 / aspect
+    return VideoInfo(count, fps, width, height, codec, promised, aspect)
+
+
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """Return when each frame is shown, in seconds after the first; uneven where the frame rate varies.
+
+    Args:
+        path: Video file.
+
+    Returns:
+        Seconds, float64 ``[num_frames]``, strictly increasing from 0.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file is damaged, holds no frame, or its time stamps are missing or do not increase.
+    """
+    with open_video(path) as (_, stream):
+        base = stream.time_base
+    stamps, certain = _packet_stamps(path)
+    if not certain or None in stamps:
+        stamps = [frame.pts for frame in decode(path)]
+    if not stamps:
+        raise DataError(f"{path}: a video must hold at least one frame, got none.")
+    if None in stamps:
+        raise DataError(f"{path}: every frame must have a time stamp, but frame {stamps.index(None)} has none.")
+    ordered = np.array(stamps, dtype=np.int64)
+    if certain:
+        ordered.sort()  # packets come in the order of decoding
+    if (np.diff(ordered) <= 0).any():
+        frame = 1 + int(np.argmax(np.diff(ordered) <= 0))
+        raise DataError(f"{path}: time stamps must increase, but frame {frame} does not come after the one before it.")
+    return (ordered - ordered[0]) * float(base)
 
 
 def read_frames(
-    path: str | Path, indices: Sequence[int] | NDArray[np.integer], decoder: Decoder = "pyav"
+    path: str | Path, indices: Sequence[int] | NDArray[np.integer], decoder: Decoder = "auto"
 ) -> NDArray[np.uint8]:
-    """Return exactly the frames asked for.
+    """Return exactly the frames asked for, upright RGB (see `hocp_mm.datasets.decoding.to_rgb`).
+
+    Memory holds these frames and the pictures that the decoder needs, however long the file is. The pixels do not
+    depend on ``decoder``, except for the rounding of decord's own colour conversion.
 
     Args:
         path: Video file.
         indices: Zero-based frame numbers in any order, repeats allowed, ``[n]``.
-        decoder: ``"pyav"`` decodes in order; ``"decord"`` seeks, and is refused for a file on which its
-            random access differs from its sequential reading (checked once per file and process).
+        decoder: ``"auto"`` decodes in order until that has cost as much in this process as a proof of jumps, then
+            jumps if the file passes; ``"pyav"`` always decodes in order; ``"seek"`` jumps to key frames and
+            ``"decord"`` uses decord, both refused for a file on which its random access differs from sequential
+            reading (checked once per file and process).
 
     Returns:
         RGB frames, uint8 ``[n, H, W, 3]``, in the order of ``indices``.
@@ -115,7 +147,7 @@ def read_frames(
     Raises:
         MissingDataError: If there is no such file.
         DataError: If the file ends before a wanted frame, cannot be decoded, changes its picture size, or
-            fails the self-check of decord.
+            fails the self-check of the decoder asked for.
         ValueError: If an index is negative or ``decoder`` is unknown.
     """
     wanted = np.asarray(indices)
@@ -123,127 +155,86 @@ def read_frames(
         raise ValueError(f"read_frames: indices must be whole numbers [n], got {wanted.dtype} {wanted.shape}.")
     if wanted.size and wanted.min() < 0:
         raise ValueError(f"read_frames: indices must be 0 or more, got {wanted.min()} ({path}).")
-    if decoder not in ("pyav", "decord"):
-        raise ValueError(f"read_frames: decoder must be 'pyav' or 'decord', got {decoder!r}.")
+    if decoder not in DECODERS:
+        raise ValueError(f"read_frames: decoder must be one of {', '.join(DECODERS)}, got {decoder!r}.")
     if wanted.size == 0:
         info = probe_video(path)
         return np.empty((0, info.height, info.width, 3), dtype=np.uint8)
     frames, position = np.unique(wanted, return_inverse=True)
-    pictures = _read_with_decord(path, frames) if decoder == "decord" else _read_in_order(path, frames)
+    pictures = _read(path, frames, decoder)
     # np.unique sorted them and dropped repeats; `position` says where each one goes.
     return pictures if np.array_equal(frames, wanted) else pictures[position]
 
 
 def iter_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """Yield every frame of a video in order, RGB uint8 ``[H, W, 3]``; holds one at a time.
+    """Yield every frame of a video in order, upright RGB uint8 ``[H, W, 3]``; holds one at a time.
 
     Raises:
         MissingDataError: If there is no such file.
         DataError: If the file cannot be opened or a frame cannot be decoded.
     """
-    for index, frame in enumerate(_decode(path)):
-        yield _to_rgb(path, index, frame)
+    for index, frame in enumerate(decode(path)):
+        yield to_rgb(path, index, frame)
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file for reading and give its container and its first video stream."""
-    if not Path(path).is_file():
-        raise MissingDataError(f"{path}: no such video file.")
-    try:
-        container = av.open(str(path))
-    except (FFmpegError, ValueError) as error:
-        raise DataError(f"{path}: not a readable video file ({error}).") from error
-    with container:
-        if not container.streams.video:
-            raise DataError(f"{path}: the file must hold a video stream, got none.")
-        yield container, container.streams.video[0]
+def _read(path: str | Path, frames: NDArray[np.integer], decoder: Decoder) -> NDArray[np.uint8]:
+    """Read sorted frames without repeats."""
+    if decoder == "decord":
+        return read_with_decord(path, frames)
+    if decoder == "pyav" or (decoder == "auto" and not _jumps_pay(path, int(frames[-1]))):
+        return read_in_order(path, frames)
+    with open_video(path):
+        pass  # complains if there is no such file
+    table = seek_table(path)
+    if table.refusal and decoder == "seek":
+        raise DataError(f"{path}: must be decoded in order: {table.refusal}. Use decoder='auto'.")
+    if decoder == "auto":
+        _tell(path, table.kind, table.refusal)
+    return read_in_order(path, frames) if table.refusal else read_by_jumps(path, frames, table)
 
 
-def _decode(path: str | Path) -> Iterator[av.VideoFrame]:
-    """Yield the frames of a file in display order."""
-    count = 0
-    with _open(path) as (container, stream):
-        context = stream.codec_context
-        large = context.width * context.height >= _PIXELS_WORTH_THREADS
-        stream.thread_type = "AUTO" if large else "SLICE"
+def _jumps_pay(path: str | Path, last: int) -> bool:
+    """Return whether a proof of jumps has been paid for by what decoding in order has cost."""
+    # Whoever rents until the rent equals the price, and buys then, never pays more than twice the best choice.
+    spent, end = _spent.get(str(path), (0, 0))
+    end = max(end, last + 1)
+    if spent >= _PRICE_OF_A_TABLE * end:
+        return True
+    _spent[str(path)] = (spent + last + 1, end)
+    return False
+
+
+def _tell(path: str | Path, kind: str, refusal: str) -> None:
+    """Log once per kind of file how it is read; of the data loader workers the first one speaks."""
+    way = f"is decoded in order, because {refusal}" if refusal else "is read by jumps to key frames, proven exact"
+    worker = get_worker_info()
+    told = f"{kind} {bool(refusal)}"
+    if told in _told or (worker is not None and worker.id != 0):
+        return
+    _told.add(told)
+    print_log(f"decoding: {kind} {way} (first such file: {path})", logger="current", level=logging.INFO)
+
+
+def _packet_stamps(path: str | Path) -> tuple[list[int | None], bool]:
+    """Return the time stamps of all packets, and whether each of them surely gives one frame."""
+    stamps: list[int | None] = []
+    certain, started, first_pts = True, False, None
+    with open_video(path) as (container, stream):
         try:
-            for frame in container.decode(stream):
-                yield frame
-                count += 1
+            for packet in container.demux(stream):
+                if packet.size == 0 and packet.dts is None:
+                    continue  # PyAV ends every stream with an empty packet that flushes the decoder
+                if packet.is_corrupt:
+                    raise DataError(
+                        f"{path}: the file must hold whole frames, but it ends or breaks inside frame {len(stamps)} "
+                        f"(its header promises {stream.frames}); copy it again."
+                    )
+                if not stamps:
+                    started, first_pts = packet.is_keyframe, packet.pts
+                # Pictures shown before the first key frame lean on pictures that the file does not hold.
+                leading = None not in (first_pts, packet.pts) and packet.pts < first_pts
+                certain &= packet.size >= _SMALLEST_PICTURE and not packet.is_discard and started and not leading
+                stamps.append(packet.pts)
         except FFmpegError as error:
-            raise DataError(f"{path}: frame {count} cannot be decoded ({error}).") from error
-
-
-def _to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uint8]:
-    if frame.is_corrupt:
-        # The decoder paints over holes in the data and goes on; such a picture was never filmed.
-        raise DataError(f"{path}: frame {index} is damaged in the file.")
-    # One thread: starting more for the conversion doubles the time of a small frame.
-    threads = 0 if frame.width * frame.height >= _PIXELS_WORTH_THREADS else 1
-    return np.asarray(frame.to_ndarray(format="rgb24", threads=threads), dtype=np.uint8)
-
-
-def _read_in_order(path: str | Path, frames: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Decode up to the last wanted frame; ``frames`` is sorted and free of repeats."""
-    pictures: NDArray[np.uint8] | None = None
-    found = index = 0
-    for index, frame in enumerate(_decode(path), start=1):
-        if index - 1 != frames[found]:
-            continue
-        picture = _to_rgb(path, index - 1, frame)
-        if pictures is None:
-            pictures = np.empty((len(frames), *picture.shape), dtype=np.uint8)
-        if picture.shape != pictures.shape[1:]:
-            raise DataError(
-                f"{path}: all frames must have one size, but frame {index - 1} has {picture.shape[1::-1]} "
-                f"after {pictures.shape[2:0:-1]}."
-            )
-        pictures[found] = picture
-        found += 1
-        if found == len(frames):
-            return pictures
-    raise DataError(f"{path}: frame {frames[found]} was asked for, but the stream ends after {index} frames.")
-
-
-def _read_with_decord(path: str | Path, frames: NDArray[np.integer]) -> NDArray[np.uint8]:
-    file = Path(path)
-    if not file.is_file():
-        raise MissingDataError(f"{path}: no such video file.")
-    stat = file.stat()
-    fault = _decord_fault(str(file), stat.st_mtime_ns, stat.st_size)
-    if fault:
-        raise DataError(f"{path}: decord cannot be trusted with this file: {fault}. Use decoder='pyav'.")
-    import decord  # optional: it has no wheels for many platforms
-
-    reader = decord.VideoReader(str(file))
-    if frames[-1] >= len(reader):
-        raise DataError(f"{path}: frame {frames[-1]} was asked for, but the stream ends after {len(reader)} frames.")
-    return reader.get_batch(frames.tolist()).asnumpy()
-
-
-@lru_cache(maxsize=4096)
-def _decord_fault(path: str, mtime_ns: int, size: int) -> str:
-    """Return why decord must not read this file, or an empty text.
-
-    Random access is compared with a sequential pass over every frame, in a fixed scattered order; checksums
-    keep the memory flat. ``mtime_ns`` and ``size`` make the cached verdict end when the file changes.
-    """
-    if Path(path).suffix.lower() not in _DECORD_SUFFIXES:
-        return f"only {', '.join(_DECORD_SUFFIXES)} are tried, others can hang it"
-    try:
-        import decord
-    except ImportError:
-        return "it is not installed"
-    try:
-        in_order = [zlib.crc32(decord_frame.asnumpy()) for decord_frame in decord.VideoReader(path)]
-        count = probe_video(path).num_frames
-        if len(in_order) != count:
-            return f"it sees {len(in_order)} frames of {count}"
-        reader = decord.VideoReader(path)
-        for index in np.random.default_rng(0).permutation(count).tolist():
-            if zlib.crc32(reader[index].asnumpy()) != in_order[index]:
-                return f"random access to frame {index} returns another picture than sequential reading"
-    except (RuntimeError, StopIteration) as error:
-        return f"it fails on it ({str(error).strip().splitlines()[-1]})"
-    return ""
+            raise DataError(f"{path}: cannot be read after {len(stamps)} frames ({error}).") from error
+    return stamps, certain

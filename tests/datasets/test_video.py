@@ -116,7 +116,7 @@ def test_a_fractional_index_is_refused(with_b_frames):
 
 
 def test_an_unknown_decoder_is_refused(with_b_frames):
-    with pytest.raises(ValueError, match="decoder must be 'pyav' or 'decord', got 'opencv'"):
+    with pytest.raises(ValueError, match="decoder must be one of auto, pyav, seek, decord, got 'opencv'"):
         read_frames(with_b_frames, [0], "opencv")  # pyright: ignore[reportArgumentType]
 
 

@@ -1,6 +1,7 @@
 """Procedural talking faces whose valence and arousal are known: identities, acted clips, and sets in real layouts."""
 
 from hocp_mm.datasets.synthetic.afew_va_writer import SyntheticAfewVaSpec, write_synthetic_afew_va
+from hocp_mm.datasets.synthetic.affwild2_writer import SyntheticAffWild2Spec, write_synthetic_affwild2
 from hocp_mm.datasets.synthetic.clip import FPS, RenderedFrame, SyntheticClip
 from hocp_mm.datasets.synthetic.face import HeadPose, SyntheticFace
 from hocp_mm.datasets.synthetic.geometry import Expression
@@ -20,6 +21,7 @@ __all__ = [
     "RenderedFrame",
     "Scene",
     "SyntheticAfewVaSpec",
+    "SyntheticAffWild2Spec",
     "SyntheticClip",
     "SyntheticFace",
     "SyntheticSewaSpec",
@@ -27,6 +29,7 @@ __all__ = [
     "sample_identity",
     "sample_scene",
     "write_synthetic_afew_va",
+    "write_synthetic_affwild2",
     "write_synthetic_sewa",
     "write_xvid",
 ]

@@ -7,6 +7,7 @@ from hocp_mm.datasets.transforms.augment import (
     RandomResizedClipCrop,
     ResizeClip,
 )
+from hocp_mm.datasets.transforms.label_delay import CompensateLabelDelay, advance_labels, delay_predictions
 from hocp_mm.datasets.transforms.loading import LoadFaceClip
 from hocp_mm.datasets.transforms.packing import PackAffectInputs
 from hocp_mm.datasets.transforms.sampling import SampleClip, clip_frames, window_starts
@@ -15,11 +16,14 @@ __all__ = [
     "CenterCropClip",
     "ClipColorJitter",
     "ClipFlip",
+    "CompensateLabelDelay",
     "LoadFaceClip",
     "PackAffectInputs",
     "RandomResizedClipCrop",
     "ResizeClip",
     "SampleClip",
+    "advance_labels",
     "clip_frames",
+    "delay_predictions",
     "window_starts",
 ]

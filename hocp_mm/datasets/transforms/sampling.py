@@ -70,8 +70,8 @@ class SampleClip:
     Args:
         clip_len: Frames of a clip.
         frame_interval: Distance of neighbouring frames.
-        mode: ``"random"`` starts anywhere in the video (training); ``"window"`` starts where the data set
-            says, at ``start`` (test).
+        mode: ``"random"`` starts anywhere in the video where the clip holds a frame with a label (training);
+            ``"window"`` starts where the data set says, at ``start`` (test).
 
     Raises:
         ValueError: If a number is below 1 or ``mode`` is unknown.
@@ -97,7 +97,7 @@ class SampleClip:
         num_frames = results["num_frames"]
         if self.mode == "random":
             span = (self.clip_len - 1) * self.frame_interval + 1
-            start = random.randint(0, max(0, num_frames - span))
+            start = self._draw(results.get("valid"), num_frames, max(0, num_frames - span))
         elif "start" in results:
             start = results["start"]
         else:
@@ -105,6 +105,20 @@ class SampleClip:
         results["frame_inds"] = clip_frames(num_frames, start, self.clip_len, self.frame_interval)
         return results
 
+    def _draw(self, valid: NDArray[np.bool_] | None, num_frames: int, last: int) -> int:
+        """Draw a start up to ``last``, evenly from those whose clip has a label, or from all if none has."""
+        start = random.randint(0, last)
+        if valid is None or valid[_inside(num_frames, start, self)].any():
+            return start
+        # Rare: most sets label nearly every frame, so the search over all starts waits for a clip without any.
+        good = [first for first in range(last + 1) if valid[_inside(num_frames, first, self)].any()]
+        return random.choice(good) if good else start
+
     def __repr__(self) -> str:
         """Show the settings."""
         return f"SampleClip(clip_len={self.clip_len}, frame_interval={self.frame_interval}, mode={self.mode!r})"
+
+
+def _inside(num_frames: int, start: int, clip: SampleClip) -> slice:
+    """Return the frames of a clip that lie in the video."""
+    return slice(start, min(num_frames, start + (clip.clip_len - 1) * clip.frame_interval + 1), clip.frame_interval)

@@ -1,5 +1,8 @@
 """Clips and windows: which frames they hold."""
 
+import random
+
+import numpy as np
 import pytest
 
 from hocp_mm.datasets.transforms import SampleClip, clip_frames, window_starts
@@ -39,3 +42,18 @@ def test_bad_settings_are_refused():
         SampleClip(0)
     with pytest.raises(ValueError, match="mode must be 'random' or 'window', got 'loop'"):
         SampleClip(1, mode="loop")  # pyright: ignore[reportArgumentType]
+
+
+def test_random_clips_hold_a_frame_with_a_label_drawn_evenly():
+    valid = np.zeros(40, dtype=np.bool_)
+    valid[[10, 30]] = True
+    random.seed(1)
+    clip = SampleClip(3, frame_interval=2)
+    starts = [int(clip({"num_frames": 40, "valid": valid})["frame_inds"][0]) for _ in range(600)]
+    assert set(starts) == {6, 8, 10, 26, 28, 30}
+    assert min(starts.count(start) for start in set(starts)) > 60
+
+
+def test_a_video_without_any_label_still_gives_clips():
+    clip = SampleClip(3)({"num_frames": 40, "valid": np.zeros(40, dtype=np.bool_)})
+    assert len(clip["frame_inds"]) == 3

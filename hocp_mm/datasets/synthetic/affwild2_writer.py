@@ -1,0 +1,193 @@
+"""Write a whole synthetic set in Aff-Wild2's layout: face crops that count from one, label files with marks."""
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hocp_mm.datasets.affwild2_files import HEADER, SETS, TRACK
+from hocp_mm.datasets.faces import crop_faces, landmark_boxes, square_boxes
+from hocp_mm.datasets.synthetic.clip import SyntheticClip
+from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
+from hocp_mm.errors import DataError
+
+MANIFEST = "synthetic.json"
+"""File in the root of a set that holds the numbers it was made with."""
+
+CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
+SIDE = 112
+"""Width and height of a crop, pixels."""
+
+_ANNOTATIONS = "6th ABAW Annotations"
+_VERSION = 1  # raise it when the same numbers give other files, so that old sets are not taken for new ones
+_HOLES = 200  # marks the writer's own random numbers; the clip and the SEWA writer use smaller marks
+_SHARE_MARKED, _SHARE_MISSING = 0.04, 0.06  # of all frames, in runs, as in the real set
+_QUALITY = 92  # of the JPEG files
+
+
+@dataclass(frozen=True)
+class SyntheticAffWild2Spec:
+    """The numbers that define a synthetic set.
+
+    Attributes:
+        videos: Videos in Train_Set and Validation_Set, 1 or more each. Every fourth shows two people, and every
+            third has its crops in the second folder.
+        frames: Frames of each video.
+        seed: Seed of everything.
+        motion_share: Share of arousal's variance that only motion shows, in [0, 1].
+    """
+
+    videos: tuple[int, int] = (24, 6)
+    frames: int = 150
+    seed: int = 0
+    motion_share: float = MOTION_SHARE
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: If a number is out of range.
+        """
+        where = "SyntheticAffWild2Spec"
+        if len(self.videos) != len(SETS) or min(self.videos) < 1:
+            raise ValueError(f"{where}: videos must be two counts of 1 or more, got {self.videos}.")
+        if not 2 <= self.frames <= 99_999 or self.seed < 0 or not 0 <= self.motion_share <= 1:
+            raise ValueError(
+                f"{where}: frames must lie in [2, 99999], seed be 0 or more and motion_share lie in [0, 1], "
+                f"got {self.frames}, {self.seed} and {self.motion_share}."
+            )
+
+
+class _Task(NamedTuple):
+    """One person of one video."""
+
+    part: str
+    name: str
+    crops: str
+    person: int
+
+
+def write_synthetic_affwild2(
+    root: str | Path,
+    spec: SyntheticAffWild2Spec | None = None,
+    workers: int | None = 1,
+    progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
+) -> bool:
+    """Write a synthetic set in Aff-Wild2's layout, or do nothing if it is already there.
+
+    The set is written beside ``root`` and moved into place when it is complete; its bytes depend on the numbers
+    alone. Call it under ``if __name__ == "__main__":`` where ``workers`` is not 1, as processes are started.
+
+    Args:
+        root: Folder of the set.
+        spec: Its numbers; the defaults of `SyntheticAffWild2Spec` if None.
+        workers: Processes; ``None`` = one per CPU core, 1 = this process.
+        progress: Called with the number of finished label files and of all.
+        overwrite: Replace a synthetic set made with other numbers. Other folders are never replaced.
+
+    Returns:
+        Whether the set was written; ``False`` = it was already there with the same numbers.
+
+    Raises:
+        DataError: If ``root`` holds something else.
+    """
+    spec = spec or SyntheticAffWild2Spec()
+    root = Path(root).absolute()
+    manifest = json.dumps({"layout": "affwild2", "version": _VERSION, **asdict(spec)}, indent=2) + "\n"
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        old = root / MANIFEST
+        if not old.is_file() or '"layout": "affwild2"' not in old.read_text(encoding="utf-8"):
+            raise DataError(f"{root}: a synthetic set goes to a new or empty folder, got one with other content.")
+        if old.read_text(encoding="utf-8") == manifest:
+            return False
+        if not overwrite:
+            raise DataError(f"{root}: holds a synthetic set made with other numbers (see {old}); allow overwriting.")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as staging:
+        draft = Path(staging) / "set"
+        for folder in (*CROPS, *(f"{_ANNOTATIONS}/{TRACK}/{part}" for part in SETS.values())):
+            (draft / folder).mkdir(parents=True)
+        tasks = list(_tasks(spec))
+        for done, _ in enumerate(_run(draft, spec, tasks, workers), start=1):
+            if progress is not None:
+                progress(done, len(tasks))
+        (draft / MANIFEST).write_text(manifest, encoding="utf-8")
+        if root.exists():
+            root.rename(Path(staging) / "replaced")
+        draft.rename(root)
+    return True
+
+
+def _tasks(spec: SyntheticAffWild2Spec) -> Iterator[_Task]:
+    """Name the videos and their people; no person is in two videos."""
+    person = video = 0
+    for part, count in zip(SETS.values(), spec.videos, strict=True):
+        for _ in range(count):
+            video += 1
+            crops = CROPS[video % 3 == 0]
+            sides = ("_left", "_right") if video % 4 == 0 else ("",)
+            for side in sides:
+                person += 1
+                yield _Task(part, f"{video}-30-320x240{side}", crops, person)
+
+
+def _run(
+    root: Path, spec: SyntheticAffWild2Spec, tasks: list[_Task], workers: int | None
+) -> Iterator[Future[None] | None]:
+    if workers == 1:
+        for task in tasks:
+            _write_person(root, spec, task)
+            yield None
+        return
+    # Started afresh, not forked: a copy of a process with running threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        futures = [pool.submit(_write_person, root, spec, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield future
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_person(root: Path, spec: SyntheticAffWild2Spec, task: _Task) -> None:
+    """Render one person's crops and write the label file."""
+    clip = SyntheticClip(spec.seed, task.person, 0, spec.frames, spec.motion_share)
+    rng = np.random.default_rng([spec.seed, _HOLES, task.person])
+    marked, missing = _runs(rng, spec.frames, _SHARE_MARKED), _runs(rng, spec.frames, _SHARE_MISSING)
+    folder = root / task.crops / task.name
+    folder.mkdir()
+    for index in np.flatnonzero(~missing).tolist():
+        frame = clip[index]
+        square = square_boxes(landmark_boxes(frame.landmarks[None]), 1.5)  # each frame by itself: aligned crops are
+        crop = crop_faces(frame.image[None], square, SIDE)[0]
+        path = folder / f"{index + 1:05d}.jpg"
+        written = cv2.imwrite(str(path), crop[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        if not written:
+            raise DataError(f"{path}: the picture could not be written (disk full?).")
+    rows = [
+        "-5,-5" if marked[index] else f"{clip.affect.valence[index]:.6f},{clip.affect.arousal[index]:.6f}"
+        for index in range(spec.frames)
+    ]
+    labels = root / _ANNOTATIONS / TRACK / task.part / f"{task.name}.txt"
+    labels.write_text("\n".join([HEADER, *rows]) + "\n", encoding="utf-8", newline="\n")
+
+
+def _runs(rng: np.random.Generator, frames: int, share: float) -> npt.NDArray[np.bool_]:
+    """Choose about a share of the frames, in runs; never all of them."""
+    chosen = np.zeros(frames, dtype=np.bool_)
+    length = max(1, round(frames * share / 2))
+    for start in rng.integers(0, frames, size=2):
+        chosen[start : start + length] = True
+    chosen[rng.integers(frames)] = False
+    return chosen

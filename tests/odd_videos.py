@@ -1,0 +1,57 @@
+"""Videos of every awkward kind, written with PyAV; pictures carry their frame number (see `tests.sewa_files`)."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.sewa_files import draw_number
+
+
+def write_video(
+    path: Path,
+    codec: str,
+    count: int,
+    *,
+    draw: Callable[[int], NDArray[np.uint8]] = draw_number,
+    source: str = "rgb24",
+    pix_fmt: str = "yuv420p",
+    milliseconds: Sequence[int] | None = None,
+    rotation: int | None = None,
+    pixel_aspect: Fraction | None = None,
+    gop: int = 50,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write ``count`` pictures at 25 per second, or at the given times."""
+    height, width = draw(0).shape[:2]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.gop_size = gop
+        if milliseconds is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(draw(index), format=source)
+            frame.pts = index if milliseconds is None else milliseconds[index]
+            frame.time_base = Fraction(1, 25 if milliseconds is None else 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def copy_packets(source: Path, target: Path, keep: Callable[[int], bool]) -> Path:
+    """Copy some packets of a video without decoding them, by their number in the file."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for index, packet in enumerate(old.demux(video=0)):
+            if packet.dts is not None and keep(index):
+                packet.stream = stream
+                new.mux(packet)
+    return target
