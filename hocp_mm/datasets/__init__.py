@@ -1,6 +1,7 @@
 """Data sets of affect over one record contract, exact decoding, face crops and splits."""
 
 from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.affectnet import AffectNetDataset
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -17,6 +18,7 @@ from hocp_mm.datasets.video import VideoInfo, iter_frames, probe_video, read_fra
 
 __all__ = [
     "AffectDataset",
+    "AffectNetDataset",
     "SEWADataset",
     "SEWAKey",
     "VideoInfo",

@@ -1,5 +1,7 @@
 """Procedural talking faces whose valence and arousal are known: identities, acted clips, and sets in real layouts."""
 
+from hocp_mm.datasets.synthetic.affectnet_files import expression_of
+from hocp_mm.datasets.synthetic.affectnet_writer import SyntheticAffectNetSpec, write_synthetic_affectnet
 from hocp_mm.datasets.synthetic.clip import FPS, RenderedFrame, SyntheticClip
 from hocp_mm.datasets.synthetic.face import HeadPose, SyntheticFace
 from hocp_mm.datasets.synthetic.geometry import Expression
@@ -18,12 +20,15 @@ __all__ = [
     "Identity",
     "RenderedFrame",
     "Scene",
+    "SyntheticAffectNetSpec",
     "SyntheticClip",
     "SyntheticFace",
     "SyntheticSewaSpec",
+    "expression_of",
     "sample_affect",
     "sample_identity",
     "sample_scene",
+    "write_synthetic_affectnet",
     "write_synthetic_sewa",
     "write_xvid",
 ]
