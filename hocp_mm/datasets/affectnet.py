@@ -71,7 +71,8 @@ class AffectNetDataset(AffectDataset):
             where no image can be replaced.
         labels_file: csv file instead of that of the split (2017), below ``data_root`` or absolute.
         image_folder: Folder that its paths are relative to.
-        index_cache: Keep what the npy files of 2021 say in the folder of the package (see `read_affectnet_folder`).
+        index_cache: Keep what csv or npy files say in the folder of the package (``HOCP_MM_CACHE``), and take it from
+            there as long as the files are the same.
         **kwargs: Options of `AffectDataset`. ``label_range`` stays (-1, 1) unless your copy was rescaled.
 
     Raises:
@@ -175,9 +176,8 @@ class AffectNetDataset(AffectDataset):
             rows = read_affectnet_folder(find_part(self.root, self.split), self.index_cache)
         else:
             csv = find_csv(self.root, self.split, self.labels_file)
-            rows = read_affectnet_csv(
-                csv, find_images(self.root, self.image_folder), landmarks=self.faces in ("landmarks", "inner")
-            )
+            images, landmarks = find_images(self.root, self.image_folder), self.faces in ("landmarks", "inner")
+            rows = read_affectnet_csv(csv, images, landmarks, self.index_cache)
         box = None if self.faces == "frame" else self.faces
         keep, dropped = select_rows(rows, self.classes, box, self.emonet_clean)
         faults = [*rows.faults, *drop_out_of_range(rows, keep, self.label_range), *drop_missing_files(rows, keep)]

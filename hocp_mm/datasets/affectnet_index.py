@@ -1,4 +1,7 @@
-"""What a million little files say, kept in one: found again as long as names, sizes and times of all are the same."""
+"""What a million little files or half a gigabyte of text say, kept in one file.
+
+It is taken as long as names, sizes and times of all files that it was read from are the same.
+"""
 
 import hashlib
 import logging
@@ -15,7 +18,6 @@ from numpy.typing import NDArray
 from hocp_mm.functional.native.build import cache_folder
 
 _VERSION = 1  # raise it when the same files are read differently
-_COLUMNS = ("ids", "expression", "affect", "landmarks", "inner")
 
 
 def folder_state(folder: Path) -> str:
@@ -36,10 +38,19 @@ def folder_state(folder: Path) -> str:
                 stat = entry.stat()
             except OSError:  # a link to nothing; reading it will say so
                 stat = entry.stat(follow_symlinks=False)
-            text = f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+            text = f"{entry.name}\0{_times(stat)}"
             total += int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=16).digest(), "big")
             count += 1
     return f"{_VERSION}:{count}:{total % (1 << 128):032x}"
+
+
+def file_state(path: Path) -> str:
+    """Return size and times of one file."""
+    return f"{_VERSION}:{_times(path.stat())}"
+
+
+def _times(stat: os.stat_result) -> str:
+    return f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
 
 
 def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
@@ -48,7 +59,7 @@ def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
         with np.load(store, allow_pickle=False) as kept:
             if str(kept["state"]) != state:
                 return None
-            return {name: kept[name] for name in _COLUMNS}
+            return {name: kept[name] for name in kept.files if name != "state"}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -71,10 +82,28 @@ def save_index(store: Path, state: str, index: dict[str, NDArray[Any]]) -> None:
         print_log(text, logger="current", level=logging.WARNING)
 
 
-def index_file(annotations: Path) -> Path | None:
-    """Return the file that keeps the index of a folder, or None where there is no place for one."""
+def index_file(source: Path, kind: str = "") -> Path | None:
+    """Return the file that keeps the index of a file or folder, or None where there is no place for one.
+
+    Args:
+        source: What was read.
+        kind: What of it.
+
+    Returns:
+        The file; its folder may not exist yet.
+    """
     try:
-        name = hashlib.sha256(os.fsencode(annotations.absolute())).hexdigest()[:32]
+        name = hashlib.sha256(os.fsencode(source.absolute()) + b"\0" + kind.encode()).hexdigest()[:32]
         return cache_folder() / "affectnet" / f"{name}.npz"
     except OSError:
         return None
+
+
+def pack(names: list[str]) -> NDArray[np.uint8]:
+    """Return names as bytes, NUL between them: arrays of strings take the length of the longest for each."""
+    return np.frombuffer(os.fsencode("\0".join(names)), dtype=np.uint8)
+
+
+def unpack(names: NDArray[np.uint8]) -> list[str]:
+    """Return what `pack` took."""
+    return os.fsdecode(names.tobytes()).split("\0") if len(names) else []

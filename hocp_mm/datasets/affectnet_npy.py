@@ -9,6 +9,7 @@ unpickled.
 """
 
 import ast
+import math
 import os
 import re
 import struct
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affect_dataset import attempt
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
-from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, save_index
+from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.image_frames import IMAGE_SUFFIXES
 from hocp_mm.errors import DataError, MissingDataError
 
@@ -74,7 +75,7 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
         if stem in names:
             faults.append(f"{images}: an image must have one file, got {names[stem]!r} and {name!r}.")
         names[stem] = name
-    ids = os.fsdecode(index["ids"].tobytes()).split("\0") if len(index["ids"]) else []
+    ids = unpack(index["ids"])
     there = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
     for row in np.flatnonzero(~there):
         faults.append(f"{images / ids[row]}.jpg: no such image file, but it has annotations.")
@@ -113,8 +114,7 @@ def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
     faults = [fault for part in parts for fault in part[1]]
     joined = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0] if name != "ids"}
     kept = [part[2] for part in parts]
-    stems = "\0".join(stem for part in kept for stem in part)
-    joined["ids"] = np.frombuffer(os.fsencode(stems), dtype=np.uint8)
+    joined["ids"] = pack([stem for stems in kept for stem in stems])
     return joined, faults
 
 
@@ -215,7 +215,7 @@ def read_npy(path: str) -> NDArray[Any]:
         dtype, shape = _parse_header(raw[start:end])
     except (ValueError, SyntaxError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not a readable npy header ({error}).") from error
-    size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    size = dtype.itemsize * math.prod(shape)
     if len(raw) - end != size:
         raise DataError(f"{path}: must hold {size} bytes of values, got {len(raw) - end}.")
     return np.frombuffer(raw, dtype, offset=end, count=-1 if size else 0).reshape(shape)

@@ -21,14 +21,16 @@ import numpy.typing as npt
 
 from hocp_mm.datasets.faces import crop_faces, landmark_boxes, square_boxes
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
-from hocp_mm.datasets.synthetic.geometry import EYE_HEIGHT
+from hocp_mm.datasets.synthetic.landmarks68 import landmarks68
 
 Floats = npt.NDArray[np.float64]
 
 CROP = 224
 """Side of the images of the release of 2021, pixels."""
 
-_HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+"""First line of a csv file of the release of 2017."""
+
 _BOX_MARGIN = 1.25  # side of AffectNet's face boxes over that of the landmarks, about
 _ANGLES = ((60, 1), (100, 3), (125, 4), (150, 6), (180, 5), (215, 7), (270, 2))  # upper end of each class's sector
 _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
@@ -72,36 +74,11 @@ def render_face(clip: SyntheticClip, frame: int) -> Face:
     shown = clip[frame]
     return Face(
         image=shown.image,
-        landmarks=with_jaw(shown.landmarks, clip.identity.half_width, clip.identity.chin, clip.identity.eye_offset),
+        landmarks=landmarks68(clip, frame, shown),
         valence=shown.valence,
         arousal=shown.arousal,
         expression=expression_of(shown.valence, shown.arousal),
     )
-
-
-def with_jaw(points: Floats, half_width: float, chin: float, eye_offset: float) -> Floats:
-    """Complete 49 landmarks to the 68-point scheme.
-
-    The jaw line is the lower half of an ellipse about the point between the eyes; an inner mouth corner lies halfway
-    between the outer one and the lips beside it.
-
-    Args:
-        points: The points 17 to 67 without 60 and 64, in pixels, ``[49, 2]``.
-        half_width: Half of the width of the face, in face units.
-        chin: Distance of the chin below the face's origin, in face units.
-        eye_offset: Distance of each eye from the middle, in face units.
-
-    Returns:
-        All points, ``[68, 2]``.
-    """
-    left, right = points[19:25].mean(axis=0), points[25:31].mean(axis=0)
-    across = (right - left) / (2 * eye_offset)  # one face unit to the right on screen, in pixels
-    down = np.array([-across[1], across[0]])
-    angles = np.linspace(np.pi, 0, 17)[:, None]
-    jaw = (left + right) / 2 + half_width * np.cos(angles) * across + (chin + EYE_HEIGHT) * np.sin(angles) * down
-    outer, inner = points[31:43], points[43:49]  # 48-59; 61-63 above, 65-67 below
-    corners = [(outer[0] + (inner[0] + inner[5]) / 2) / 2, (outer[6] + (inner[2] + inner[3]) / 2) / 2]
-    return np.concatenate([jaw, points[:43], [corners[0]], inner[:3], [corners[1]], inner[3:]])
 
 
 def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
@@ -118,9 +95,8 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
 
 
 def csv_text(rows: Sequence[Sequence[object]]) -> str:
-    """Return the text of a csv file of the release of 2017."""
+    """Return rows as text of a csv file, without a header."""
     text = io.StringIO()
-    text.write(_HEADER + "\n")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 

@@ -4,18 +4,15 @@ Nobody is in both parts. In the layout of 2017 every twentieth picture more show
 with the cells that the real files have there: NULL, widths of -1, -2, classes 8 to 10.
 """
 
-import multiprocessing
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from hocp_mm.datasets.synthetic.affectnet_files import (
+    HEADER,
     csv_text,
     face_row,
     faceless_row,
@@ -25,13 +22,12 @@ from hocp_mm.datasets.synthetic.affectnet_files import (
 )
 from hocp_mm.datasets.synthetic.clip import FPS, SyntheticClip
 from hocp_mm.datasets.synthetic.scene import sample_scene
-from hocp_mm.datasets.synthetic.staging import write_once
-
-Rows = list[list[object]]
+from hocp_mm.datasets.synthetic.staging import Progress, run_tasks, write_staged
 
 _VERSION = 1  # raise it when the same numbers give other pictures
 _IMAGES = "Manually_Annotated/Manually_Annotated_Images"
 _CSV = {"train": "training.csv", "val": "validation.csv"}
+_PIECE = "Manually_Annotated/{}.rows"
 _PARTS = ("train", "val")
 _APART = 2 * FPS  # frames between two pictures of a person
 _USELESS = (10, 9, 8)  # classes of the extra pictures of 2017, in turn
@@ -73,12 +69,9 @@ class SyntheticAffectNetSpec:
 
 def write_synthetic_affectnet(
     root: str | Path,
-    release: Literal["2017", "2021"] = "2017",
-    people: Sequence[int] = (120, 24),
-    images_per_person: int = 10,
-    seed: int = 0,
+    spec: SyntheticAffectNetSpec | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     overwrite: bool = False,
 ) -> bool:
     """Write a synthetic set in AffectNet's layout, or do nothing if it is already there.
@@ -88,10 +81,7 @@ def write_synthetic_affectnet(
 
     Args:
         root: Folder of the set.
-        release: Layout: ``"2017"`` (csv) or ``"2021"`` (npy).
-        people: People in train and val.
-        images_per_person: Pictures of each person.
-        seed: Seed of everything.
+        spec: The numbers; None takes their defaults.
         workers: Processes; ``None`` = one per CPU core, 1 = this process.
         progress: Called with the number of finished people and of all people.
         overwrite: Replace a synthetic set made with other numbers. Other folders are never replaced.
@@ -99,40 +89,25 @@ def write_synthetic_affectnet(
     Returns:
         Whether the set was written; ``False`` = it was already there with the same numbers.
     """
-    train, val = people
-    spec = SyntheticAffectNetSpec(release, (train, val), images_per_person, seed)
-    numbers = {"layout": f"affectnet-{release}", "version": _VERSION, **asdict(spec)}
-    return write_once(Path(root).absolute(), numbers, lambda draft: _write(draft, spec, workers, progress), overwrite)
+    numbers = spec or SyntheticAffectNetSpec()
+    layout = {"layout": f"affectnet-{numbers.release}", "version": _VERSION, **asdict(numbers)}
+    manifest = json.dumps(layout, indent=2) + "\n"
+    return write_staged(Path(root), manifest, lambda draft: _write(draft, numbers, workers, progress), overwrite)
 
 
-def _write(
-    root: Path, spec: SyntheticAffectNetSpec, workers: int | None, progress: Callable[[int, int], None] | None
-) -> None:
+def _write(root: Path, spec: SyntheticAffectNetSpec, workers: int | None, progress: Progress | None) -> None:
     """Render everybody, then write what lists them."""
-    parts = {person: part for part, people in _people(spec).items() for person in people}
-    report = progress or (lambda done, total: None)
-    report(0, len(parts))
-    workers = min(workers or _cores(), len(parts))
-    rows: dict[int, Rows] = {}
-    if workers == 1:
-        for person, part in parts.items():
-            rows[person] = _write_person(root, spec, part, person)
-            report(len(rows), len(parts))
-    else:
-        # Started afresh, not forked: a copy of a process with running threads may hang.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
-        try:
-            futures = {pool.submit(_write_person, root, spec, part, person): person for person, part in parts.items()}
-            for future in as_completed(futures):
-                rows[futures[future]] = future.result()
-                report(len(rows), len(parts))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    parts = _people(spec)
+    run_tasks(
+        _write_person, [(root, spec, part, who) for part, people in parts.items() for who in people], workers, progress
+    )
     if spec.release == "2017":
-        for part, people in _people(spec).items():
-            text = csv_text([row for person in people for row in rows[person]])
-            (root / "Manually_Annotated" / _CSV[part]).write_text(text, encoding="utf-8")
+        for part, people in parts.items():
+            pieces = [root / _PIECE.format(person) for person in people]
+            text = "".join(piece.read_text(encoding="utf-8") for piece in pieces)
+            (root / "Manually_Annotated" / _CSV[part]).write_text(f"{HEADER}\n{text}", encoding="utf-8")
+            for piece in pieces:
+                piece.unlink()
 
 
 def _people(spec: SyntheticAffectNetSpec) -> dict[str, range]:
@@ -140,11 +115,11 @@ def _people(spec: SyntheticAffectNetSpec) -> dict[str, range]:
     return {"train": range(1, train + 1), "val": range(train + 1, train + val + 1)}
 
 
-def _write_person(root: Path, spec: SyntheticAffectNetSpec, part: str, person: int) -> Rows:
-    """Write all pictures of one person; return their rows in the csv file of 2017."""
+def _write_person(root: Path, spec: SyntheticAffectNetSpec, part: str, person: int) -> None:
+    """Write all pictures of one person and, for the layout of 2017, a piece of the csv file."""
     count = spec.images_per_person
     clip = SyntheticClip(spec.seed, person, 0, 1 + (count - 1) * _APART, motion_share=0.0)
-    rows: Rows = []
+    rows: list[list[object]] = []
     for number in range(count):
         face = render_face(clip, number * _APART)
         serial = (person - 1) * count + number
@@ -160,9 +135,5 @@ def _write_person(root: Path, spec: SyntheticAffectNetSpec, part: str, person: i
             empty = sample_scene(np.random.default_rng([spec.seed, _SCENERY, serial]), clip.identity).background
             write_image(root / _IMAGES / file, face.image if kind == 8 else empty)
             rows.append(face_row(file, face, kind) if kind == 8 else faceless_row(file, kind))
-    return rows
-
-
-def _cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if rows:
+        (root / _PIECE.format(person)).write_text(csv_text(rows), encoding="utf-8")
