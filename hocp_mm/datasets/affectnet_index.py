@@ -56,7 +56,8 @@ def _times(stat: os.stat_result) -> str:
 def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
     """Return what `save_index` kept, or None if it is not there, of another state, or damaged."""
     try:
-        with np.load(store, allow_pickle=False) as kept:
+        # Opened here: numpy leaves a file open that turns out to be none of its own.
+        with store.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as kept:
             if str(kept["state"]) != state:
                 return None
             return {name: kept[name] for name in kept.files if name != "state"}
