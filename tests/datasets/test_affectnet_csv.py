@@ -138,7 +138,10 @@ REFUSALS = {
         b"subDirectory_filePath,expression,valence\n1/a.jpg,1,0\n",
         "the header must name the columns .* once, but face_x, face_y, .*, facial_landmarks, arousal is missing",
     ),
-    "column twice": (f"{HEADER},valence\n".encode(), "the header must name the columns .* once, but valence occurs twice"),
+    "column twice": (
+        f"{HEADER},valence\n".encode(),
+        "the header must name the columns .* once, but valence occurs twice",
+    ),
     "cell without end": (b'"' + b"x" * 200_000, r"not a readable csv file \(field larger than field limit"),
 }
 

@@ -219,7 +219,9 @@ def test_results_do_not_depend_on_the_chunks(part, monkeypatch):
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
-@pytest.mark.parametrize("value", [np.array("0.5"), np.array(3), np.zeros((2, 3), np.float16), np.array(b"7"), np.zeros(0)])
+@pytest.mark.parametrize(
+    "value", [np.array("0.5"), np.array(3), np.zeros((2, 3), np.float16), np.array(b"7"), np.zeros(0)]
+)
 def test_npy_files_are_read_as_numpy_reads_them(tmp_path, version, value):
     file = io.BytesIO()
     np.lib.format.write_array(file, value, version=version)
