@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affect_dataset import attempt
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
-from hocp_mm.datasets.image_frames import IMAGE_SUFFIXES
 from hocp_mm.errors import DataError, MissingDataError
 
 _KINDS = ("exp", "val", "aro", "lnd")
 _NAME = re.compile(r"(.+)_(exp|val|aro|lnd)\.npy", re.DOTALL)
 _MAGIC = b"\x93NUMPY"
 _CHUNK = 2048
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
@@ -70,7 +70,7 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
     names: dict[str, str] = {}
     for name in _listing(images):
         stem, dot, suffix = name.rpartition(".")
-        if not stem or dot + suffix.lower() not in IMAGE_SUFFIXES:
+        if not stem or dot + suffix.lower() not in _IMAGE_SUFFIXES:
             continue
         if stem in names:
             faults.append(f"{images}: an image must have one file, got {names[stem]!r} and {name!r}.")
