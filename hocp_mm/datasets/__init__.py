@@ -2,6 +2,7 @@
 
 from hocp_mm.datasets.afew_va import AFEWVADataset
 from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.affectnet import AffectNetDataset
 from hocp_mm.datasets.affwild2 import AffWild2Dataset
 from hocp_mm.datasets.affwild2_files import read_va_file, write_va_file
 from hocp_mm.datasets.avec import AVECDataset
@@ -35,6 +36,7 @@ __all__ = [
     "AccessReport",
     "AffWild2Dataset",
     "AffectDataset",
+    "AffectNetDataset",
     "SEWADataset",
     "SEWAKey",
     "SEWAMetadata",

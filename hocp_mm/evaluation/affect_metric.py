@@ -1,33 +1,32 @@
-"""`AffectMetric`: CCC, PCC, RMSE and SAGR over all frames of all videos."""
+"""`AffectMetric`: CCC, PCC, RMSE and SAGR over all frames of all videos, and expressions where there are labels."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
+from hocp_mm.evaluation.expression_scores import (
+    Expressions,
+    class_scores,
+    confusion_matrix,
+    expression_names,
+    expression_scores,
+    merge_expressions,
+    write_expressions,
+    write_rows,
+)
+from hocp_mm.evaluation.windows import Window, by_video
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline, WindowAverager
 
 _FUNCTIONS = {"ccc": ccc, "pcc": pcc, "rmse": rmse, "sagr": sagr}
-
-
-class Window(TypedDict):
-    """What is kept of one predicted clip; arrays have one row per frame."""
-
-    video: str
-    frame_inds: NDArray[np.int64]
-    pred: NDArray[np.float32]
-    target: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    num_frames: int
-    fps: float
 
 
 @METRICS.register_module()
@@ -39,11 +38,16 @@ class AffectMetric(BaseMetric):
     clipped to [-1, 1], as in EmoNet's evaluation. Headline values run over all valid frames of all videos
     together, not per video and then averaged; per-video values go to ``per_video.csv``.
 
-    Keys: ``{prefix}/{ccc,pcc,rmse,sagr}_{valence,arousal,mean}``.
+    Keys: ``{prefix}/{ccc,pcc,rmse,sagr}_{valence,arousal,mean}``. Where samples have both labels and scores of
+    expressions also ``{prefix}/expression_accuracy`` and ``{prefix}/expression_f1`` (mean over the classes, see
+    `expression_scores`): scores of overlapping windows are averaged, the highest is the class, and all frames with a
+    label count, whether their valence and arousal are valid or not.
 
     Args:
         prefix: First part of every key.
-        out_dir: Folder for one CSV per video (`AffectTimeline`) and ``per_video.csv``; None writes nothing.
+        out_dir: Folder for one CSV per video (`AffectTimeline`) and ``per_video.csv``, for one ``images.csv`` if the
+            set has pictures (fps 0), and for ``expressions.csv`` with the scores of every class and what it was taken
+            for; None writes nothing.
         collect_device: Where windows of several processes meet, ``"cpu"`` or ``"gpu"``.
         collect_dir: Folder for that exchange, shared by all processes; only with ``"cpu"``.
     """
@@ -74,6 +78,7 @@ class AffectMetric(BaseMetric):
         for sample in data_samples:
             if "gt_affect" not in sample or "gt_valid" not in sample:
                 raise DataError(f"AffectMetric: video {sample['video']} has no labels, so it cannot be scored.")
+            both = "pred_scores" in sample and "gt_expression" in sample
             window = Window(
                 video=sample["video"],
                 frame_inds=np.asarray(sample["frame_inds"], dtype=np.int64),
@@ -82,6 +87,8 @@ class AffectMetric(BaseMetric):
                 valid=_to_array(sample["gt_valid"]),
                 num_frames=sample["num_frames"],
                 fps=sample["fps"],
+                scores=_to_array(sample["pred_scores"]) if both else None,
+                expression=_to_array(sample["gt_expression"]) if both else None,
             )
             self.results.append(window)
 
@@ -99,9 +106,25 @@ class AffectMetric(BaseMetric):
         """
         timelines = merge_windows(results)
         scores = score(timelines)
+        expressions = merge_expressions(results)
+        confusion = _pool(expressions)
+        if confusion is not None:
+            scores |= expression_scores(confusion)
+            self._report_expressions(confusion)
         if self.out_dir is not None:
-            _write(self.out_dir, timelines)
+            pictures = {window["video"] for window in results if window["fps"] == 0}
+            _write_pictures(self.out_dir, [t for t in timelines if t.video in pictures], expressions)
+            _write(self.out_dir, [t for t in timelines if t.video not in pictures])
         return scores
+
+    def _report_expressions(self, confusion: NDArray[np.int64]) -> None:
+        """Log how often each class was recognised, and write its scores."""
+        names = expression_names(self.dataset_meta, len(confusion))
+        recalls = zip(names, class_scores(confusion)["recall"], strict=True)
+        text = ", ".join(f"{name} {recall:.3f}" for name, recall in recalls if not np.isnan(recall))
+        print_log(f"AffectMetric: share of each expression that was recognised: {text}", logger="current")
+        if self.out_dir is not None:
+            write_expressions(self.out_dir / "expressions.csv", confusion, names)
 
 
 def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
@@ -117,10 +140,15 @@ def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
     Raises:
         DataError: If two windows give one frame different labels.
     """
-    by_video: dict[str, dict[bytes, Window]] = {}
-    for window in windows:
-        by_video.setdefault(window["video"], {}).setdefault(window["frame_inds"].tobytes(), window)
-    return [_merge_video(video, list(by_video[video].values())) for video in sorted(by_video)]
+    return [_merge_video(video, own) for video, own in by_video(windows).items()]
+
+
+def _pool(expressions: dict[str, Expressions]) -> NDArray[np.int64] | None:
+    """Return the confusion matrix of all videos together, or None without labels."""
+    if not expressions:
+        return None
+    pred, target = (np.concatenate([own[key] for own in expressions.values()]) for key in ("pred", "target"))
+    return confusion_matrix(pred, target, max(own["num_classes"] for own in expressions.values()))
 
 
 def score(timelines: Sequence[AffectTimeline]) -> dict[str, float]:
@@ -159,19 +187,22 @@ def _merge_video(video: str, windows: list[Window]) -> AffectTimeline:
             raise DataError(f"AffectMetric: video {video}: two windows give one frame different labels.")
         target[inds[counts]], valid[inds[counts]] = window["target"][counts], True
     frames, pred = averager.result()
+    # A picture has no frame rate, and a timeline needs one; its only frame is at 0 s in any case.
     return AffectTimeline(
-        video, windows[0]["fps"], frames, np.clip(pred, -1, 1), target=target[frames], valid=valid[frames]
+        video, windows[0]["fps"] or 1.0, frames, np.clip(pred, -1, 1), target=target[frames], valid=valid[frames]
     )
 
 
 def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:
     """Write one CSV per video, and one row per video in ``per_video.csv`` (empty cells: no valid frame)."""
+    if not timelines:
+        return
     keys = [f"{name}_{value}" for name in _FUNCTIONS for value in ("valence", "arousal", "mean")]
     rows: list[list[str]] = [["video", "frames", "valid_frames", *keys]]
     written: dict[str, str] = {}
     for timeline in timelines:
         name = timeline.video.replace("/", "_").replace("\\", "_")
-        if name in written or name == "per_video":
+        if name in written or name in ("per_video", "images", "expressions"):
             other = written.get(name, "the summary")
             raise DataError(f"AffectMetric: videos {timeline.video} and {other} need the same file {name}.csv.")
         written[name] = timeline.video
@@ -180,8 +211,24 @@ def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:
         values = score([timeline]) if valid else {}
         cells = [f"{values[key]:.6g}" if key in values else "" for key in keys]
         rows.append([timeline.video, str(len(timeline)), str(valid), *cells])
-    with (out_dir / "per_video.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    write_rows(out_dir / "per_video.csv", rows)
+
+
+def _write_pictures(out_dir: Path, timelines: list[AffectTimeline], expressions: dict[str, Expressions]) -> None:
+    """Write ``images.csv`` with one row per picture; a file for each would make thousands."""
+    if not timelines:
+        return
+    header = ["image", "valence", "arousal", "valence_true", "arousal_true", "valid", "expression", "expression_true"]
+    rows = [header if expressions else header[:6]]
+    for timeline in timelines:
+        assert timeline.target is not None  # merge_windows gives every timeline its labels
+        assert timeline.valid is not None
+        row = [timeline.video, *map(str, timeline.pred[0]), *map(str, timeline.target[0]), str(int(timeline.valid[0]))]
+        if expressions:
+            own = expressions.get(timeline.video)
+            row += ["", ""] if own is None else [str(own["pred"][0]), str(own["target"][0])]
+        rows.append(row)
+    write_rows(out_dir / "images.csv", rows)
 
 
 def _to_array(value: Any) -> NDArray[Any]:

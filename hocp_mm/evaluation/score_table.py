@@ -14,7 +14,7 @@ def score_table(metrics: Mapping[str, float], prefix: str = "affect") -> str:
         prefix: First part of the keys.
 
     Returns:
-        Four lines without a trailing newline.
+        Four lines without a trailing newline; a fifth with accuracy and F1 where expressions were scored.
 
     Raises:
         KeyError: If a value is absent.
@@ -31,4 +31,7 @@ def score_table(metrics: Mapping[str, float], prefix: str = "affect") -> str:
     for row in ROWS:
         cells = "".join(f"{metrics[f'{prefix}/{column}_{row}']:8.3f}" for column in COLUMNS)
         lines.append(f"{row:<8}{cells}")
+    if f"{prefix}/expression_accuracy" in metrics:
+        accuracy, f1 = (metrics[f"{prefix}/expression_{name}"] for name in ("accuracy", "f1"))
+        lines.append(f"expression: accuracy {accuracy:.3f}, mean F1 {f1:.3f}")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from hocp_mm.models import conv_registration as conv_registration
 from hocp_mm.models.backbones import TimmHOCPBackbone
 from hocp_mm.models.data_preprocessors import AffectDataPreprocessor
 from hocp_mm.models.heads import AffectHead
-from hocp_mm.models.losses import AffectLoss
+from hocp_mm.models.losses import AffectLoss, ExpressionLoss
 from hocp_mm.models.necks import HOCPTemporalNeck
 from hocp_mm.models.recognizers import AffectRecognizer
 
@@ -13,6 +13,7 @@ __all__ = [
     "AffectHead",
     "AffectLoss",
     "AffectRecognizer",
+    "ExpressionLoss",
     "HOCPTemporalNeck",
     "TimmHOCPBackbone",
 ]

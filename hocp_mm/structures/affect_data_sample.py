@@ -19,7 +19,11 @@ VALENCE, AROUSAL = 0, 1
 AffectLike = Tensor | NDArray[Any] | Sequence[Sequence[float]]
 MaskLike = Tensor | NDArray[Any] | Sequence[bool]
 
+ExpressionLike = Tensor | NDArray[Any] | Sequence[int]
+
 _AFFECT_FIELDS = ("gt_affect", "pred_affect")
+_EXPRESSION_FIELDS = ("gt_expression", "pred_expression")
+_CHECKED_FIELDS = (*_AFFECT_FIELDS, *_EXPRESSION_FIELDS, "gt_valid", "pred_scores")
 
 
 class AffectDataSample(BaseDataElement):
@@ -31,7 +35,11 @@ class AffectDataSample(BaseDataElement):
     Attributes:
         gt_affect: Labels in [-1, 1], float32 ``[T, 2]``; whatever stands on invalid frames is not read.
         gt_valid: True where the label counts, bool ``[T]``.
+        gt_expression: Class of the expression, int64 ``[T]``, -1 where there is none; absent without such labels. It
+            counts on its own: ``gt_valid`` speaks of valence and arousal alone.
         pred_affect: Predictions, float32 ``[T, 2]``, not clipped.
+        pred_expression: Predicted class, int64 ``[T]``; absent without an expression head, as the next one.
+        pred_scores: Score of every class, float32 ``[T, K]``; the highest is the predicted one.
         video: Key of the video (metainfo, as all below).
         frame_inds: Frame number of each row, ``T`` ints; -1 is padding beyond the end of the video.
         num_frames: Frames of the whole video.
@@ -46,7 +54,10 @@ class AffectDataSample(BaseDataElement):
 
     gt_affect: Tensor
     gt_valid: Tensor
+    gt_expression: Tensor
     pred_affect: Tensor
+    pred_expression: Tensor
+    pred_scores: Tensor
     video: str
     frame_inds: list[int]
     num_frames: int
@@ -64,6 +75,7 @@ class AffectDataSample(BaseDataElement):
         num_frames: int,
         fps: float,
         subject: str = "",
+        expression: ExpressionLike | None = None,
     ) -> "AffectDataSample":
         """Build the sample of one clip.
 
@@ -75,6 +87,7 @@ class AffectDataSample(BaseDataElement):
             num_frames: Frames of the whole video.
             fps: Frames per second.
             subject: Person or conversation.
+            expression: Classes ``[T]``, integers, -1 = none; None for a set without expressions. Padding gets -1.
 
         Returns:
             A sample that owns copies of the labels.
@@ -91,6 +104,15 @@ class AffectDataSample(BaseDataElement):
             "subject": subject,
         }
         sample = cls(metainfo=meta)
+        real = torch.tensor(inds, dtype=torch.int64) >= 0
+        if expression is not None:
+            classes = _to_classes("gt_expression", expression)
+            if len(classes) != len(inds):
+                raise ValueError(
+                    f"AffectDataSample({video}): expression and frame_inds must have one row per frame, "
+                    f"got {len(classes)} and {len(inds)}."
+                )
+            sample.gt_expression = torch.where(real, classes.cpu(), -1)
         if affect is None:
             if valid is not None:
                 raise ValueError(f"AffectDataSample({video}): valid describes labels, but there are none.")
@@ -103,19 +125,30 @@ class AffectDataSample(BaseDataElement):
                 f"AffectDataSample({video}): labels, mask and frame_inds must have one row per frame, "
                 f"got {len(labels)}, {len(mask)} and {len(inds)}."
             )
-        mask = mask.cpu() & (torch.tensor(inds, dtype=torch.int64) >= 0)
+        mask = mask.cpu() & real
         if not bool(torch.isfinite(labels[mask]).all()):
             raise ValueError(f"AffectDataSample({video}): labels of valid frames must be finite.")
         sample.gt_affect, sample.gt_valid = labels, mask
         return sample
 
-    def set_pred(self, affect: AffectLike) -> "AffectDataSample":
-        """Store predictions ``[T, 2]`` as float32, on the device they are on, and return the sample."""
+    def set_pred(self, affect: AffectLike, scores: Tensor | None = None) -> "AffectDataSample":
+        """Store predictions, on the device they are on.
+
+        Args:
+            affect: Valence and arousal ``[T, 2]``, kept as float32.
+            scores: Score of every expression ``[T, K]``, kept as float32; the highest one is the predicted class.
+
+        Returns:
+            The sample.
+        """
         self.pred_affect = _to_tensor("pred_affect", affect)
+        if scores is not None:
+            self.pred_scores = scores.to(torch.float32, copy=True)
+            self.pred_expression = self.pred_scores.argmax(dim=1)
         return self
 
     def set_field(self, value: Any, name: str, dtype: Any = None, field_type: str = "data") -> None:
-        """Set any field; affect and mask fields are checked first (mmengine routes all setters here).
+        """Set any field; labels, masks and predictions are checked first (mmengine routes all setters here).
 
         Args:
             value: Value of the field.
@@ -123,7 +156,7 @@ class AffectDataSample(BaseDataElement):
             dtype: Type or types that ``value`` must be an instance of.
             field_type: ``"data"`` or ``"metainfo"``.
         """
-        if name in _AFFECT_FIELDS or name == "gt_valid":
+        if name in _CHECKED_FIELDS:
             _check_field(name, value)
         super().set_field(value, name, dtype, field_type)
 
@@ -133,6 +166,19 @@ def _to_tensor(name: str, affect: AffectLike) -> Tensor:
     value = affect if isinstance(affect, Tensor | np.ndarray) else np.asarray(affect)
     _check_field(name, value)
     return torch.as_tensor(value).to(torch.float32, copy=True)
+
+
+def _to_classes(name: str, expression: ExpressionLike) -> Tensor:
+    """Return an int64 copy; whatever is no integer is refused."""
+    value = torch.as_tensor(expression)
+    kind = str(value.dtype).removeprefix("torch.")
+    if "int" not in kind:
+        raise TypeError(f"AffectDataSample: {name} must be integers, got {kind}.")
+    value = value.to(torch.int64, copy=True)
+    _check_field(name, value)
+    if value.numel() and int(value.min()) < -1:
+        raise ValueError(f"AffectDataSample: {name} must be -1 (none) or more, got {int(value.min())}.")
+    return value
 
 
 def _check_field(name: str, value: Any) -> None:
@@ -145,7 +191,17 @@ def _check_field(name: str, value: Any) -> None:
         if len(shape) != 1:
             raise ValueError(f"AffectDataSample: gt_valid must be [T], got shape {shape}.")
         return
+    if name in _EXPRESSION_FIELDS:
+        if dtype != "int64":
+            raise TypeError(f"AffectDataSample: {name} must be int64, got {dtype}.")
+        if len(shape) != 1:
+            raise ValueError(f"AffectDataSample: {name} must be [T], got shape {shape}.")
+        return
     if "float" not in dtype:
         raise TypeError(f"AffectDataSample: {name} must be floating, got {dtype} (integers lose the fraction).")
+    if name == "pred_scores":
+        if len(shape) != 2 or shape[1] < 2:
+            raise ValueError(f"AffectDataSample: pred_scores must be [T, K] of two classes or more, got shape {shape}.")
+        return
     if len(shape) != 2 or shape[1] != 2:
         raise ValueError(f"AffectDataSample: {name} must be [T, 2] = (valence, arousal), got shape {shape}.")

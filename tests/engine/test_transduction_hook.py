@@ -17,6 +17,7 @@ from hocp_mm.errors import CheckpointError, MissingDataError, UnknownModelError
 from hocp_mm.layers import FrameAxis, factorize_, transduct_
 from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.models import TimmHOCPBackbone
+from hocp_mm.registry import MODELS
 from tests.laws import assert_close
 from tests.processes import ROOT
 from tests.tiny_runs import TinyRecognizer, make_runner
@@ -414,3 +415,38 @@ def test_resume_that_finds_no_checkpoint_is_a_fresh_start(tmp_path, static_check
     make_runner(TinyRecognizer(), tmp_path / "video", [hook], epochs=1, resume=True).train()
     assert hook.report is not None
     assert hook.report.copied
+
+
+def _recognizer(**head) -> nn.Module:
+    torch.manual_seed(head.get("num_expressions") or 0)
+    return MODELS.build(
+        {
+            "type": "hocp_mm.AffectRecognizer",
+            "backbone": {"type": "hocp_mm.TimmHOCPBackbone", "model_name": "resnet10t", "rank": 4, "pretrained": False},
+            "head": {"type": "hocp_mm.AffectHead", **head},
+        }
+    )
+
+
+def test_the_expressions_of_a_static_stage_are_left_out_on_purpose(tmp_path):
+    static, video = _recognizer(num_expressions=8), _recognizer()
+    torch.save({"state_dict": static.state_dict()}, tmp_path / "static.pth")
+    report = TransductionHook(str(tmp_path / "static.pth"), cache=False).load(video)
+    assert report.complete
+    assert report.classifier == ["head.classify.weight", "head.classify.bias"]
+    assert "classifier: head.classify.weight, head.classify.bias" in str(report)
+    assert torch.equal(video.head.regress.weight, static.head.regress.weight)
+
+
+def test_expressions_fill_a_head_that_has_them_and_are_missed_where_a_source_has_none(tmp_path):
+    static, plain, video = _recognizer(num_expressions=8), _recognizer(), _recognizer(num_expressions=8)
+    nn.init.ones_(static.head.classify.weight)
+    torch.save({"state_dict": static.state_dict()}, tmp_path / "static.pth")
+    torch.save({"state_dict": plain.state_dict()}, tmp_path / "plain.pth")
+    assert TransductionHook(str(tmp_path / "static.pth"), cache=False).load(video).classifier == []
+    assert torch.equal(video.head.classify.weight, static.head.classify.weight)
+    with pytest.raises(CheckpointError, match=r"got 2 missing \(head\.classify\.weight, head\.classify\.bias\)"):
+        TransductionHook(str(tmp_path / "plain.pth"), cache=False).load(video)
+    five = _recognizer(num_expressions=5)
+    with pytest.raises(CheckpointError, match=r"2 mismatched \(head\.classify\.weight: \(8, 512\) instead of \(5, 512"):
+        TransductionHook(str(tmp_path / "static.pth"), cache=False).load(five)

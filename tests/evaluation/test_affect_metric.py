@@ -162,3 +162,99 @@ def test_the_table_has_a_row_per_value_and_a_column_per_score() -> None:
     assert lines[0].split() == ["CCC", "PCC", "RMSE", "SAGR"]
     assert [line.split()[0] for line in lines[1:]] == ["valence", "arousal", "mean"]
     assert lines[3].split()[1] == f"{expected()['affect/ccc_mean']:.3f}"
+
+
+def with_expression(samples: list[AffectDataSample], truth: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+    for sample in samples:
+        inds = torch.tensor(sample.frame_inds)
+        real = inds >= 0
+        sample.gt_expression = torch.where(real, truth[sample.video][inds.clamp(min=0)], -1)
+        sample.set_pred(sample.pred_affect, scores[sample.video][inds.clamp(min=0)])
+
+
+def expression_world() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    truth = {video: torch.randint(-1, 3, (length,), generator=generator) for video, length in LENGTHS.items()}
+    scores = {video: torch.rand(length, 4, generator=generator) for video, length in LENGTHS.items()}
+    return truth, scores
+
+
+@pytest.mark.parametrize(("length", "stride"), [(5, 5), (8, 3), (1, 1)])
+def test_expressions_are_scored_on_every_labelled_frame_once(length: int, stride: int) -> None:
+    truth, scores = expression_world()
+    samples = windows(length, stride)
+    with_expression(samples, truth, scores)
+    values = evaluate(samples)
+    target = torch.cat(list(truth.values()))
+    pred = torch.cat(list(scores.values())).argmax(1)[target >= 0]
+    target = target[target >= 0]
+    f1 = []
+    for label in range(4):
+        hits = ((pred == label) & (target == label)).sum().item()
+        count = (pred == label).sum().item() + (target == label).sum().item()
+        f1 += [2 * hits / count] if count else []
+    assert values["affect/expression_accuracy"] == pytest.approx((pred == target).float().mean().item())
+    assert values["affect/expression_f1"] == pytest.approx(sum(f1) / len(f1))
+    assert {k: v for k, v in values.items() if "expression" not in k} == pytest.approx(expected(), abs=1e-6)
+
+
+def test_scores_of_overlapping_windows_are_averaged() -> None:
+    target, valid = torch.zeros(2, 2), torch.ones(2, dtype=torch.bool)
+    first = window_of([0, 1], target, target, valid).set_pred(target, torch.tensor([[0.9, 0.1], [0.6, 0.4]]))
+    second = window_of([1], target[:1], target, valid).set_pred(target[:1], torch.tensor([[0.1, 0.9]]))
+    first.gt_expression, second.gt_expression = torch.tensor([0, 1]), torch.tensor([1])
+    assert evaluate([first, second])["affect/expression_accuracy"] == 1
+
+
+def test_no_expression_is_scored_without_labels_or_without_scores() -> None:
+    samples = windows()
+    for sample in samples:
+        sample.gt_expression = torch.zeros(5, dtype=torch.int64)
+    assert "affect/expression_accuracy" not in evaluate(samples)
+    truth, scores = expression_world()
+    samples = windows()
+    with_expression(samples, {video: torch.full_like(t, -1) for video, t in truth.items()}, scores)
+    assert evaluate(samples) == pytest.approx(expected(), abs=1e-6)
+
+
+def test_expressions_that_contradict_each_other_are_refused() -> None:
+    target, valid = torch.zeros(2, 2), torch.ones(2, dtype=torch.bool)
+    scores = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+    first = window_of([0, 1], target, target, valid).set_pred(target, scores)
+    second = window_of([1], target[:1], target, valid).set_pred(target[:1], scores[:1])
+    first.gt_expression, second.gt_expression = torch.tensor([0, 1]), torch.tensor([0])
+    with pytest.raises(DataError, match="video v: two windows give one frame different expressions"):
+        evaluate([first, second])
+    first.gt_expression = torch.tensor([0, 2])
+    with pytest.raises(DataError, match="video v: expressions must be below the 2 classes of the scores, got 2"):
+        evaluate([first])
+
+
+def picture(name: str, affect: list[float], truth: int, scores: list[float]) -> AffectDataSample:
+    sample = AffectDataSample.from_clip([affect], video=name, frame_inds=[0], num_frames=1, fps=0, expression=[truth])
+    return sample.set_pred(torch.tensor([[0.25, -2.0]]), torch.tensor([scores]))
+
+
+def test_pictures_are_written_to_one_file(tmp_path: Path) -> None:
+    samples = [
+        picture("1/a.jpg", [0.5, -0.5], 0, [0.7, 0.2, 0.1]),
+        picture("1/b.jpg", [0.25, 0.75], 2, [0.6, 0.3, 0.1]),
+        picture("1/c.jpg", [0.0, 0.0], -1, [0.0, 1.0, 0.0]),
+    ]
+    evaluator = Evaluator(AffectMetric(out_dir=tmp_path))
+    evaluator.dataset_meta = {"expressions": ("neutral", "happy", "sad")}
+    evaluator.process(data_samples=samples)
+    values = evaluator.evaluate(3)
+    assert (tmp_path / "images.csv").read_text() == (
+        "image,valence,arousal,valence_true,arousal_true,valid,expression,expression_true\n"
+        "1/a.jpg,0.25,-1.0,0.5,-0.5,1,0,0\n1/b.jpg,0.25,-1.0,0.25,0.75,1,0,2\n1/c.jpg,0.25,-1.0,0.0,0.0,1,,\n"
+    )
+    assert (tmp_path / "expressions.csv").read_text() == (
+        "expression,frames,precision,recall,f1,as_neutral,as_happy,as_sad\n"
+        "neutral,1,0.5,1,0.666667,1,0,0\nhappy,0,,,,0,0,0\nsad,1,,0,0,1,0,0\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expressions.csv", "images.csv"]
+    # neutral 2/3, sad 0; happy is neither truth nor prediction of a labelled picture.
+    assert values["affect/expression_accuracy"] == 0.5
+    assert values["affect/expression_f1"] == pytest.approx(1 / 3)
+    assert score_table(values).splitlines()[4] == "expression: accuracy 0.500, mean F1 0.333"

@@ -90,3 +90,61 @@ def test_wrong_use_is_refused() -> None:
         AffectHead(5, dropout=1.5)
     with pytest.raises(ValueError, match=r"no labels to learn from \(video b\)"):
         AffectHead(6).loss((features(),), [AffectDataSample(metainfo={"video": "b"})])
+
+
+def labelled(labels: Tensor, expression: list[int]) -> AffectDataSample:
+    inds = list(range(len(labels)))
+    return AffectDataSample.from_clip(
+        labels, video="a", frame_inds=inds, num_frames=len(labels), fps=25, expression=expression
+    )
+
+
+def test_without_expressions_names_draws_and_numbers_are_as_they_were() -> None:
+    torch.manual_seed(3)
+    plain = AffectHead(6, hidden_channels=5)
+    torch.manual_seed(3)
+    head = AffectHead(6, hidden_channels=5, num_expressions=8)
+    assert list(plain.state_dict()) == ["hidden.weight", "hidden.bias", "regress.weight", "regress.bias"]
+    assert set(head.state_dict()) - set(plain.state_dict()) == {"classify.weight", "classify.bias"}
+    assert all(torch.equal(head.state_dict()[name], tensor) for name, tensor in plain.state_dict().items())
+    assert torch.equal(plain(features()), head(features()))
+    assert plain.predict(features(), 4).shape == (2, 4, 2)
+    samples = [labelled(torch.zeros(4, 2), [0, 1, 2, 3])] * 2
+    assert set(plain.loss(features(), samples)) == {"loss_affect", "rmse", "pcc", "ccc"}
+    assert (plain.spare_layers, head.spare_layers) == (("classify",), ())
+
+
+def test_probabilities_follow_valence_and_arousal() -> None:
+    head = AffectHead(6, num_expressions=3)
+    nn.init.normal_(head.classify.weight)
+    pred = head.predict(features(frames=2), num_frames=4)
+    assert pred.shape == (2, 4, 5)
+    torch.testing.assert_close(pred[..., :2], head(features(frames=2), 4))
+    torch.testing.assert_close(pred[..., 2:].sum(-1), torch.ones(2, 4))
+    logits = features().mean((3, 4)).transpose(1, 2) @ head.classify.weight.T + head.classify.bias
+    torch.testing.assert_close(head.predict(features(), 4)[..., 2:], logits.softmax(-1))
+
+
+def test_a_fresh_head_finds_all_expressions_about_equally_likely() -> None:
+    scores = AffectHead(512, num_expressions=8).predict(torch.randn(4, 512, 1, 2, 2), 1)[..., 2:]
+    assert (scores - 1 / 8).abs().max() < 0.1
+
+
+def test_expressions_are_learned_where_they_are_known() -> None:
+    head = AffectHead(6, num_expressions=3, expression_weight=0.5)
+    nn.init.normal_(head.classify.weight)
+    samples = [labelled(torch.zeros(4, 2), [2, -1, 0, -1]), sample(torch.zeros(4, 2))]  # the second set has none
+    losses = head.loss(features(), samples)
+    logits = head.classify(features().mean((3, 4)).transpose(1, 2))[0]
+    expected = -0.5 * (logits[0].log_softmax(-1)[2] + logits[2].log_softmax(-1)[0]) / 2
+    torch.testing.assert_close(losses["loss_expression"], expected)
+    assert set(losses) == {"loss_affect", "rmse", "pcc", "ccc", "loss_expression", "expression_accuracy"}
+
+
+def test_a_class_the_head_does_not_know_is_refused() -> None:
+    head = AffectHead(6, num_expressions=5)
+    samples = [sample(torch.zeros(4, 2)), labelled(torch.zeros(4, 2), [0, 6, -1, 0])]
+    with pytest.raises(ValueError, match=r"classes must be below num_expressions=5, got 6 \(video a\)"):
+        head.loss(features(), samples)
+    with pytest.raises(ValueError, match="class_weights need num_expressions, got None"):
+        AffectHead(6, class_weights=[1.0, 2.0])

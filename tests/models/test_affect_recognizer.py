@@ -162,3 +162,30 @@ def test_a_backbone_may_tell_its_width_as_one_number() -> None:
     backbone = Conv(bare=True)
     backbone.out_channels = 4  # torchvision's way
     assert AffectRecognizer(backbone, {"type": "hocp_mm.AffectHead"}).head.in_channels == 4
+
+
+def test_expressions_come_with_the_predictions_flip_averaged_too() -> None:
+    torch.manual_seed(0)
+    head = {"type": "hocp_mm.AffectHead", "in_channels": 4, "num_expressions": 3}
+    model = AffectRecognizer(Conv(), head, test_cfg={"flip": True}).eval()
+    torch.nn.init.normal_(model.head.classify.weight, std=3)
+    clip = torch.randn(2, 3, 6, 8, 8)
+    with torch.no_grad():
+        assert model(clip).shape == (2, 6, 2)
+        samples = model(clip, mode="predict")
+        both = [model.head.predict(model.extract_feat(x), 6) for x in (clip, clip.flip(-1))]
+    expected = (both[0] + both[1]) / 2
+    torch.testing.assert_close(torch.stack([s.pred_affect for s in samples]), expected[..., :2])
+    torch.testing.assert_close(torch.stack([s.pred_scores for s in samples]), expected[..., 2:])
+    assert torch.equal(samples[1].pred_expression, expected[1, :, 2:].argmax(-1))
+
+
+def test_a_training_step_moves_the_expression_layer() -> None:
+    head = {"type": "hocp_mm.AffectHead", "in_channels": 4, "num_expressions": 3}
+    model, batch = AffectRecognizer(Conv(), head), data()
+    for sample in batch["data_samples"]:
+        sample.gt_expression = torch.tensor([0, 1, 2, -1, 1, 0])
+    before = model.head.classify.weight.detach().clone()
+    log = model.train_step(batch, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert log["loss"] == log["loss_affect"] + log["loss_expression"]
+    assert not torch.equal(model.head.classify.weight, before)

@@ -76,3 +76,44 @@ def test_assignment_is_checked_too() -> None:
         AffectDataSample(gt_affect=[[0.1, 0.2]])
     with pytest.raises(ValueError, match=r"gt_valid must be \[T\]"):
         sample.gt_valid = torch.zeros(3, 2, dtype=torch.bool)
+
+
+def test_expressions_are_integers_and_padding_has_none() -> None:
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), expression=np.array([7, -1, 3], dtype=np.int8), **CLIP)
+    assert sample.gt_expression.dtype == torch.int64
+    assert sample.gt_expression.tolist() == [7, -1, -1]
+    assert AffectDataSample.from_clip(expression=[0, 1, 2], **CLIP).gt_expression.tolist() == [0, 1, -1]
+    assert "gt_expression" not in AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+
+
+def test_the_highest_score_is_the_predicted_class() -> None:
+    scores = torch.tensor([[0.2, 0.7, 0.1], [0.5, 0.1, 0.4]], dtype=torch.float64)
+    sample = AffectDataSample().set_pred(torch.zeros(2, 2), scores)
+    assert sample.pred_expression.tolist() == [1, 0]
+    assert sample.pred_scores.dtype == torch.float32
+    assert "pred_scores" not in AffectDataSample().set_pred(torch.zeros(2, 2))
+
+
+EXPRESSION_REFUSALS = {
+    "fractions": ([0.5, 1.0, 2.0], TypeError, "gt_expression must be integers, got float32"),
+    "a mask": ([True, False, True], TypeError, "gt_expression must be integers, got bool"),
+    "another length": ([1, 2], ValueError, "expression and frame_inds must have one row per frame, got 2 and 3"),
+    "a class below none": ([0, -2, 1], ValueError, r"gt_expression must be -1 \(none\) or more, got -2"),
+    "two columns": (np.zeros((3, 2), dtype=np.int64), ValueError, r"gt_expression must be \[T\], got shape \(3, 2\)"),
+}
+
+
+@pytest.mark.parametrize("case", EXPRESSION_REFUSALS)
+def test_wrong_expressions_are_refused(case: str) -> None:
+    expression, kind, text = EXPRESSION_REFUSALS[case]
+    with pytest.raises(kind, match=text):
+        AffectDataSample.from_clip(np.zeros((3, 2)), expression=expression, **CLIP)
+
+
+def test_assigned_expressions_are_checked_too() -> None:
+    with pytest.raises(TypeError, match="gt_expression must be int64, got float32"):
+        AffectDataSample(gt_expression=torch.zeros(3))
+    with pytest.raises(TypeError, match="pred_scores must be floating, got int64"):
+        AffectDataSample().pred_scores = torch.zeros(3, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"pred_scores must be \[T, K\] of two classes or more, got shape \(3, 1\)"):
+        AffectDataSample().pred_scores = torch.zeros(3, 1)

@@ -1,6 +1,8 @@
 """Procedural talking faces whose valence and arousal are known: identities, acted clips, and sets in real layouts."""
 
 from hocp_mm.datasets.synthetic.afew_va_writer import SyntheticAfewVaSpec, write_synthetic_afew_va
+from hocp_mm.datasets.synthetic.affectnet_files import expression_of
+from hocp_mm.datasets.synthetic.affectnet_writer import SyntheticAffectNetSpec, write_synthetic_affectnet
 from hocp_mm.datasets.synthetic.affwild2_writer import SyntheticAffWild2Spec, write_synthetic_affwild2
 from hocp_mm.datasets.synthetic.clip import FPS, RenderedFrame, SyntheticClip
 from hocp_mm.datasets.synthetic.face import HeadPose, SyntheticFace
@@ -22,13 +24,16 @@ __all__ = [
     "Scene",
     "SyntheticAfewVaSpec",
     "SyntheticAffWild2Spec",
+    "SyntheticAffectNetSpec",
     "SyntheticClip",
     "SyntheticFace",
     "SyntheticSewaSpec",
+    "expression_of",
     "sample_affect",
     "sample_identity",
     "sample_scene",
     "write_synthetic_afew_va",
+    "write_synthetic_affectnet",
     "write_synthetic_affwild2",
     "write_synthetic_sewa",
     "write_xvid",

@@ -14,7 +14,8 @@ class PackAffectInputs:
     """Pack clip and labels: ``dict(inputs=uint8 [3, T, H, W], data_samples=AffectDataSample)``.
 
     Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
-    valid, so neither loss nor metric reads it.
+    valid, so neither loss nor metric reads it. ``expression``, where a record has it (one class for all frames, or
+    one per frame), becomes ``gt_expression``, with -1 on padding.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -22,6 +23,9 @@ class PackAffectInputs:
         inds = results["frame_inds"]
         real = inds >= 0
         affect = np.where(real[:, None], results["affect"][inds], np.float32(0))
+        expression = results.get("expression")
+        if expression is not None:
+            expression = np.broadcast_to(expression, results["num_frames"])[inds]  # padding is overwritten with -1
         sample = AffectDataSample.from_clip(
             affect,
             results["valid"][inds] & real,
@@ -30,6 +34,7 @@ class PackAffectInputs:
             num_frames=results["num_frames"],
             fps=results["fps"],
             subject=results["subject"],
+            expression=expression,
         )
         clip = np.ascontiguousarray(results["imgs"].transpose(3, 0, 1, 2))  # [T, H, W, 3] -> [3, T, H, W]
         return {"inputs": torch.from_numpy(clip), "data_samples": sample}

@@ -147,7 +147,9 @@ class TransductionHook(Hook):
             others = [key for key in state if not key.startswith(_BACKBONE)]
             if len(others) < len(state) and not model.state_dict().keys().isdisjoint(others):
                 follow_ranks_(model, state, self.source)
-                return load_image_weights_(model, state, source=self.source, **options)
+                # A head says what a static stage may have learned besides, such as expressions.
+                spare = [f"head.{name}" for name in getattr(getattr(model, "head", None), "spare_layers", ())]
+                return load_image_weights_(model, state, source=self.source, classifier=spare, **options)
         if hasattr(backbone, "load_image_weights"):
             return backbone.load_image_weights(self.source, **options)
         if self._is_file:

@@ -88,7 +88,8 @@ class AffectRecognizer(BaseModel):
             inputs: Normalised clips, float ``[N, 3, T, H, W]``.
             data_samples: N samples; needed for ``loss``, completed in place by ``predict``.
             mode: ``tensor``: predictions ``[N, T, 2]`` with gradients. ``loss``: dict of losses. ``predict``: the
-                samples (new ones if None came) with ``pred_affect`` ``[T, 2]``, flip-averaged if so configured.
+                samples (new ones if None came) with ``pred_affect`` ``[T, 2]``, and with ``pred_scores`` and
+                ``pred_expression`` where the head has them, flip-averaged if so configured.
 
         Returns:
             What the mode says.
@@ -112,7 +113,10 @@ class AffectRecognizer(BaseModel):
         if self.flip:
             pred = (pred + self.head.predict(self.extract_feat(inputs.flip(-1)), num_frames)) / 2
         samples = [AffectDataSample() for _ in inputs] if data_samples is None else list(data_samples)
-        return [sample.set_pred(row) for sample, row in zip(samples, pred, strict=True)]
+        for sample, row in zip(samples, pred, strict=True):
+            affect, scores = row[:, :2], row[:, 2:]
+            sample.set_pred(affect, scores if scores.shape[1] else None)
+        return samples
 
 
 def _with_channels(part: Any, channels: Any) -> Any:

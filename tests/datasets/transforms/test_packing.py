@@ -39,3 +39,12 @@ def test_labels_keep_fraction_and_order_and_the_mask():
         25.0,
         "S1",
     )
+
+
+def test_an_expression_of_the_record_counts_on_real_frames_alone():
+    sample = PackAffectInputs()({**_record(), "expression": 6})["data_samples"]
+    assert (sample.gt_expression.dtype, sample.gt_expression.tolist()) == (torch.int64, [6, 6, -1])
+    sample = PackAffectInputs()({**_record(), "expression": np.array([1, -1, 3, 5])})["data_samples"]
+    assert sample.gt_expression.tolist() == [3, 1, -1]
+    assert PackAffectInputs()({**_record(), "expression": -1})["data_samples"].gt_expression.tolist() == [-1, -1, -1]
+    assert "gt_expression" not in PackAffectInputs()(_record())["data_samples"]

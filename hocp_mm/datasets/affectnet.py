@@ -1,0 +1,236 @@
+"""AffectNet: single images of faces with valence, arousal and one of eight expressions."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.affect_dataset import AffectDataset, raise_faults, scale_labels
+from hocp_mm.datasets.affectnet_checks import drop_damaged_images, drop_missing_files, drop_out_of_range
+from hocp_mm.datasets.affectnet_csv import read_affectnet_csv
+from hocp_mm.datasets.affectnet_files import (
+    EXPRESSIONS,
+    AffectNetRows,
+    Classes,
+    expression_names,
+    renumber,
+    select_rows,
+    summary,
+)
+from hocp_mm.datasets.affectnet_layout import find_csv, find_images, find_part
+from hocp_mm.datasets.affectnet_npy import read_affectnet_folder
+from hocp_mm.datasets.affectnet_table import AffectNetTable, image_keys
+from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.registry import DATASETS
+
+Release = Literal["2017", "2021"]
+Faces = Literal["box", "landmarks", "inner", "frame"]
+_SHOWN_FAULTS = 10
+_OPTIONS = {
+    "release": ("2017", "2021"),
+    "split": ("train", "val"),
+    "classes": (8, 7, "emonet5", "va_only"),
+    "faces": ("box", "landmarks", "inner", "frame"),
+    "on_fault": ("error", "skip"),
+}
+
+
+@DATASETS.register_module()
+class AffectNetDataset(AffectDataset):
+    """Images of AffectNet as clips of one frame, with valence, arousal and ``expression``.
+
+    The split is the official one; a test part was never published. Rows that the release itself declares useless are
+    dropped and counted by reason (classes that were not chosen, -2 or NULL for valence or arousal, no face box); what
+    must not be (a cell that is no number, a missing image, 135 landmarks, a value outside the scale) is a fault. All
+    faults are reported together before any training.
+
+    The full release gives 287,651 training images and 4,000 (2017) or 3,999 (2021) for validation with 8 classes.
+
+    Args:
+        data_root: Folder of the set. 2017: with ``training.csv``, ``validation.csv`` and
+            ``Manually_Annotated_Images``, directly or below ``Manually_Annotated``. 2021: with ``train_set`` and
+            ``val_set``.
+        split: ``"train"`` or ``"val"``.
+        release: ``"2017"`` (csv, images of any size with a face box) or ``"2021"`` (npy, crops of 224x224).
+        classes: ``8``: classes 0 to 7; ``7``: without contempt; ``"emonet5"``: neutral, happy, sad, surprise and anger
+            (renumbered 4); ``"va_only"``: also rows of class 8 (none), all without an expression. Rows of other
+            classes are dropped.
+        faces: What is cropped: ``"box"`` of the csv file (default for 2017), the box of all 68 ``"landmarks"``, that
+            of the ``"inner"`` ones without the jaw line (the points that SEWA has), or the whole ``"frame"`` (default
+            for 2021, which has no boxes).
+        emonet_clean: Keep only labels that agree with each other by EmoNet's rules (see `emonet_rules`). Scores on
+            that set cannot be compared with those on the whole one.
+        on_fault: ``"error"`` refuses a set with faults; ``"skip"`` leaves the rows out, counts them and names ten. An
+            image that turns out to be damaged in training ends the run, or is replaced by another and named.
+        verify_images: Check every image file from its first byte to its last at the start; None: in test mode only,
+            where no image can be replaced.
+        labels_file: csv file instead of that of the split (2017), below ``data_root`` or absolute.
+        image_folder: Folder that its paths are relative to.
+        index_cache: Keep what csv or npy files say in the folder of the package (``HOCP_MM_CACHE``), and take it from
+            there as long as the files are the same.
+        **kwargs: Options of `AffectDataset`. ``label_range`` stays (-1, 1) unless your copy was rescaled.
+
+    Raises:
+        MissingDataError: If a folder or file is missing; says where to get it.
+        DataError: If the data break a rule; lists the first ten faults and counts all.
+        ValueError: If an option is unknown or contradicts another.
+    """
+
+    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AffectNet"}  # noqa: RUF012 - see AffectDataset
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = "train",
+        *,
+        release: Release = "2017",
+        classes: Classes = 8,
+        faces: Faces | None = None,
+        emonet_clean: bool = False,
+        on_fault: Literal["error", "skip"] = "error",
+        verify_images: bool | None = None,
+        labels_file: str | None = None,
+        image_folder: str | None = None,
+        index_cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        faces = faces or ("box" if release == "2017" else "frame")
+        given = {"release": release, "split": split, "classes": classes, "faces": faces, "on_fault": on_fault}
+        for name, value in given.items():
+            if value not in _OPTIONS[name]:
+                known = ", ".join(map(repr, _OPTIONS[name]))
+                raise ValueError(f"AffectNetDataset: {name} must be one of {known}, got {value!r}.")
+        if release == "2021" and faces == "box":
+            raise ValueError("AffectNetDataset: faces='box' needs release='2017'; that of 2021 has crops and no boxes.")
+        if release == "2021" and (labels_file or image_folder):
+            raise ValueError("AffectNetDataset: labels_file and image_folder belong to release='2017'.")
+        self.root, self.split, self.release = Path(data_root), split, release
+        self.classes: Classes = classes
+        self.faces: Faces = faces
+        self.emonet_clean, self.on_fault, self.index_cache = emonet_clean, on_fault, index_cache
+        self.labels_file, self.image_folder = labels_file, image_folder
+        self.verify_images = bool(kwargs.get("test_mode")) if verify_images is None else verify_images
+        self._told: set[str] = set()
+        metainfo = {"expressions": expression_names(classes), **(kwargs.pop("metainfo", None) or {})}
+        super().__init__(data_root, metainfo=metainfo, **kwargs)
+
+    @property
+    def name(self) -> str:
+        """Name of this part, for messages."""
+        return f"AffectNetDataset({self.release} {self.split})"
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return one small item per image; the columns are kept aside in a few arrays, not as a record each."""
+        self._table = self._load_table()
+        if self.test_mode:
+            return [{"row": row, "start": 0} for row in range(len(self._table))]
+        return [{"row": row} for row in range(len(self._table)) for _ in range(self.clips_per_video)]
+
+    def load_videos(self) -> list[dict[str, Any]]:
+        """Return the records of all images; some 2 kB each, so training takes them one by one."""
+        table = self._load_table()
+        return [table.record(row) for row in range(len(table))]
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """Return a fresh record of the image that sample ``idx`` shows."""
+        # Not that of AffectDataset, which unpickles a record.
+        item = BaseDataset.get_data_info(self, idx)
+        return {**self._table.record(item.pop("row")), **item}
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Return the expression of sample ``idx``, for mmengine's ``ClassBalancedDataset``."""
+        return [int(self._table.expression[BaseDataset.get_data_info(self, idx)["row"]])]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on one sample.
+
+        Args:
+            idx: Number of the sample.
+
+        Returns:
+            What the pipeline returns, or None for a damaged training image with ``on_fault="skip"``: mmengine then
+            takes another one.
+
+        Raises:
+            HOCPError: If the image is damaged; with ``on_fault="skip"`` only in test mode.
+        """
+        try:
+            return super().prepare_data(idx)
+        except HOCPError as error:
+            if self.on_fault == "error" or self.test_mode:
+                raise
+            if str(error) not in self._told:  # once per data loader worker
+                self._told.add(str(error))
+                text = f"{self.name}: image {len(self._told)} replaced by another: {error}"
+                print_log(text, logger="current", level=logging.WARNING)
+            return None
+
+    def _load_table(self) -> AffectNetTable:
+        """Read, check and select the rows of the split."""
+        if self.release == "2021":
+            rows = read_affectnet_folder(find_part(self.root, self.split), self.index_cache)
+        else:
+            csv = find_csv(self.root, self.split, self.labels_file)
+            images, landmarks = find_images(self.root, self.image_folder), self.faces in ("landmarks", "inner")
+            rows = read_affectnet_csv(csv, images, landmarks, self.index_cache)
+        box = None if self.faces == "frame" else self.faces
+        keep, dropped = select_rows(rows, self.classes, box, self.emonet_clean)
+        faults = [*rows.faults, *drop_out_of_range(rows, keep, self.label_range), *drop_missing_files(rows, keep)]
+        if self.verify_images:
+            faults += drop_damaged_images(rows, keep, box)
+        if self.on_fault == "error":
+            raise_faults(self.name, faults)
+        if not keep.any():
+            reasons = summary(dropped | ({"faults": len(faults)} if faults else {}))
+            raise DataError(f"{rows.source}: at least one row must be of use, got none of {len(rows)} ({reasons}).")
+        kept = np.flatnonzero(keep)
+        source = rows.source
+        affect = [scale_labels(rows.affect[kept, column], self.label_range, source) for column in (0, 1)]
+        table = AffectNetTable(
+            folder=rows.images,
+            keys=image_keys(rows.files, kept),
+            files=[rows.files[row] for row in kept],
+            affect=np.stack(affect, axis=1),
+            expression=renumber(rows.expression[kept], self.classes),
+            boxes=None if box is None else rows.boxes[box][kept],
+        )
+        self._report(rows, table, kept, dropped, faults)
+        return table
+
+    def _report(
+        self,
+        rows: AffectNetRows,
+        table: AffectNetTable,
+        kept: NDArray[np.intp],
+        dropped: dict[str, int],
+        faults: Sequence[str],
+    ) -> None:
+        """Log what was found and what was left out."""
+        if faults:
+            shown = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
+            rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+            text = "\n".join([f"{self.name}: {len(faults)} faults, left out:", *shown, *rest])
+            print_log(text, logger="current", level=logging.WARNING)
+        counts = {
+            name: count
+            for number, name in enumerate(EXPRESSIONS)
+            if (count := int((rows.expression[kept] == number).sum()))
+        }
+        (v_low, a_low), (v_high, a_high) = table.affect.min(axis=0), table.affect.max(axis=0)
+        shared = len(table) - len(set(table.files()))
+        notes = [
+            f"{len(table)} of {len(rows) + len(rows.faults)} rows kept ({summary(counts)})",
+            f"dropped: {summary(dropped) or 'none'}",
+            f"faults left out: {len(faults)}",
+            f"valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f}",
+            f"scaled from {self.label_range}",
+            f"faces: {self.faces}",
+        ]
+        notes += [f"{shared} rows share their image with another"] if shared else []
+        notes += [f"{rows.extra_images} images without annotations"] if rows.extra_images else []
+        print_log(f"{self.name}: {'; '.join(notes)}", logger="current")

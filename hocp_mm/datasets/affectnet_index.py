@@ -1,0 +1,110 @@
+"""What a million little files or half a gigabyte of text say, kept in one file.
+
+It is taken as long as names, sizes and times of all files that it was read from are the same.
+"""
+
+import hashlib
+import logging
+import os
+import uuid
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+
+from hocp_mm.functional.native.build import cache_folder
+
+_VERSION = 1  # raise it when the same files are read differently
+
+
+def folder_state(folder: Path) -> str:
+    """Return a hash of the names, sizes and times of all files in a folder, whatever their order.
+
+    The time of the last change of the entry (``ctime``) cannot be set back, unlike that of the content.
+
+    Args:
+        folder: Folder.
+
+    Returns:
+        The hash, after the number of files.
+    """
+    total = count = 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                stat = entry.stat()
+            except OSError:  # a link to nothing; reading it will say so
+                stat = entry.stat(follow_symlinks=False)
+            text = f"{entry.name}\0{_times(stat)}"
+            total += int.from_bytes(hashlib.blake2b(os.fsencode(text), digest_size=16).digest(), "big")
+            count += 1
+    return f"{_VERSION}:{count}:{total % (1 << 128):032x}"
+
+
+def file_state(path: Path) -> str:
+    """Return size and times of one file."""
+    return f"{_VERSION}:{_times(path.stat())}"
+
+
+def _times(stat: os.stat_result) -> str:
+    return f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
+
+
+def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
+    """Return what `save_index` kept, or None if it is not there, of another state, or damaged."""
+    try:
+        # Opened here: numpy leaves a file open that turns out to be none of its own.
+        with store.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as kept:
+            if str(kept["state"]) != state:
+                return None
+            return {name: kept[name] for name in kept.files if name != "state"}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        print_log(f"{store}: not a readable index, reading the annotations again ({error})", logger="current")
+        return None
+
+
+def save_index(store: Path, state: str, index: dict[str, NDArray[Any]]) -> None:
+    """Keep what was read; the file appears whole or not at all, and a folder that takes none is no error."""
+    draft = store.with_name(f".{store.stem}-{uuid.uuid4().hex}.npz")
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            np.savez(draft, state=np.array(state), **index)  # pyright: ignore[reportArgumentType]
+            draft.replace(store)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        text = f"{store}: the index cannot be kept, the next start reads all annotations again ({error})"
+        print_log(text, logger="current", level=logging.WARNING)
+
+
+def index_file(source: Path, kind: str = "") -> Path | None:
+    """Return the file that keeps the index of a file or folder, or None where there is no place for one.
+
+    Args:
+        source: What was read.
+        kind: What of it.
+
+    Returns:
+        The file; its folder may not exist yet.
+    """
+    try:
+        name = hashlib.sha256(os.fsencode(source.absolute()) + b"\0" + kind.encode()).hexdigest()[:32]
+        return cache_folder() / "affectnet" / f"{name}.npz"
+    except OSError:
+        return None
+
+
+def pack(names: list[str]) -> NDArray[np.uint8]:
+    """Return names as bytes, NUL between them: arrays of strings take the length of the longest for each."""
+    return np.frombuffer(os.fsencode("\0".join(names)), dtype=np.uint8)
+
+
+def unpack(names: NDArray[np.uint8]) -> list[str]:
+    """Return what `pack` took."""
+    return os.fsdecode(names.tobytes()).split("\0") if len(names) else []
