@@ -22,6 +22,7 @@ CORE = [
     "mmengine>=0.10.7,<1",
     "numpy>=1.26",
     "safetensors>=0.4",
+    "pillow>=10.1",  # pictures of data sets
     "av>=12",
     "matplotlib>=3.7",
     "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one

@@ -6,6 +6,10 @@ A record is the dict that enters the pipeline:
     affect: float32 [num_frames, 2], (valence, arousal) in [-1, 1] · valid: bool [num_frames]
     boxes: float32 [num_frames, 4] tight face boxes in pixels, NaN rows without a face, or None (whole frame)
     face_found: bool [num_frames] · start: int, first frame of the window (test mode only) · sample_idx: int
+
+Frames that are pictures come as ``frame_files``: paths, one per frame, empty where there is none (that frame is not
+valid); ``filename`` then is their folder. ``pixel_aspect`` is the width of a pixel over its height where that is not 1,
+``expression`` a class for the whole record, -1 for none.
 """
 
 import pickle

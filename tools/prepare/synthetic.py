@@ -2,6 +2,8 @@
 
 python tools/prepare/synthetic.py sewa data/synthetic_sewa --subjects 24 4 8 --frames 150
 python tools/prepare/synthetic.py afew_va data/synthetic_afew_va --actors 20 --clips 2
+python tools/prepare/synthetic.py affectnet data/synthetic_affectnet --release 2017
+python tools/prepare/synthetic.py affwild2 data/synthetic_affwild2 --videos 24 6
 """
 
 import argparse
@@ -13,8 +15,12 @@ from typing import Any, NamedTuple
 from hocp_mm.cli import run
 from hocp_mm.datasets.synthetic import (
     SyntheticAfewVaSpec,
+    SyntheticAffectNetSpec,
+    SyntheticAffWild2Spec,
     SyntheticSewaSpec,
     write_synthetic_afew_va,
+    write_synthetic_affectnet,
+    write_synthetic_affwild2,
     write_synthetic_sewa,
 )
 
@@ -56,7 +62,8 @@ class Layout(NamedTuple):
         add_options: Adds the options that no other layout has.
         read: Makes the numbers of the parsed options.
         write: Writes a set.
-        clips: Counts the clips of a set.
+        size: Says how large a set is.
+        shared: Which of ``--clips``, ``--frames`` and ``--motion-share`` it has.
     """
 
     title: str
@@ -64,7 +71,8 @@ class Layout(NamedTuple):
     add_options: Callable[[argparse.ArgumentParser, Any], object]
     read: Callable[[argparse.Namespace], Any]
     write: Callable[..., bool]
-    clips: Callable[[Any], int]
+    size: Callable[[Any], str]
+    shared: Sequence[str] = ("clips", "frames", "motion_share")
 
 
 def add_sewa_options(parser: argparse.ArgumentParser, default: SyntheticSewaSpec) -> None:
@@ -82,6 +90,18 @@ def add_afew_va_options(parser: argparse.ArgumentParser, default: SyntheticAfewV
     )
 
 
+def add_affectnet_options(parser: argparse.ArgumentParser, default: SyntheticAffectNetSpec) -> None:
+    """Add what only AffectNet's layouts have."""
+    parser.add_argument("--release", choices=("2017", "2021"), default=default.release, help="layout")
+    parser.add_argument("--people", type=int, nargs=2, default=default.people, metavar=("TRAIN", "VAL"), help="people")
+    parser.add_argument("--images", type=int, default=default.images_per_person, help="pictures of each person")
+
+
+def add_affwild2_options(parser: argparse.ArgumentParser, default: SyntheticAffWild2Spec) -> None:
+    """Add what only Aff-Wild2's layout has."""
+    parser.add_argument("--videos", type=int, nargs=2, default=default.videos, metavar=("TRAIN", "VAL"), help="videos")
+
+
 def write_sewa(root: str, spec: SyntheticSewaSpec, **options: Any) -> bool:
     """Write a set in SEWA's layout."""
     numbers = (spec.subjects, spec.clips_per_subject, spec.frames, spec.seed, spec.motion_share)
@@ -95,7 +115,7 @@ LAYOUTS = {
         add_sewa_options,
         lambda args: SyntheticSewaSpec(tuple(args.subjects), args.clips, args.frames, args.seed, args.motion_share),
         write_sewa,
-        lambda spec: sum(spec.subjects) * spec.clips_per_subject,
+        lambda spec: f"{sum(spec.subjects) * spec.clips_per_subject} clips of {spec.frames} frames",
     ),
     "afew_va": Layout(
         "AFEW-VA",
@@ -105,7 +125,25 @@ LAYOUTS = {
             args.actors, args.clips, args.frames, args.height, args.seed, args.motion_share
         ),
         write_synthetic_afew_va,
-        lambda spec: len(spec.clips),
+        lambda spec: f"{len(spec.clips)} clips of {spec.frames} frames",
+    ),
+    "affectnet": Layout(
+        "AffectNet",
+        SyntheticAffectNetSpec(),
+        add_affectnet_options,
+        lambda args: SyntheticAffectNetSpec(args.release, tuple(args.people), args.images, args.seed),
+        write_synthetic_affectnet,
+        lambda spec: f"{sum(spec.people) * spec.images_per_person} faces",
+        shared=(),
+    ),
+    "affwild2": Layout(
+        "Aff-Wild2",
+        SyntheticAffWild2Spec(),
+        add_affwild2_options,
+        lambda args: SyntheticAffWild2Spec(tuple(args.videos), args.frames, args.seed, args.motion_share),
+        write_synthetic_affwild2,
+        lambda spec: f"{sum(spec.videos)} videos of {spec.frames} frames",
+        shared=("frames", "motion_share"),
     ),
 }
 
@@ -130,15 +168,17 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, A
             description=layout.title,
         )
         default = layout.default
-        clips = getattr(default, "clips_per_subject", None) or default.clips_per_actor
         chosen.add_argument("out", metavar="OUT", help="folder of the set; new or empty")
         layout.add_options(chosen, default)
-        chosen.add_argument("--clips", type=int, default=clips, help="clips of each person")
-        chosen.add_argument("--frames", type=int, default=default.frames, help="frames of each clip, 25 a second")
+        if "clips" in layout.shared:
+            clips = getattr(default, "clips_per_subject", None) or default.clips_per_actor
+            chosen.add_argument("--clips", type=int, default=clips, help="clips of each person")
+        if "frames" in layout.shared:
+            chosen.add_argument("--frames", type=int, default=default.frames, help="frames of each clip, 25 a second")
         chosen.add_argument("--seed", type=int, default=default.seed, help="seed of everything")
-        chosen.add_argument(
-            "--motion-share", type=float, default=default.motion_share, help="share of arousal that only motion shows"
-        )
+        if "motion_share" in layout.shared:
+            share = default.motion_share
+            chosen.add_argument("--motion-share", type=float, default=share, help="arousal that only motion shows")
         chosen.add_argument("--workers", type=int, help="processes; one per CPU core if not given")
         chosen.add_argument("--overwrite", action="store_true", help="replace a synthetic set made with other numbers")
     args = parser.parse_args(argv)
@@ -161,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     layout = LAYOUTS[args.layout]
     written = layout.write(args.out, spec, workers=args.workers, progress=ProgressLine(), overwrite=args.overwrite)
     state = "written" if written else "already there with these numbers, nothing done"
-    print(f"{args.out}: {layout.clips(spec)} clips of {args.frames} frames, {state}.")
+    print(f"{args.out}: {layout.size(spec)}, {state}.")
 
 
 if __name__ == "__main__":

@@ -79,14 +79,14 @@ class LoadFaceClip:
         smooth: Window of the moving average of the boxes, in frames (25 = 1 s of a chat video).
         cache_mb: Megabytes (2**20 bytes) in which whole videos of crops are kept; 0 decodes every clip anew.
             The pixels are the same. Each process, and so each data loader worker, has its own cache.
-        decoder: ``"pyav"``, or ``"decord"`` for files that pass its self-check (see `read_frames`).
+        decoder: ``"auto"``, ``"pyav"``, ``"seek"`` or ``"decord"`` (see `read_frames`).
 
     Raises:
         ValueError: If a number is out of its range.
     """
 
     def __init__(
-        self, size: int, margin: float = 1.5, smooth: int = 25, cache_mb: float = 0, decoder: Decoder = "pyav"
+        self, size: int, margin: float = 1.5, smooth: int = 25, cache_mb: float = 0, decoder: Decoder = "auto"
     ) -> None:
         if size < 1 or margin <= 0 or smooth < 1 or cache_mb < 0:
             raise ValueError(
@@ -144,7 +144,7 @@ class LoadFaceClip:
                 crops[index] = self._crop(frame, squares, int(index), aspect)
             return crops
         count = 0
-        frames = iter_frames(filename) if self.decoder == "pyav" else self._read_all(filename, num_frames)
+        frames = iter_frames(filename) if self.decoder != "decord" else self._read_all(filename, num_frames)
         for count, frame in enumerate(frames, start=1):
             crops[count - 1] = self._crop(frame, squares, count - 1, aspect)
             if count == num_frames:

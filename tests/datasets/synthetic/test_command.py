@@ -46,3 +46,22 @@ def test_wrong_number_is_refused_before_anything_is_written(command, tmp_path, c
     assert exit_info.value.code == 2
     assert rule in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "says", "written"),
+    [
+        ("affectnet", ["--people", "2", "1", "--images", "1"], "3 faces, written", "Manually_Annotated/training.csv"),
+        (
+            "affectnet", ["--release", "2021", "--people", "2", "1", "--images", "1"], "3 faces, written",
+            "train_set/annotations",
+        ),
+        ("affwild2", ["--videos", "1", "1", "--frames", "3"], "2 videos of 3 frames, written", "cropped_aligned"),
+    ],
+)  # fmt: skip
+def test_other_layouts_have_options_of_their_own(layout, options, says, written, command, tmp_path, capsys):
+    command.main([layout, str(tmp_path / "set"), *options, "--workers", "1"])
+    assert says in capsys.readouterr().out
+    assert (tmp_path / "set" / written).exists()
+    with pytest.raises(SystemExit):
+        command.main([layout, str(tmp_path / "other"), "--clips", "3"])
