@@ -1,10 +1,7 @@
 """Write a whole synthetic set in Aff-Wild2's layout: face crops that count from one, label files with marks."""
 
 import json
-import multiprocessing
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +13,9 @@ import numpy.typing as npt
 from hocp_mm.datasets.affwild2_files import HEADER, SETS, TRACK
 from hocp_mm.datasets.faces import crop_faces, landmark_boxes, square_boxes
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
+from hocp_mm.datasets.synthetic.staging import Progress, run_tasks, write_staged
 from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
 from hocp_mm.errors import DataError
-
-MANIFEST = "synthetic.json"
-"""File in the root of a set that holds the numbers it was made with."""
 
 CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
 SIDE = 112
@@ -79,7 +74,7 @@ def write_synthetic_affwild2(
     root: str | Path,
     spec: SyntheticAffWild2Spec | None = None,
     workers: int | None = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     overwrite: bool = False,
 ) -> bool:
     """Write a synthetic set in Aff-Wild2's layout, or do nothing if it is already there.
@@ -101,30 +96,14 @@ def write_synthetic_affwild2(
         DataError: If ``root`` holds something else.
     """
     spec = spec or SyntheticAffWild2Spec()
-    root = Path(root).absolute()
-    manifest = json.dumps({"layout": "affwild2", "version": _VERSION, **asdict(spec)}, indent=2) + "\n"
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        old = root / MANIFEST
-        if not old.is_file() or '"layout": "affwild2"' not in old.read_text(encoding="utf-8"):
-            raise DataError(f"{root}: a synthetic set goes to a new or empty folder, got one with other content.")
-        if old.read_text(encoding="utf-8") == manifest:
-            return False
-        if not overwrite:
-            raise DataError(f"{root}: holds a synthetic set made with other numbers (see {old}); allow overwriting.")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as staging:
-        draft = Path(staging) / "set"
+
+    def write(draft: Path) -> None:
         for folder in (*CROPS, *(f"{_ANNOTATIONS}/{TRACK}/{part}" for part in SETS.values())):
             (draft / folder).mkdir(parents=True)
-        tasks = list(_tasks(spec))
-        for done, _ in enumerate(_run(draft, spec, tasks, workers), start=1):
-            if progress is not None:
-                progress(done, len(tasks))
-        (draft / MANIFEST).write_text(manifest, encoding="utf-8")
-        if root.exists():
-            root.rename(Path(staging) / "replaced")
-        draft.rename(root)
-    return True
+        run_tasks(_write_person, [(draft, spec, task) for task in _tasks(spec)], workers, progress)
+
+    manifest = json.dumps({"layout": "affwild2", "version": _VERSION, **asdict(spec)}, indent=2) + "\n"
+    return write_staged(Path(root), manifest, write, overwrite)
 
 
 def _tasks(spec: SyntheticAffWild2Spec) -> Iterator[_Task]:
@@ -138,26 +117,6 @@ def _tasks(spec: SyntheticAffWild2Spec) -> Iterator[_Task]:
             for side in sides:
                 person += 1
                 yield _Task(part, f"{video}-30-320x240{side}", crops, person)
-
-
-def _run(
-    root: Path, spec: SyntheticAffWild2Spec, tasks: list[_Task], workers: int | None
-) -> Iterator[Future[None] | None]:
-    if workers == 1:
-        for task in tasks:
-            _write_person(root, spec, task)
-            yield None
-        return
-    # Started afresh, not forked: a copy of a process with running threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        futures = [pool.submit(_write_person, root, spec, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield future
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _write_person(root: Path, spec: SyntheticAffWild2Spec, task: _Task) -> None:

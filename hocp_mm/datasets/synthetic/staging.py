@@ -69,7 +69,6 @@ def run_tasks(
         progress: Called with the number of finished tasks and of all tasks.
     """
     report = progress or (lambda done, total: None)
-    report(0, len(tasks))
     workers = min(workers or _cores(), len(tasks))
     if workers == 1:
         for done, task in enumerate(tasks, start=1):
