@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces import crop_faces, face_track, square_boxes
-from hocp_mm.datasets.image_frames import held_frames, iter_images, square_pixels, square_scale
+from hocp_mm.datasets.crop_rule import crop_frame, squares_of
+from hocp_mm.datasets.image_frames import held_frames, iter_images
 from hocp_mm.datasets.video import Decoder, iter_frames, read_frames
 from hocp_mm.errors import DataError
 from hocp_mm.registry import TRANSFORMS
@@ -71,7 +71,7 @@ class LoadFaceClip:
     A record with ``frame_files`` is read from these image files (see `read_image` for grey, alpha, 16 bits,
     rotation). A frame without a file shows the last one that has one (see `held_frames`), with its crop; such frames
     are not valid, so their labels count nowhere. ``pixel_aspect`` of a record makes its pixels square before the
-    crop, boxes and frames by one rule (`square_scale`).
+    crop, boxes and frames by one rule (`crop_rule`).
 
     Args:
         size: Side of the crops, pixels.
@@ -107,7 +107,7 @@ class LoadFaceClip:
         inds = np.where(inds < 0, num_frames - 1, inds)
         if files is not None:
             inds = _shown_frames(filename, files, num_frames)[inds]
-        squares = None if boxes is None else face_track(boxes * (2 * square_scale(aspect)), self.margin, self.smooth)
+        squares = squares_of(boxes, aspect, self.margin, self.smooth)
         # size, margin and smooth are fixed here, but two data sets may give one file different boxes or frames.
         marks = (aspect, None if squares is None else zlib.crc32(squares.tobytes()))
         names = None if files is None else zlib.crc32("\0".join(files).encode(errors="surrogateescape"))
@@ -124,7 +124,7 @@ class LoadFaceClip:
         frames = read_frames(filename, wanted, self.decoder) if files is None else iter_images(files, wanted)
         crops = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
         for place, (index, frame) in enumerate(zip(wanted, frames, strict=True)):
-            crops[place] = self._crop(frame, squares, int(index), aspect)
+            crops[place] = crop_frame(frame, squares, int(index), aspect, self.size)
         results["imgs"] = crops[position]
         return results
 
@@ -141,29 +141,18 @@ class LoadFaceClip:
         if files is not None:
             shown = np.flatnonzero([bool(file) for file in files])  # nobody asks for the others
             for index, frame in zip(shown, iter_images(files, shown), strict=True):
-                crops[index] = self._crop(frame, squares, int(index), aspect)
+                crops[index] = crop_frame(frame, squares, int(index), aspect, self.size)
             return crops
         count = 0
         frames = iter_frames(filename) if self.decoder != "decord" else self._read_all(filename, num_frames)
         for count, frame in enumerate(frames, start=1):
-            crops[count - 1] = self._crop(frame, squares, count - 1, aspect)
+            crops[count - 1] = crop_frame(frame, squares, count - 1, aspect, self.size)
             if count == num_frames:
                 return crops
         raise DataError(f"{filename}: frame {count} was asked for, but the stream ends after {count} frames.")
 
     def _read_all(self, filename: str, num_frames: int) -> Iterator[NDArray[np.uint8]]:
         return iter(read_frames(filename, range(num_frames), self.decoder))
-
-    def _crop(
-        self, frame: NDArray[np.uint8], squares: NDArray[np.float32] | None, index: int, aspect: float
-    ) -> NDArray[np.uint8]:
-        """Return the crop of one frame, ``[size, size, 3]``."""
-        if squares is None:
-            (height, width), (scale_x, scale_y) = frame.shape[:2], square_scale(aspect)
-            square = square_boxes(np.array([[0, 0, width * scale_x, height * scale_y]], np.float32), 1.0)
-        else:
-            square = squares[index : index + 1]
-        return crop_faces(square_pixels(frame, aspect)[None], square, self.size)[0]
 
     def __repr__(self) -> str:
         """Show the settings."""
