@@ -18,8 +18,8 @@ from hocp_mm.datasets.store.locking import LOCK, locked
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
-from tests.affectnet_files import row, write_2017
 from tests.afew_va_files import write_clip
+from tests.affectnet_files import row, write_2017
 from tests.datasets.store.raw_sets import (
     CROPS,
     FRAMES,
@@ -197,7 +197,7 @@ def test_a_full_disk_ends_in_one_sentence_and_the_store_can_be_completed(talks, 
 
 def test_a_place_that_cannot_be_written_is_named(talks, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file.*: cannot be written"):
+    with pytest.raises(DataError, match=r"file.*: cannot be written"):
         prepare_sewa(talks, tmp_path / "file" / "crops")
     out = tmp_path / "crops"
     out.mkdir()
@@ -271,7 +271,7 @@ def test_a_detector_finds_what_the_data_set_does_not_say(own_talks, tmp_path):
 def test_settings_that_do_not_describe_the_records_are_a_mistake(talks, tmp_path):
     options = {"split_folders": {"splits": talks / "splits"}, "workers": 1}
     whole = {"val": SEWADataset(str(talks), "val", faces="frame", lazy_init=True)}
-    with pytest.raises(ValueError, match="has no boxes, got margin=1.5"):
+    with pytest.raises(ValueError, match=r"has no boxes, got margin=1.5"):
         prepare_store(tmp_path / "crops", whole, CROPS, **options)
-    with pytest.raises(ValueError, match="has pixel_aspect 1.0, got 2.0"):
+    with pytest.raises(ValueError, match=r"has pixel_aspect 1.0, got 2.0"):
         prepare_sewa(talks, tmp_path / "crops", CropSettings(pixel_aspect=2.0))

@@ -89,7 +89,7 @@ def test_two_parts_with_one_subject_are_refused_before_the_work(talks, tmp_path)
         "val": SEWADataset(str(talks), "val", lazy_init=True),
         "train": SEWADataset(str(talks), "train_keys.txt", lazy_init=True),
     }
-    with pytest.raises(DataError, match="leaky: split: no video may|leaky: split: no group may"):
+    with pytest.raises(DataError, match=r"leaky: split: no video may|leaky: split: no group may"):
         prepare_store(tmp_path / "crops", parts, CropSettings(), split_folders={"splits": folder}, workers=1)
     assert not list((tmp_path / "crops/packs").iterdir())
 
