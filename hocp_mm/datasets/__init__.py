@@ -11,6 +11,7 @@ from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
 from hocp_mm.datasets.face_cascades import Detections
 from hocp_mm.datasets.face_detection import FaceDetector, make_detector, track_detections
 from hocp_mm.datasets.face_linking import FaceTrack
+from hocp_mm.datasets.face_crops import FaceCropDataset
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -43,6 +44,7 @@ __all__ = [
     "Detections",
     "FaceDetector",
     "FaceTrack",
+    "FaceCropDataset",
     "SEWADataset",
     "SEWAKey",
     "SEWAMetadata",
