@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.face_cascades import Detections
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 
+YUNET_SOURCE = "OpenCV's model zoo has it (face_detection_yunet_2023mar.onnx)"
 _LONGEST_SIDE = 640  # pixels; the size that the network was exported with
 _SCORE, _OVERLAP = 0.6, 0.3  # a face scores at least; boxes that share more are one face
 _POINTS = slice(4, 14)  # columns of a detection: x, y, width, height, five points (x, y), score
@@ -101,9 +102,7 @@ def _read_network(model: str) -> Any:
             "or use the detector 'cascade'."
         )
     if not Path(model).is_file():
-        raise MissingDataError(
-            f"yunet: no such onnx file: {model}; OpenCV's model zoo has it (face_detection_yunet_2023mar.onnx)."
-        )
+        raise MissingDataError(f"yunet: no such onnx file: {model}; {YUNET_SOURCE}.")
     try:
         network = cv2.FaceDetectorYN.create(model, "", (64, 64), _SCORE, _OVERLAP)
         # Another network is only noticed by its outputs.

@@ -8,7 +8,7 @@ import pytest
 
 from hocp_mm.apis.face_track import track_faces
 from hocp_mm.datasets.face_yunet import points_to_landmark_box
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from tests.apis.material import noise, portrait, portrait_box, write_video
 from tests.tiny_yunet import red_faces, true_points, write_tiny_yunet
 
@@ -116,4 +116,6 @@ def test_a_detector_with_a_file_is_given_both(tmp_path: Path):
     path = write_video(tmp_path / "red.mp4", (red_faces((320, 240), [cell]) for cell in cells))
     track = track_faces(path, "yunet", every=1, model=write_tiny_yunet(tmp_path / "tiny.onnx"))
     assert track.face_found.all()
+    with pytest.raises(HOCPError, match=r"tiny\.onnx is the file of a detector, but the face comes from frame"):
+        track_faces(path, "frame", model=tmp_path / "tiny.onnx")
     np.testing.assert_allclose(track.boxes, points_to_landmark_box(np.array([true_points(cell) for cell in cells])))

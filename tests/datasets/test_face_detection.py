@@ -10,7 +10,7 @@ from PIL import Image
 
 from hocp_mm.datasets import Detections, face_track, make_detector, square_boxes, track_detections
 from hocp_mm.datasets.image_frames import iter_images
-from hocp_mm.errors import DataError, NoFaceError
+from hocp_mm.errors import DataError, HOCPError, NoFaceError
 from tests.apis.material import portrait, portrait_box
 
 FPS = 25
@@ -175,5 +175,5 @@ def test_image_files_are_followed_as_a_video_is(tmp_path: Path):
 def test_unknown_detectors_and_needless_files_are_refused():
     with pytest.raises(ValueError, match="one of cascade, yunet, haar, got 'dlib'"):
         make_detector("dlib")
-    with pytest.raises(ValueError, match=r"'cascade' brings its file, got model='a\.onnx'"):
+    with pytest.raises(HOCPError, match=r"the detector brings its file, got a\.onnx"):
         make_detector("cascade", "a.onnx")

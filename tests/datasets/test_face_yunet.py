@@ -55,7 +55,7 @@ def test_files_that_are_no_yunet_are_refused(tmp_path: Path):
             make_detector("yunet", path)
     with pytest.raises(MissingDataError, match=r"no such onnx file: .*none\.onnx"):
         make_detector("yunet", tmp_path / "none.onnx")
-    with pytest.raises(ValueError, match="needs its onnx file, got model=None"):
+    with pytest.raises(MissingDataError, match="the onnx file must be given, got none; OpenCV's model zoo has it"):
         make_detector("yunet")
 
 
