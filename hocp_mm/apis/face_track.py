@@ -51,7 +51,8 @@ def track_faces(
     Raises:
         HOCPError: If the installed OpenCV lacks the detector, or ``model`` is given without one that takes it.
         MissingDataError: If there is no such video, landmark file or detector file.
-        DataError: If the video cannot be read, no face is found, or a given box lies outside the picture.
+        NoFaceError: If a detector finds no face; a `DataError`.
+        DataError: If the video cannot be read, or a given box lies outside the picture.
         ValueError: If ``faces`` or ``every`` is none of the above.
     """
     if every < 1:
