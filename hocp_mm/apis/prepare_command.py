@@ -8,12 +8,13 @@ from pathlib import Path
 from hocp_mm.cli import ProgressLine
 from hocp_mm.datasets.affect_dataset import AffectDataset
 from hocp_mm.datasets.face_detection import DETECTORS, make_detector
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store.parts import split_files
 from hocp_mm.datasets.store.prepare import Summary, prepare_store
 from hocp_mm.datasets.store.report import REPORT
 from hocp_mm.datasets.store.settings import CODECS, CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice
-from hocp_mm.errors import HOCPError, MissingDataError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 
 WHOLE_FRAMES = "frame"
 _MARGIN = 1.5
@@ -123,16 +124,21 @@ def find_splits(root: Path, tool: str) -> dict[str, Path]:
         At least one file.
 
     Raises:
-        MissingDataError: If there are none.
+        MissingDataError: If there are no files.
+        DataError: If they name nothing.
     """
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder; name the one that holds the data set.")
     try:
-        return split_files(root / "splits")
+        files = split_files(root / "splits")
     except MissingDataError as error:
         raise MissingDataError(
             f"{root / 'splits'}: must hold train.txt, val.txt and test.txt; `python {tool} {root}` writes them."
         ) from error
+    files = {part: file for part, file in files.items() if read_split_file(file, allow_empty=True)}
+    if not files:
+        raise DataError(f"{root / 'splits'}: a part must name at least one video, got none.")
+    return files
 
 
 def print_summary(summary: Summary, out: Path, config: str) -> None:

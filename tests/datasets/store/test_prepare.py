@@ -16,10 +16,11 @@ from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index, read_pack
 from hocp_mm.datasets.store.locking import LOCK, locked
 from hocp_mm.datasets.store.prepare import prepare_store
+from hocp_mm.datasets.store.report import LEFT_OUT
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
-from tests.afew_va_files import write_clip
-from tests.affectnet_files import row, write_2017
+from tests.afew_va_files import SQUEEZED, write_clip
+from tests.affectnet_files import row, write_2017, write_picture
 from tests.datasets.store.raw_sets import (
     CROPS,
     FRAMES,
@@ -266,6 +267,57 @@ def test_a_detector_finds_what_the_data_set_does_not_say(own_talks, tmp_path):
     with pytest.raises(DataError, match="at least one record must be usable, got none of 4"):
         prepare_store(tmp_path / "none", parts, crops, detector=DetectorChoice(SquareDetector(900), "huge"), **options)
     assert "it sees squares" in (tmp_path / "none/report.csv").read_text()
+
+
+def test_a_detector_sees_square_pixels_and_answers_in_those_of_the_file(tmp_path):
+    write_clip(tmp_path / "raw", "001", "Ann Ash", range(1, 4), first_number=5)
+    (tmp_path / "all.txt").write_text("001")
+    raw = AFEWVADataset(str(tmp_path / "raw"), str(tmp_path / "all.txt"), faces="frame", lazy_init=True)
+    seen: list[tuple[int, ...]] = []
+
+    class Spy(SquareDetector):
+        def __call__(self, frame):
+            seen.append(frame.shape)
+            return super().__call__(frame)
+
+    crops = CropSettings(size=32, codec="png", pixel_aspect=4 / 3, faces="square")
+    prepare_store(tmp_path / "crops", {"train": raw}, crops, detector=DetectorChoice(Spy(), "square"), workers=1)
+    record = read_index(tmp_path / "crops/index.npz").record(0)
+    assert set(seen) == {(240, 320, 3)}
+    np.testing.assert_allclose(record["boxes"][1:], np.tile(SQUEEZED, (3, 1)), atol=3)
+    assert record["face_found"].tolist() == [False, True, True, True]  # frame 0 has no picture
+    assert record["pack"].sizes[0] == 0
+
+
+def test_an_image_without_a_face_is_left_out_of_its_pack(tmp_path):
+    root = write_2017(tmp_path / "raw", [row("1/0.jpg"), row("1/1.jpg"), row("1/2.jpg")])
+    write_picture(root / "Manually_Annotated/Manually_Annotated_Images/1/1.jpg", grey=255)
+    raw = AffectNetDataset(str(root), "train", faces="frame", index_cache=False, lazy_init=True)
+    crops = CropSettings(size=24, codec="png", faces="square")
+    summary = prepare_store(
+        tmp_path / "crops", {"train": raw}, crops, detector=DetectorChoice(SquareDetector(), "square"), workers=1
+    )
+    assert read_index(tmp_path / "crops/index.npz").keys() == ["1/1.jpg"]
+    assert summary.skipped == {"faces": 2, LEFT_OUT: 2}
+
+
+def test_frames_beyond_the_labels_are_not_in_the_store(own_talks, tmp_path):
+    key = KEYS[3]
+    for name in ("Valence", "Arousal"):
+        file = own_talks / key / f"{key}_{name}_V_Aligned.csv"
+        file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n")
+    parts = {"val": SEWADataset(str(own_talks), "val", length_tolerance=2, lazy_init=True)}
+    prepare_store(tmp_path / "crops", parts, CROPS, split_folders={"splits": own_talks / "splits"}, workers=1)
+    index = read_index(tmp_path / "crops/index.npz")
+    assert (len(index), index.num_frames(0), len(index.record(0)["pack"])) == (1, FRAMES - 2, FRAMES - 2)
+
+
+def test_a_key_that_no_split_file_can_hold_is_refused_before_the_work(tmp_path):
+    root = write_2017(tmp_path / "raw", [row("#1/0.jpg"), row("1/1.jpg")])
+    raw = AffectNetDataset(str(root), "train", faces="box", lazy_init=True)
+    with pytest.raises(DataError, match=r"splits/train\.txt: keys must be single lines .* got '#1/0\.jpg'"):
+        prepare_store(tmp_path / "crops", {"train": raw}, CropSettings(size=24, faces="box"), workers=1)
+    assert not list((tmp_path / "crops/packs").iterdir())
 
 
 def test_settings_that_do_not_describe_the_records_are_a_mistake(talks, tmp_path):
