@@ -177,7 +177,8 @@ def test_wrapped_data_sets_are_replaced_and_those_of_others_are_not(store, tmp_p
 def test_a_config_that_reads_a_store_can_be_given_another(store, tmp_path):
     """As the copy of a config that a run with a store leaves in its work_dir."""
     path = tmp_path / "own.py"
-    path.write_text("val_dataloader = dict(dataset=dict(type='hocp_mm.FaceCropDataset', data_root='mine', split='val'))\n")
+    own = "dict(type='hocp_mm.FaceCropDataset', data_root='mine', split='val')"
+    path.write_text(f"val_dataloader = dict(dataset={own})\n")
     assert load_config(path, {"store": str(store)}).val_dataloader.dataset == {
         "type": "hocp_mm.FaceCropDataset",
         "data_root": str(store),
