@@ -18,6 +18,8 @@ import cv2
 Task = tuple[Callable[..., Any], tuple[Any, ...], float | None]
 """A function of a module, its arguments, and the seconds it may take (None = any)."""
 
+_READY = "ready"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,132 +34,176 @@ class Outcome:
     failure: str = ""
 
 
-def run_isolated(tasks: Iterable[Task], workers: int) -> Iterator[tuple[int, Outcome]]:
-    """Run tasks in processes of their own, and give each outcome as it comes.
-
-    A process serves one task after the other; one that crashes or takes too long is replaced.
+class IsolatedPool:
+    """Processes that serve one task after the other; one that crashes or takes too long is replaced.
 
     Args:
-        tasks: Taken one by one, when a process is free for it. Arguments and results travel pickled.
-        workers: Processes; 0 = this process, where a crash ends all and no time is kept.
-
-    Yields:
-        Number of the task, and its outcome.
+        workers: Most processes at a time; they start when they are needed. 0 = this process, where a crash ends all
+            and no time is kept.
 
     Raises:
         ValueError: If ``workers`` is negative.
-        RuntimeError: If a function raises an exception (its traceback is in the text), or no process can be started.
+
+    Example:
+        >>> with IsolatedPool(0) as pool:
+        ...     [outcome.value for _, outcome in pool.run([(max, (1, 2), None), (min, (1, 2), None)])]
+        [2, 1]
     """
-    if workers < 0:
-        raise ValueError(f"run_isolated: workers must be 0 or more, got {workers}.")
-    numbered = enumerate(tasks)
-    if workers == 0:
-        for number, (function, arguments, _) in numbered:
-            yield number, Outcome(function(*arguments))
-        return
-    pool: list[_Worker] = []
-    try:
-        for number, task in numbered:
-            if len(pool) < workers:
-                pool.append(_Worker(number, task))
-                continue
-            for ended, outcome in _wait_for_some(pool):
-                yield ended.number, outcome
-            free = next(worker for worker in pool if worker.free)
-            free.start(number, task)
-        while busy := [worker for worker in pool if not worker.free]:
-            for ended, outcome in _wait_for_some(busy):
-                yield ended.number, outcome
-    finally:
-        for worker in pool:
+
+    def __init__(self, workers: int) -> None:
+        if workers < 0:
+            raise ValueError(f"IsolatedPool: workers must be 0 or more, got {workers}.")
+        self._most = workers
+        self._workers: list[_Worker] = []
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Outcome]]:
+        """Run tasks and give each outcome as it comes.
+
+        Args:
+            tasks: Taken one by one, when a process is free for it. Arguments and results travel pickled.
+
+        Yields:
+            Number of the task, and its outcome.
+
+        Raises:
+            RuntimeError: If a function raises an exception (its traceback is in the text), or no process can start.
+        """
+        try:
+            for number, task in enumerate(tasks):
+                if self._most == 0:
+                    function, arguments, _ = task
+                    yield number, Outcome(function(*arguments))
+                    continue
+                while not (free := self._free()):
+                    yield from _next_outcomes(self._workers)
+                free.start(number, task)
+            while busy := [worker for worker in self._workers if worker.busy]:
+                yield from _next_outcomes(busy)
+        finally:
+            for worker in self._workers:
+                if worker.busy:  # nobody waits for its answer any more
+                    worker.end()
+
+    def _free(self) -> "_Worker | None":
+        for worker in self._workers:
+            if not worker.busy:
+                return worker
+        if len(self._workers) < self._most:
+            self._workers.append(_Worker())
+            return self._workers[-1]
+        return None
+
+    def __enter__(self) -> "IsolatedPool":
+        """Return the pool."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes."""
+        for worker in self._workers:
             worker.end()
 
 
 class _Worker:
-    """One process and what it is at."""
+    """One process after the other, and what the present one is at."""
 
-    def __init__(self, number: int, task: Task) -> None:
-        self._connection, self._process = _start_process()
-        self.start(number, task)
-
-    def start(self, number: int, task: Task) -> None:
-        """Hand over a task, to a new process if the last one is lost."""
-        if self._process.exitcode is not None:
-            self._connection, self._process = _start_process()
-        function, arguments, seconds = task
-        self.number, self.free, self._seconds = number, False, seconds
-        self.deadline = float("inf") if seconds is None else time.monotonic() + seconds
-        self._connection.send((function, arguments))
+    def __init__(self) -> None:
+        self.busy = False
+        self.number = 0
+        self.deadline = float("inf")
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self._seconds: float | None = None
+        self._ready = False
 
     @property
     def connection(self) -> Connection:
         """Where the answer comes."""
+        assert self._connection is not None
         return self._connection
 
-    def receive(self) -> Outcome:
-        """Return the answer, or what became of the process.
+    def start(self, number: int, task: Task) -> None:
+        """Hand over a task, to a new process if there is none."""
+        if self._process is None:
+            self._start_process()
+        function, arguments, self._seconds = task
+        self.number, self.busy = number, True
+        self.deadline = self._deadline() if self._ready else float("inf")  # a start takes no time from the task
+        self.connection.send((function, arguments))
+
+    def receive(self) -> Outcome | None:
+        """Return the answer, or what became of the process; None if it has only started.
 
         Raises:
-            RuntimeError: If the task raised an exception.
+            RuntimeError: If the task raised an exception, or the process ended before it began.
         """
-        self.free = True
         try:
-            good, value = self._connection.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):
-            self._process.join()
-            self._connection.close()
-            return Outcome(failure=f"crashed ({_ended_by(self._process.exitcode)})")
+            return self._lost()
+        if message == _READY:
+            self._ready, self.deadline = True, self._deadline()
+            return None
+        self.busy = False
+        good, value = message
         if not good:
-            raise RuntimeError(f"run_isolated: task {self.number} failed.\n{value}")
+            raise RuntimeError(f"IsolatedPool: task {self.number} failed.\n{value}")
         return Outcome(value)
 
     def give_up(self) -> Outcome:
         """End a process that takes too long."""
-        self.free = True
         self.end()
-        return Outcome(failure=f"did not end within {self._seconds:.0f} s")
+        return Outcome(failure=f"did not end within {self._seconds:g} s")
 
     def end(self) -> None:
         """End the process, whatever it is at."""
-        self._process.kill()
+        self.busy = self._ready = False
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self.connection.close()
+            self._process = None
+
+    def _lost(self) -> Outcome:
         self._process.join()
-        self._connection.close()
+        code, ready = self._process.exitcode, self._ready
+        self.end()
+        name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        if not ready:
+            raise RuntimeError(
+                f"IsolatedPool: a process ended ({name}) before its first task; scripts must start their work under "
+                '`if __name__ == "__main__":`.'
+            )
+        return Outcome(failure=f"crashed ({name})")
+
+    def _deadline(self) -> float:
+        return float("inf") if self._seconds is None else time.monotonic() + self._seconds
+
+    def _start_process(self) -> None:
+        # Started afresh, not forked: a copy of a process with running threads may hang.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()  # else the end of the process would not be seen here
 
 
-def _wait_for_some(busy: list[_Worker]) -> list[tuple[_Worker, Outcome]]:
-    """Wait until a task of one of the workers has ended, and return all that have; none if a worker is free."""
-    if any(worker.free for worker in busy):
-        return []
+def _next_outcomes(busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
+    """Wait until something happens to one of the workers, all of which are at a task, and yield what has ended."""
     patience = min(worker.deadline for worker in busy) - time.monotonic()
     ready = wait([worker.connection for worker in busy], None if patience == float("inf") else max(0.0, patience))
-    ended = [(worker, worker.receive()) for worker in busy if worker.connection in ready]
-    now = time.monotonic()
-    return ended + [(worker, worker.give_up()) for worker in busy if not worker.free and worker.deadline <= now]
-
-
-def _start_process() -> tuple[Connection, Any]:
-    # Started afresh, not forked: a copy of a process with running threads may hang.
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()  # else its end would not be seen here
-    try:
-        ours.recv()
-    except EOFError as error:
-        process.join()
-        raise RuntimeError(
-            f"run_isolated: a process ended ({_ended_by(process.exitcode)}) before its first task; scripts must start "
-            'their work under `if __name__ == "__main__":`.'
-        ) from error
-    return ours, process
+    for worker in busy:
+        outcome = worker.receive() if worker.connection in ready else None
+        if outcome is None and worker.busy and worker.deadline <= time.monotonic():
+            outcome = worker.give_up()
+        if outcome is not None:
+            yield worker.number, outcome
 
 
 def _serve(connection: Connection) -> None:
     """Do tasks until the other side ends this process."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    connection.send("ready")
+    connection.send(_READY)
     while True:
         try:
             function, arguments = connection.recv()
@@ -167,9 +213,3 @@ def _serve(connection: Connection) -> None:
         except Exception:
             answer = False, traceback.format_exc()
         connection.send(answer)
-
-
-def _ended_by(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return signal.Signals(-exitcode).name
-    return f"exit code {exitcode}"

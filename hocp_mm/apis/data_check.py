@@ -7,15 +7,18 @@ from typing import Any
 from mmengine.config import Config
 
 from hocp_mm.apis.data_overlap import PartContent, leaks
-from hocp_mm.apis.data_parts import BuiltPart, PartConfig, build_part, first_samples, part_configs
+from hocp_mm.apis.data_parts import part_configs
 from hocp_mm.apis.data_report import DataReport, PartReport
 from hocp_mm.apis.data_statistics import PartStatistics
 from hocp_mm.apis.data_suspects import suspect_files
 from hocp_mm.datasets import AffectDataset
 from hocp_mm.datasets.faults import Fault
-from hocp_mm.datasets.record_check import Reading, check_clip, check_record, read_record
+from hocp_mm.datasets.part_building import BuiltPart, PartConfig, build_part, first_samples
+from hocp_mm.datasets.record_check import check_record
+from hocp_mm.datasets.record_reading import Reading, check_clip, read_record
+from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.errors import HOCPError
-from hocp_mm.isolation import Outcome, Task, run_isolated
+from hocp_mm.isolation import IsolatedPool, Outcome, Task
 from hocp_mm.parallel import Progress, cpu_cores
 
 
@@ -74,12 +77,13 @@ def check_data(
     configs = part_configs(cfg, splits)
     sources = [next(n for n, other in enumerate(configs) if other.config == part.config) for part in configs]
     distinct = sorted(set(sources))
-    built = dict(zip(distinct, _build([configs[n] for n in distinct], workers, limits), strict=True))
-    checks = {n: _PartCheck(configs[n], built[n]) for n in distinct}
-    for name, faults in leaks([check.content for check in checks.values()]).items():
-        next(check for check in checks.values() if check.config.name == name).faults += faults
-    if deep:
-        _read_all(list(checks.values()), workers, limits, progress)
+    with IsolatedPool(workers) as pool:
+        built = dict(zip(distinct, _build([configs[n] for n in distinct], pool, limits), strict=True))
+        checks = {n: _PartCheck(configs[n], built[n]) for n in distinct}
+        for name, faults in leaks([check.content for check in checks.values()]).items():
+            next(check for check in checks.values() if check.config.name == name).faults += faults
+        if deep:
+            _read_all(list(checks.values()), pool, limits, progress)
     reports = [checks[n].report() for n in sources]
     return DataReport(
         tuple(
@@ -130,17 +134,17 @@ class _PartCheck:
         )
 
 
-def _build(configs: list[PartConfig], workers: int, limits: TimeLimits) -> list[BuiltPart]:
+def _build(configs: list[PartConfig], pool: IsolatedPool, limits: TimeLimits) -> list[BuiltPart]:
     """Build the data sets, each in a process that may be lost."""
     tasks: list[Task] = [(build_part, (config,), limits.build) for config in configs]
-    outcomes = dict(run_isolated(tasks, min(workers, len(tasks))))
+    outcomes = dict(pool.run(tasks))
     built: list[BuiltPart] = []
     for number, config in enumerate(configs):
         outcome: Outcome = outcomes[number]
         if outcome.failure:
             root = config.config.get("data_root", config.name)
             text = f"{root}: the {config.type_name} of {config.name} cannot be read, its process {outcome.failure}."
-            faults = suspect_files(root, workers, limits.record)
+            faults = suspect_files(root, pool, limits.record)
             built.append(BuiltPart(None, (Fault(text, "set"), *faults)))
             continue
         if outcome.value.refusal:
@@ -149,13 +153,12 @@ def _build(configs: list[PartConfig], workers: int, limits: TimeLimits) -> list[
     return built
 
 
-def _read_all(checks: list[_PartCheck], workers: int, limits: TimeLimits, progress: Progress | None) -> None:
+def _read_all(checks: list[_PartCheck], pool: IsolatedPool, limits: TimeLimits, progress: Progress | None) -> None:
     """Read the files of all records and send one clip of each part through its pipeline."""
     total = sum(len(check.samples) for check in checks)
     places: list[tuple[_PartCheck, int, dict[str, Any]]] = []
-    tasks = _reading_tasks(checks, places, limits)
     done = 0
-    for number, outcome in run_isolated(tasks, min(workers, total)):
+    for number, outcome in pool.run(_reading_tasks(checks, places, limits)):
         check, place, record = places[number]
         places[number] = check, place, {}
         if outcome.failure:
@@ -177,7 +180,8 @@ def _reading_tasks(
         dataset: AffectDataset | None = check.dataset
         if dataset is None:
             continue
-        decoder = next((step.decoder for step in dataset.pipeline.transforms if hasattr(step, "decoder")), "auto")
+        steps = dataset.pipeline.transforms
+        decoder = next((step.decoder for step in steps if isinstance(step, LoadFaceClip)), "auto")
         for place, record in enumerate(check.records()):
             seconds = limits.record + limits.frame * record["num_frames"]
             named = {"filename": record["filename"], "video": record["video"]}

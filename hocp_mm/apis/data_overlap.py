@@ -1,9 +1,9 @@
 """What two records must not share: people across parts, files anywhere."""
 
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def leaks(parts: Sequence[PartContent]) -> dict[str, list[Fault]]:
 def _identity(record: dict[str, Any]) -> Hashable:
     """Return what tells the file of a record from all others, or None if it cannot be asked."""
     try:
-        stat = os.stat(record["filename"])
+        stat = Path(record["filename"]).stat()
     except OSError:
         return None  # told where the file is read
     first = 0

@@ -5,18 +5,18 @@ from pathlib import Path
 from hocp_mm.datasets import check_image, probe_video
 from hocp_mm.datasets.faults import Fault
 from hocp_mm.errors import HOCPError
-from hocp_mm.isolation import Task, run_isolated
+from hocp_mm.isolation import IsolatedPool, Task
 
 _VIDEOS = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def suspect_files(root: str | Path, workers: int, seconds: float) -> list[Fault]:
+def suspect_files(root: str | Path, pool: IsolatedPool, seconds: float) -> list[Fault]:
     """Open every picture and video below a folder in a process that may be lost.
 
     Args:
         root: Folder of the data set.
-        workers: Processes, 1 or more.
+        pool: The processes.
         seconds: Time for each file.
 
     Returns:
@@ -25,7 +25,7 @@ def suspect_files(root: str | Path, workers: int, seconds: float) -> list[Fault]
     files = sorted(file for file in Path(root).rglob("*") if file.suffix.lower() in (*_VIDEOS, *_IMAGES))
     tasks: list[Task] = [(open_file, (str(file),), seconds) for file in files]
     faults: list[Fault] = []
-    for number, outcome in run_isolated(tasks, min(workers, len(tasks))):
+    for number, outcome in pool.run(tasks):
         if outcome.failure:
             faults.append(Fault(f"{files[number]}: opening it {outcome.failure}.", "crash"))
     return sorted(faults)
