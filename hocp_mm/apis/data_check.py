@@ -13,7 +13,7 @@ from hocp_mm.apis.data_statistics import PartStatistics
 from hocp_mm.apis.data_suspects import suspect_files
 from hocp_mm.datasets import AffectDataset
 from hocp_mm.datasets.faults import Fault
-from hocp_mm.datasets.part_building import BuiltPart, PartConfig, build_part, first_samples
+from hocp_mm.datasets.part_building import BuiltPart, PartConfig, build_part, samples_by_record
 from hocp_mm.datasets.record_check import check_record
 from hocp_mm.datasets.record_reading import Reading, check_clip, read_record
 from hocp_mm.datasets.transforms import LoadFaceClip
@@ -107,7 +107,7 @@ class _PartCheck:
         if self.dataset is None:
             return
         classes = self.dataset.metainfo.get("expressions")
-        self.samples = first_samples(self.dataset)
+        self.samples = [group[0] for group in samples_by_record(self.dataset)]
         for record in self.records():
             self.statistics.add(record)
             self.faults += check_record(record, None if classes is None else len(classes))

@@ -85,15 +85,15 @@ def build_part(part: PartConfig) -> BuiltPart:
     return BuiltPart(dataset, tuple(dataset.faults), tuple(notes))
 
 
-def first_samples(dataset: AffectDataset) -> list[int]:
-    """Return the number of the first sample of each record: clips and windows share a record."""
-    first: dict[str, int] = {}
+def samples_by_record(dataset: AffectDataset) -> list[list[int]]:
+    """Return the numbers of the samples, clips or windows, of each record."""
+    groups: dict[str, list[int]] = {}
     for index in range(len(dataset)):
         # The small item that names the record; to fetch the record for every window would take minutes.
         item = BaseDataset.get_data_info(dataset, index)
         named = {key: value for key, value in item.items() if key not in ("start", "sample_idx")}
-        first.setdefault(repr(sorted(named.items())), index)
-    return list(first.values())
+        groups.setdefault(repr(sorted(named.items())), []).append(index)
+    return list(groups.values())
 
 
 def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:
