@@ -2,9 +2,10 @@
 
 from hocp_mm.apis.data_check import TimeLimits, check_data
 from hocp_mm.apis.data_report import DataReport, PartReport
-from hocp_mm.apis.face_track import FaceTrack, track_faces
+from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer
+from hocp_mm.datasets import FaceTrack
 
 __all__ = [
     "AffectInferencer",

@@ -73,7 +73,6 @@ def _draw_samples(dataset: AffectDataset, count: int, rng: np.random.Generator) 
 
 
 def _sheet_clip(dataset: AffectDataset, sample: int, frames: int, names: Sequence[str] | None) -> SheetClip:
-    record = dataset.get_data_info(sample)
     packed: Any = dataset.pipeline(dataset.get_data_info(sample))
     inputs = packed["inputs"] if isinstance(packed, dict) and "inputs" in packed else None
     if inputs is None or inputs.dtype != torch.uint8 or inputs.ndim != 4 or inputs.shape[0] != 3:
@@ -93,7 +92,7 @@ def _sheet_clip(dataset: AffectDataset, sample: int, frames: int, names: Sequenc
         frame_inds=inds[kept],
         affect=labels.gt_affect.numpy()[kept],
         valid=labels.gt_valid.numpy()[kept],
-        face_found=(record["face_found"][inds] & (inds >= 0))[kept],
+        face_found=labels.face_found.numpy()[kept],
         num_frames=labels.num_frames,
         subject=labels.subject,
         expressions=expressions,

@@ -54,17 +54,16 @@ class SheetClip:
             place: Position in the clip, from 0.
 
         Returns:
-            Coloured texts, line by line: frame number, labels, marks, expression.
+            Coloured texts, line by line: frame number (unless the record is one picture), labels, marks, expression.
         """
         frame = int(self.frame_inds[place])
         if frame < 0:
-            blank: list[list[Span]] = [[], []]
-            return [[("padding", _SOFT)], *blank, *([[]] if self.expressions is not None else [])]
+            return [[("padding", _SOFT)]]
         valence, arousal = self.affect[place].tolist()
         counts = bool(self.valid[place])
         inks = (COLOURS["valence"], COLOURS["arousal"]) if counts else (_SOFT, _SOFT)
         lines: list[list[Span]] = [
-            [(f"frame {frame}", _INK)],
+            *([[(f"frame {frame}", _INK)]] if self.num_frames > 1 else []),
             [(f"V {_number(valence)}", inks[0]), (f"A {_number(arousal)}", inks[1])],
             [_mark("valid", counts), _mark("face", bool(self.face_found[place]))],
         ]
@@ -127,7 +126,7 @@ def draw_contact_sheet(clips: Sequence[SheetClip], title: str, subtitle: str = "
     height, width = next(iter(sizes))
     zoom = max(1, -(-_LEAST_SIDE // max(width, height)))
     images = all(len(clip.frames) == 1 for clip in clips)
-    lines = 3 + (clips[0].expressions is not None) + images
+    lines = images + max(len(clip.caption(place)) for clip in clips for place in range(len(clip.frames)))
     cell = max(width * zoom, *(_cell_width(clip) for clip in clips)), height * zoom + lines * _LINE + 6
     rows = [clips[n : n + columns] for n in range(0, len(clips), columns)] if images else [[clip] for clip in clips]
     across = max(sum(len(clip.frames) for clip in row) for row in rows)
