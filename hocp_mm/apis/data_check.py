@@ -75,7 +75,7 @@ def check_data(
     limits = limits or TimeLimits()
     workers = cpu_cores() if workers is None else workers
     configs = part_configs(cfg, splits)
-    sources = [next(n for n, other in enumerate(configs) if other.config == part.config) for part in configs]
+    sources = [next(n for n, other in enumerate(configs) if _same(other, part)) for part in configs]
     distinct = sorted(set(sources))
     with IsolatedPool(workers) as pool:
         built = dict(zip(distinct, _build([configs[n] for n in distinct], pool, limits), strict=True))
@@ -91,6 +91,11 @@ def check_data(
             for n, (source, report) in enumerate(zip(sources, reports, strict=True))
         )
     )
+
+
+def _same(one: PartConfig, other: PartConfig) -> bool:
+    """Tell whether one check serves both: validation may be read again for test, but not for training (a leak)."""
+    return one.config == other.config and (one.split == "train") == (other.split == "train")
 
 
 class _PartCheck:

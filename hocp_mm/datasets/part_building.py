@@ -76,7 +76,8 @@ def build_part(part: PartConfig) -> BuiltPart:
                 dataset: AffectDataset = DATASETS.build(part.config)
         except Exception as error:  # whatever a constructor says about its options
             cause = user_error(error)
-            return BuiltPart(None, refusal=str(cause or f"{type(error).__name__}: {error}"))
+            plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            return BuiltPart(None, refusal=str(cause) if cause else plain)
         try:
             dataset.full_init()
         except HOCPError as error:
