@@ -1,11 +1,15 @@
 """Every frame of a record against its files: what is whole is read, what is not is named."""
 
 import re
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.record_reading import check_clip, read_record
+from hocp_mm.datasets.record_reading import Reading, check_clip, read_record
 from hocp_mm.registry import TRANSFORMS
 from tests.affectnet_files import write_picture
 from tests.sewa_files import HEIGHT, SQUARE, WIDTH, write_numbered_avi
@@ -101,6 +105,45 @@ def test_every_damaged_image_of_a_clip_is_named(images, tmp_path):
         ("image", images[3]),
     ]
     assert f"must have one size, got 32x48 after 64x48 ({images[0]})" in faults[2]
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A pack of four crops, of which frame 2 has none, with something between the pictures."""
+    pictures = [cv2.imencode(".png", np.full((16, 16, 3), 40 * n, np.uint8))[1].tobytes() for n in range(4)]
+    pictures[2] = b""
+    raw, offsets = b"RIFF", []
+    for picture in pictures:
+        offsets.append(len(raw) if picture else 0)
+        raw += picture + b"00dc"
+    (tmp_path / "a.avi").write_bytes(raw)
+    table = SimpleNamespace(
+        offsets=np.array(offsets), sizes=np.array([*map(len, pictures)]), checksums=[*map(zlib.crc32, pictures)]
+    )
+    valid = np.array([True, True, False, True])
+    return record_of(tmp_path / "a.avi", 4, pack=table, crop=SimpleNamespace(size=16), valid=valid)
+
+
+def test_every_crop_of_a_pack_is_compared_with_its_checksum(pack):
+    assert read_record(pack) == Reading("face crops", ())
+    path, table = Path(pack["filename"]), pack["pack"]
+    raw = bytearray(path.read_bytes())
+    raw[table.offsets[0] + 20] ^= 1
+    path.write_bytes(raw[: table.offsets[3] + 5])
+    faults = read_record(pack).faults
+    assert [(fault.kind, fault.file) for fault in faults] == [("crops", str(path))] * 2
+    assert ["frame 0 differs" in faults[0], "frame 3 differs" in faults[1]] == [True, True]
+    path.unlink()
+    assert [fault.kind for fault in read_record(pack).faults] == ["crops missing"]
+
+
+def test_a_pack_of_other_pictures_than_its_index_promises(pack):
+    pack["valid"][2] = True
+    pack["crop"].size = 20
+    faults = read_record(pack).faults
+    assert [fault.kind for fault in faults] == ["crops", "crops", "crops", "labels"]
+    assert "crops must be 20x20, but frame 0 is 16x16" in faults[0]
+    assert "must not be valid, but frame 2 is" in faults[3]
 
 
 def test_whatever_a_decoder_raises_is_a_fault_of_the_file(video, monkeypatch):
