@@ -309,7 +309,7 @@ def test_frames_beyond_the_labels_are_not_in_the_store(own_talks, tmp_path):
     parts = {"val": SEWADataset(str(own_talks), "val", length_tolerance=2, lazy_init=True)}
     prepare_store(tmp_path / "crops", parts, CROPS, split_folders={"splits": own_talks / "splits"}, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
-    assert (len(index), index.num_frames(0), len(index.record(0)["pack"])) == (1, FRAMES - 2, FRAMES - 2)
+    assert (len(index), index.num_frames[0], len(index.record(0)["pack"])) == (1, FRAMES - 2, FRAMES - 2)
 
 
 def test_a_key_that_no_split_file_can_hold_is_refused_before_the_work(tmp_path):
