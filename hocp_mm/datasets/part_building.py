@@ -75,9 +75,10 @@ def build_part(part: PartConfig) -> BuiltPart:
             with DefaultScope.overwrite_default_scope(part.scope):
                 dataset: AffectDataset = DATASETS.build(part.config)
         except Exception as error:  # whatever a constructor says about its options
-            cause = user_error(error)
+            if cause := user_error(error):  # or about files that it opens already
+                return BuiltPart(None, (Fault(str(cause), "set"),), tuple(notes))
             plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            return BuiltPart(None, refusal=str(cause) if cause else plain)
+            return BuiltPart(None, refusal=plain)
         try:
             dataset.full_init()
         except HOCPError as error:
