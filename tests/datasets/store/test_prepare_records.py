@@ -14,8 +14,8 @@ from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.report import LEFT_OUT
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
-from tests.affectnet_files import row, write_2017, write_picture
 from tests.afew_va_files import SQUEEZED, write_clip
+from tests.affectnet_files import row, write_2017, write_picture
 from tests.datasets.store.raw_sets import CROPS, FRAMES, KEYS, SquareDetector, write_talks
 from tests.sewa_files import SQUARE
 
