@@ -196,13 +196,15 @@ class _Crops:
         if self._choice is None:
             return source.boxes, source.face_found
         aspect = self._settings.pixel_aspect
-        # Detectors know faces of natural width; a damaged image is reported when its crop is made.
-        frames = (None if frame is None else square_pixels(frame, aspect) for frame in frames_of(source, []))
+        damaged: list[ReportRow] = []  # told here only where no crop is made
+        # Detectors know faces of natural width.
+        frames = (None if frame is None else square_pixels(frame, aspect) for frame in frames_of(source, damaged))
         try:
             track = track_detections(
                 frames, source.num_frames, source.fps, self._choice.detector, source=source.filename
             )
         except NoFaceError as error:
+            self.rows += damaged
             raise UnusableSourceError(fault_row("faces", source.filename, error)) from error
         if track.boxes is None:  # the detector takes the whole frame for the crop
             return None, track.face_found
