@@ -104,7 +104,9 @@ class _PartCheck:
     def __init__(self, config: PartConfig, built: BuiltPart) -> None:
         self.config, self.built = config, built
         self.dataset = built.dataset
-        self.content = PartContent(config.name, config.split, config.type_name)
+        # The same people, whether they are read from a set or from a store of its crops.
+        kind = None if self.dataset is None else self.dataset.metainfo.get("dataset_type")
+        self.content = PartContent(config.name, config.split, str(kind or config.type_name))
         self.statistics = PartStatistics()
         self.faults: list[Fault] = list(built.faults)
         self.samples: list[int] = []

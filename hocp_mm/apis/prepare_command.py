@@ -1,6 +1,7 @@
 """What the commands that prepare stores share: options, detector, the table at the end."""
 
 import argparse
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def fraction(text: str) -> float:
 
 
 def _detector(args: argparse.Namespace) -> DetectorChoice | None:
-    """Return the detector of the options, described by its name and what its file is like.
+    """Return the detector of the options, described by its name and a hash of its file.
 
     Raises:
         MissingDataError: If its file is missing.
@@ -185,7 +186,7 @@ def _detector(args: argparse.Namespace) -> DetectorChoice | None:
         return DetectorChoice(detector, args.detector)
     if not model.is_file():
         raise MissingDataError(f"{model}: no such file (--detector-model).")
-    return DetectorChoice(detector, f"{args.detector} {model.name} of {model.stat().st_size} bytes")
+    return DetectorChoice(detector, f"{args.detector} {hashlib.sha256(model.read_bytes()).hexdigest()[:16]}")
 
 
 def labels_options(parser: argparse.ArgumentParser, default: Sequence[float]) -> None:

@@ -121,8 +121,8 @@ def _read_pack(record: dict[str, Any]) -> Reading:
             for frame in shown.tolist():
                 file.seek(int(table.offsets[frame]))
                 data = file.read(int(table.sizes[frame]))
-                if text := _picture_fault(data, frame, int(table.checksums[frame]), record["crop"].size):
-                    faults.append(Fault(f"{path}: {text}.", "crops"))
+                if text := _picture_fault(data, int(table.checksums[frame]), record["crop"].size):
+                    faults.append(Fault(f"{path}: frame {frame} of {record['video']!r} {text}.", "crops"))
     except FileNotFoundError:
         text = f"{path}: no such pack; the store must be copied whole, or prepared again."
         return Reading("", (Fault(text, "crops missing"),))
@@ -134,17 +134,15 @@ def _read_pack(record: dict[str, Any]) -> Reading:
     return Reading("face crops", tuple(faults))
 
 
-def _picture_fault(data: bytes, frame: int, checksum: int, side: int) -> str:
+def _picture_fault(data: bytes, checksum: int, side: int) -> str:
     """Return what is wrong with the bytes of one crop, empty if nothing is."""
     if zlib.crc32(data) != checksum:
-        return (
-            f"the picture of frame {frame} differs from its checksum in the index; copy it again, or prepare it again"
-        )
+        return "differs from its checksum in the index; copy the pack again, or prepare it again"
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
-        return f"frame {frame} is no picture"
+        return "is no picture"
     height, width = picture.shape[:2]
-    return "" if height == width == side else f"crops must be {side}x{side}, but frame {frame} is {width}x{height}"
+    return "" if height == width == side else f"must be {side}x{side} pixels, got {width}x{height}"
 
 
 def check_clip(pipeline: Callable[[dict[str, Any]], Any], record: dict[str, Any]) -> Reading:

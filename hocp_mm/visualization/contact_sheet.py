@@ -157,7 +157,7 @@ class _Layout:
         size: Of the sheet.
     """
 
-    rows: list[Sequence[SheetClip]]
+    rows: Sequence[Sequence[SheetClip]]
     images: bool
     zoom: int
     step: int

@@ -132,7 +132,7 @@ def test_every_crop_of_a_pack_is_compared_with_its_checksum(pack):
     path.write_bytes(raw[: table.offsets[3] + 5])
     faults = read_record(pack).faults
     assert [(fault.kind, fault.file) for fault in faults] == [("crops", str(path))] * 2
-    assert ["frame 0 differs" in faults[0], "frame 3 differs" in faults[1]] == [True, True]
+    assert ["frame 0 of 'a' differs" in faults[0], "frame 3 of 'a' differs" in faults[1]] == [True, True]
     path.unlink()
     assert [fault.kind for fault in read_record(pack).faults] == ["crops missing"]
 
@@ -142,7 +142,7 @@ def test_a_pack_of_other_pictures_than_its_index_promises(pack):
     pack["crop"].size = 20
     faults = read_record(pack).faults
     assert [fault.kind for fault in faults] == ["crops", "crops", "crops", "labels"]
-    assert "crops must be 20x20, but frame 0 is 16x16" in faults[0]
+    assert "frame 0 of 'a' must be 20x20 pixels, got 16x16" in faults[0]
     assert "must not be valid, but frame 2 is" in faults[3]
 
 

@@ -37,7 +37,7 @@ class DetectorChoice:
 
     Attributes:
         detector: Finds faces; can be pickled.
-        description: Its name and the state of its file: what decides its boxes.
+        description: Its name and a hash of its file: what decides its boxes.
     """
 
     detector: FaceDetector
