@@ -13,6 +13,9 @@ from hocp_mm.structures import AffectDataSample
 class PackAffectInputs:
     """Pack clip and labels: ``dict(inputs=uint8 [3, T, H, W], data_samples=AffectDataSample)``.
 
+    Pixels stay bytes and stay where they are: ``inputs`` is ``imgs`` seen with its channels in front. Normalisation is
+    the data preprocessor's, on the device.
+
     Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
     valid, so neither loss nor metric reads it. ``expression``, where a record has it (one class for all frames, or
     one per frame), becomes ``gt_expression``, with -1 on padding.
@@ -36,8 +39,8 @@ class PackAffectInputs:
             subject=results["subject"],
             expression=expression,
         )
-        clip = np.ascontiguousarray(results["imgs"].transpose(3, 0, 1, 2))  # [T, H, W, 3] -> [3, T, H, W]
-        return {"inputs": torch.from_numpy(clip), "data_samples": sample}
+        clip = torch.from_numpy(np.ascontiguousarray(results["imgs"]))
+        return {"inputs": clip.permute(3, 0, 1, 2), "data_samples": sample}  # [T, H, W, 3] -> [3, T, H, W]
 
     def __repr__(self) -> str:
         """Show the class; there are no settings."""
