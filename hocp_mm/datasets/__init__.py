@@ -8,6 +8,7 @@ from hocp_mm.datasets.affwild2_files import read_va_file, write_va_file
 from hocp_mm.datasets.avec import AVECDataset
 from hocp_mm.datasets.avec_files import labels_at, read_avec_csv
 from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
+from hocp_mm.datasets.face_crops import FaceCropDataset
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -37,6 +38,7 @@ __all__ = [
     "AffWild2Dataset",
     "AffectDataset",
     "AffectNetDataset",
+    "FaceCropDataset",
     "SEWADataset",
     "SEWAKey",
     "SEWAMetadata",
