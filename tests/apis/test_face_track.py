@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hocp_mm.apis.face_track import _fill, detect_faces, link_detections, square_to_landmark_box, track_faces
+from hocp_mm.apis.face_track import track_faces
+from hocp_mm.datasets.face_cascades import detect_faces, square_to_landmark_box
+from hocp_mm.datasets.face_linking import link_detections, spread_boxes
 from hocp_mm.errors import DataError, MissingDataError
 from tests.apis.material import noise, portrait, portrait_box, write_video
 
@@ -107,8 +109,8 @@ def test_landmarks_without_a_face_are_refused(panning: Path, tmp_path: Path):
 
 
 def test_what_cannot_be_a_source_is_refused(panning: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="'cascade', 'frame', a box or a landmark"):
-        track_faces(panning, "haar")
+    with pytest.raises(ValueError, match="cascade, yunet, haar, 'frame', a box or a landmark"):
+        track_faces(panning, "dlib")
     with pytest.raises(ValueError, match="got 3 numbers"):
         track_faces(panning, (1, 2, 3))
     with pytest.raises(ValueError, match="at least 1, got 0"):
@@ -155,7 +157,7 @@ def test_path_through_the_detections(detections, chosen):
 
 def test_short_gaps_glide_and_long_gaps_hold():
     boxes = np.float32([[0, 0, 10, 10], [4, 0, 14, 10], [104, 0, 114, 10]])
-    full, found = _fill(np.array([2, 6, 16]), boxes, num_frames=20, every=2, bridge=5)
+    full, found = spread_boxes(np.array([2, 6, 16]), boxes, num_frames=20, every=2, bridge=5)
     assert full[:7, 0].tolist() == [0, 0, 0, 1, 2, 3, 4]
     assert full[7:16, 0].tolist() == [4] * 9
     assert full[16:, 0].tolist() == [104] * 4

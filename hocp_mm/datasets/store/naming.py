@@ -3,7 +3,6 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from hocp_mm.errors import DataError
 
@@ -77,8 +76,3 @@ def unique_keys(parts: dict[str, Sequence[str]]) -> dict[str, list[str]]:
     if sum(map(len, parts.values())) == len({key for keys in parts.values() for key in keys}):
         return {part: list(keys) for part, keys in parts.items()}
     return {part: [f"{part}/{key}" for key in keys] for part, keys in parts.items()}
-
-
-def draft_of(path: Path) -> Path:
-    """Return where a file is written before it is moved into its place."""
-    return path.with_name(f"{path.name}.part")

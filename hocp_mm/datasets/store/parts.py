@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hocp_mm.datasets.afew_va_files import same_actor
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, write_split_files
-from hocp_mm.datasets.store.naming import draft_of
+from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of
 from hocp_mm.errors import DataError, MissingDataError
 
 SPLITS = "splits"
@@ -76,7 +76,9 @@ def write_official_splits(store: Path, parts: Mapping[str, Sequence[str]]) -> No
         except DataError:
             back = []
         if back != list(parts[part]):
-            odd = next((key for key in parts[part] if key != key.strip() or key[:1] == "#" or len(key.splitlines()) != 1), "")
+            odd = next(
+                (key for key in parts[part] if key != key.strip() or key[:1] == "#" or len(key.splitlines()) != 1), ""
+            )
             file.unlink()
             raise DataError(f"{file}: keys must be single lines without # or spaces at their ends, got {odd!r}.")
 
@@ -85,7 +87,7 @@ def _remove_others(store: Path, places: Collection[str]) -> None:
     """Remove the split files of an earlier preparation, which must not be taken for those of this one."""
     for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))):
         if folder.is_dir() and str(folder.relative_to(store)) not in places:
-            for file in [*folder.glob("*.txt"), *folder.glob("*.part")]:
+            for file in [*folder.glob("*.txt"), *folder.glob(f"*{DRAFT_SUFFIX}")]:
                 file.unlink()
             if not any(folder.iterdir()):
                 folder.rmdir()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hocp_mm.datasets.store.index import IndexRow
+from hocp_mm.datasets.store.index_writing import IndexRow
 from hocp_mm.datasets.store.naming import pack_name, part_name, unique_keys
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -98,7 +98,9 @@ def index_rows(folder: Path, plans: Iterable[PackPlan], results: Sequence[PackRe
         for record in plan.records:
             stop = first + record["num_frames"]
             if stop > len(facts.table):
-                raise DataError(f"{folder / plan.job.name}.npz: describes {len(facts.table)} frames, not {stop} or more.")
+                raise DataError(
+                    f"{folder / plan.job.name}.npz: describes {len(facts.table)} frames, not {stop} or more."
+                )
             table = facts.table.part(first, stop)
             boxes = facts.boxes[first:stop]
             used = record | {

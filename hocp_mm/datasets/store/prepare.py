@@ -7,8 +7,7 @@ files have changed.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ from mmengine.logging import print_log
 import hocp_mm
 from hocp_mm.datasets.affect_dataset import AffectDataset
 from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
-from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, IndexRow, write_index
+from hocp_mm.datasets.store.index import INDEX_NAME, PACKS
+from hocp_mm.datasets.store.index_writing import IndexRow, write_index
 from hocp_mm.datasets.store.locking import LOCK, locked
-from hocp_mm.datasets.store.naming import draft_of
 from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
 from hocp_mm.datasets.store.plan import PackPlan, Records, check_records, faults_of, index_rows, plan_packs
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kinds, report_text
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
-from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of, writing
+from hocp_mm.errors import DataError
 from hocp_mm.parallel import run_tasks
 
 Progress = Callable[[int, int], None]
@@ -100,14 +100,14 @@ def prepare_store(
         raise ValueError(f"prepare_store: needs a part and images_per_pack of 1 or more, got {images_per_pack}.")
     header = _header(parts, settings, split_folders, detector)
     _check_folder(out)
-    with _writing(out):
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         _check_settings(out, header, overwrite)
         records = {part: dataset.load_videos() for part, dataset in parts.items()}
         check_records(records, settings, detector is not None)
         plans = plan_packs(records, images_per_pack)
-        with _writing(out):
+        with writing(out):
             (out / INDEX_NAME).unlink(missing_ok=True)  # from here on the store is not finished
             (out / PACKS).mkdir(exist_ok=True)
             write_header(out, header)
@@ -115,7 +115,7 @@ def prepare_store(
         tasks = [(out / PACKS, plan.job, settings, detector) for plan in plans]
         results = run_tasks(make_pack, tasks, workers, progress)
         report = [ReportRow(fault.kind, fault.file, str(fault)) for part in parts.values() for fault in part.faults]
-        with _writing(out):
+        with writing(out):
             return _finish(out, header, plans, results, report, keys)
 
 
@@ -144,21 +144,6 @@ def _finish(
     write_header(out, replace(header, counts={**counts, "bytes": summary.num_bytes}))
     write_index(out / INDEX_NAME, rows, header.crop)
     return summary
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turn what the disk refuses into one sentence.
-
-    Raises:
-        DataError: If something cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, HOCPError):
-            raise
-        raise DataError(f"{error.filename or out}: cannot be written ({error.strerror or error}).") from error
 
 
 def _header(
@@ -244,8 +229,8 @@ def _write_splits(
 
 def _clean(packs: Path, used: set[str]) -> None:
     """Remove what earlier calls left: drafts of killed ones, packs of records that are gone."""
-    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz", ".part")]
-    gone = [file for file in ours if file.suffix == ".part" or file.stem not in used]
+    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz", DRAFT_SUFFIX)]
+    gone = [file for file in ours if file.suffix == DRAFT_SUFFIX or file.stem not in used]
     for file in gone:
         file.unlink()
     if old := [file.stem for file in gone if file.suffix == ".avi"]:

@@ -127,17 +127,21 @@ def frames_of(source: Source, rows: list[ReportRow]) -> Iterator[NDArray[np.uint
     if source.frame_files is not None:
         yield from _images(source.frame_files, rows)
         return
-    count = 0
     try:
-        for count, frame in enumerate(iter_frames(source.filename), start=1):
-            yield frame
-            if count == source.num_frames:
-                return
-        raise DataError(
-            f"{source.filename}: must have {source.num_frames} frames, but the stream ends after {count} of them."
-        )
+        yield from _video(source)
     except HOCPError as error:
         raise UnusableSourceError(fault_row("video", source.filename, error)) from error
+
+
+def _video(source: Source) -> Iterator[NDArray[np.uint8]]:
+    count = 0
+    for count, frame in enumerate(iter_frames(source.filename), start=1):
+        yield frame
+        if count == source.num_frames:
+            return
+    raise DataError(
+        f"{source.filename}: must have {source.num_frames} frames, but the stream ends after {count} of them."
+    )
 
 
 def _images(files: Sequence[str], rows: list[ReportRow]) -> Iterator[NDArray[np.uint8] | None]:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.crop_rule import crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
 from hocp_mm.datasets.store.locking import end_with_parent
-from hocp_mm.datasets.store.naming import draft_of
 from hocp_mm.datasets.store.pack import PackTable, write_pack
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -30,6 +28,7 @@ from hocp_mm.datasets.store.sources import (
     fingerprint,
     frames_of,
 )
+from hocp_mm.datasets.store.writing import draft_of, writing
 from hocp_mm.errors import DataError, NoFaceError
 
 
@@ -103,7 +102,7 @@ def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: Detect
     if _is_done(path, facts_file, mark):
         return PackResult(made=False)
     crops = _Crops(job, settings, choice)
-    try:
+    with writing(path):
         facts_file.unlink(missing_ok=True)
         try:
             fps = job.sources[0].fps
@@ -111,24 +110,11 @@ def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: Detect
         except UnusableSourceError as error:
             path.unlink(missing_ok=True)
             return PackResult(usable=False, rows=[*crops.rows, error.row])
-        except ValueError:  # no picture at all
-            if crops.pictures or not crops.rows:
-                raise
-            path.unlink(missing_ok=True)
-            return PackResult(usable=False, rows=crops.rows)
-        facts = PackFacts(
-            table,
-            np.concatenate(crops.boxes),
-            np.concatenate(crops.face_found) & (table.sizes > 0),
-            mark,
-            path.stat().st_size,
-            not crops.rows,
+        found = np.concatenate(crops.face_found) & (table.sizes > 0)
+        length = path.stat().st_size
+        _write_facts(
+            facts_file, PackFacts(table, np.concatenate(crops.boxes), found, mark, length, complete=not crops.rows)
         )
-        _write_facts(facts_file, facts)
-    except (OSError, FFmpegError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}).") from error
     return PackResult(rows=crops.rows)
 
 
@@ -180,7 +166,7 @@ class _Crops:
         """Yield a crop per frame, None for a frame without a picture.
 
         Raises:
-            UnusableSourceError: If the only record of the pack cannot be used.
+            UnusableSourceError: If the only record of the pack cannot be used, or none has a picture.
         """
         for source in self._job.sources:
             try:
@@ -196,6 +182,8 @@ class _Crops:
             nothing = np.full((source.num_frames, 4), np.nan, np.float32)
             self.boxes.append(nothing if boxes is None else boxes)
             self.face_found.append(found)
+        if self.rows and not self.pictures:
+            raise UnusableSourceError(self.rows.pop())
 
     def _crops_of(self, source: Source, boxes: NDArray[np.float32] | None) -> Iterator[NDArray[np.uint8] | None]:
         crop = self._settings
@@ -217,6 +205,8 @@ class _Crops:
             )
         except NoFaceError as error:
             raise UnusableSourceError(fault_row("faces", source.filename, error)) from error
+        if track.boxes is None:  # the detector takes the whole frame for the crop
+            return None, track.face_found
         return (track.boxes / (2 * square_scale(aspect))).astype(np.float32), track.face_found
 
 
