@@ -35,7 +35,7 @@ def measure_memory(kind: str, folder: Path, clips: int) -> dict[str, Any]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         resident = pool.submit(resident_bytes, kind, folder, clips).result()
     points = sorted({WARM_UP, *range(0, clips + 1, max(1, clips // 8))} - {0})
-    curve = {point: statistics.fmean(resident[max(0, point - _WINDOW) : point]) / 2**20 for point in points}
+    curve = {str(point): statistics.fmean(resident[max(0, point - _WINDOW) : point]) / 2**20 for point in points}
     before = statistics.fmean(resident[WARM_UP : WARM_UP + _WINDOW])
     return {"curve": curve, "growth": statistics.fmean(resident[-_WINDOW:]) / before - 1}
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from hocp_mm.datasets import FaceCropDataset, SEWADataset
-from hocp_mm.datasets.store import CropSettings, prepare_store
+from hocp_mm.datasets.store.prepare import prepare_store
+from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.synthetic import write_synthetic_sewa
 
 STOCK, RAW, STORE = "MMAction2", "raw folders", "store"
