@@ -62,7 +62,7 @@ def share_fold(cfg: Config, options: Mapping[str, Any]) -> None:
 
 
 def use_store(cfg: Config) -> None:
-    """Put a store of face crops in the place of every raw data set, where the config has a key ``store``.
+    """Put a store of face crops in the place of every data set of ours, where the config has a key ``store``.
 
     A store is made from one data set (``tools/prepare``). The options that say how a raw folder is read become what
     the store is expected to be prepared with (``expected``), the defaults of the raw data set included: a store of
@@ -89,16 +89,21 @@ def use_store(cfg: Config) -> None:
         for loader, dataset in _datasets(cfg)
     ]
     ours = [item for item in found if isinstance(item[2], type) and issubclass(item[2], AffectDataset)]
-    raw = [item for item in ours if not issubclass(item[2], FaceCropDataset)]
     if not ours:
         raise HOCPError(f"config: store={str(store)!r} needs a loader with a data set of hocp_mm, got none.")
-    if len(names := {kind.__name__ for _, _, kind in raw}) > 1:
-        raise HOCPError(f"config: a store holds one data set, got {' and '.join(sorted(names))} to replace.")
-    for loader, dataset, kind in raw:
+    replaced: set[str] = set()
+    for loader, dataset, kind in ours:
+        if issubclass(kind, FaceCropDataset):
+            replaced.add((dataset.get("expected") or {}).get("dataset", kind.__name__))
+            dataset["data_root"] = str(store)
+            continue
+        replaced.add(kind.__name__)
         kept = {name: value for name, value in dataset.items() if name in _KEPT}
         expected = _expected(loader, kind, dataset)
         dataset.clear()
         dataset.update(type=f"hocp_mm.{FaceCropDataset.__name__}", data_root=str(store), expected=expected, **kept)
+    if len(replaced) > 1:
+        raise HOCPError(f"config: a store holds one data set, got {' and '.join(sorted(replaced))} to replace.")
 
 
 def _datasets(cfg: Config) -> Iterator[tuple[str, dict[str, Any]]]:

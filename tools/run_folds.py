@@ -100,8 +100,8 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     count = count_folds(root)
     if count == 0:
         raise HOCPError(
-            f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py writes them, into the raw folder of "
-            "a store before it is prepared."
+            f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py writes them (into the raw folder, "
+            "before a store is prepared from it)."
         )
     chosen = sorted(set(range(count) if wanted is None else wanted))
     if unknown := [fold for fold in chosen if not 0 <= fold < count]:

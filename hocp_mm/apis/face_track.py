@@ -21,7 +21,7 @@ from hocp_mm.datasets import (
     track_detections,
 )
 from hocp_mm.datasets.face_detection import DETECTORS, Progress
-from hocp_mm.errors import DataError, NoFaceError
+from hocp_mm.errors import DataError, HOCPError, NoFaceError
 
 Faces = str | Path | Sequence[float]
 
@@ -49,13 +49,16 @@ def track_faces(
         One box and one flag per frame.
 
     Raises:
-        HOCPError: If the installed OpenCV lacks the detector.
+        HOCPError: If the installed OpenCV lacks the detector, or ``model`` is given without one that takes it.
         MissingDataError: If there is no such video, landmark file or detector file.
-        DataError: If the video cannot be read, no face is found, or a given box lies outside the picture.
+        NoFaceError: If a detector finds no face; a `DataError`.
+        DataError: If the video cannot be read, or a given box lies outside the picture.
         ValueError: If ``faces`` or ``every`` is none of the above.
     """
     if every < 1:
         raise ValueError(f"track_faces: every must be at least 1, got {every}.")
+    if model is not None and faces not in DETECTORS:
+        raise HOCPError(f"track_faces: {model} is the file of a detector, but the face comes from {faces!s}.")
     info = probe_video(video)
     if not isinstance(faces, str | Path):
         box = _fixed_box(faces, info.width, info.height, video)
@@ -67,7 +70,7 @@ def track_faces(
         try:
             return track_detections(iter_frames(video), info.num_frames, info.fps, detector, every, progress, video)
         except NoFaceError as error:
-            raise DataError(f"{error} Give the face with --box x,y,w,h.") from error
+            raise NoFaceError(f"{error} Give the face with --box x,y,w,h.") from None
     if Path(faces).suffix.lower() == ".zip":
         return _track_from_landmarks(video, Path(faces), info.num_frames)
     raise ValueError(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ class FaceCropDataset(AffectDataset):
         rows = self._select()
         if not self.test_mode:
             return SampleItems(np.repeat(rows, self.clips_per_video), None)
-        starts = [window_starts(self.index.num_frames(row), **self.windows) for row in rows.tolist()]
+        lengths = self.index.num_frames[rows].tolist()
+        known = {length: window_starts(length, **self.windows) for length in set(lengths)}
+        starts = [known[length] for length in lengths]
         rows = np.repeat(rows, [len(found) for found in starts])
         return SampleItems(rows, np.array([start for found in starts for start in found], dtype=np.int32))
 
@@ -194,13 +197,18 @@ class FaceCropDataset(AffectDataset):
 
     def _check_leak(self, parts: Parts, place: Mapping[str, int], folder: Path) -> None:
         """Refuse parts that share a subject; a record that is not in the store counts as somebody else."""
+        subjects = self.index.subjects()
+        alike = {subject: same_actor(subject) for subject in set(subjects)}
 
         def group_of(key: str) -> str:
-            subject = self.index.subject(place[key]) if key in place else ""
-            return same_actor(subject) if subject else f"record {key}"
+            return alike[subjects[place[key]]] if key in place else ""
 
+        known = {part: {group for key in keys if (group := group_of(key))} for part, keys in parts.items()}
+        pairs = list(combinations(parts, 2))
+        if all(set(parts[a]).isdisjoint(parts[b]) and known[a].isdisjoint(known[b]) for a, b in pairs):
+            return
         try:
-            check_no_leak(parts, group_of)
+            check_no_leak(parts, lambda key: group_of(key) or f"record {key}")
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
 
@@ -208,7 +216,7 @@ class FaceCropDataset(AffectDataset):
         fold = "" if self.fold is None else f", fold {self.fold}"
         where = f"FaceCropDataset({self.root}, {self.split}{fold})"
         crop = self.header.crop
-        frames = sum(self.index.num_frames(row) for row in rows.tolist())
+        frames = int(self.index.num_frames[rows].sum())
         cut = "whole frames" if crop.margin is None else f"faces by {crop.faces}, margin {crop.margin:g}"
         text = f"{where}: {len(rows)} records of {self.header.dataset}, {frames} frames, {crop.size} pixels, {cut}"
         print_log(text, logger="current")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.face_cascades import CascadeDetector, Detections, HaarDetector
 from hocp_mm.datasets.face_linking import BRIDGE_SECONDS, FaceTrack, link_detections, spread_boxes
-from hocp_mm.datasets.face_yunet import YuNetDetector
+from hocp_mm.datasets.face_yunet import YUNET_SOURCE, YuNetDetector
 from hocp_mm.datasets.faces import square_boxes
-from hocp_mm.errors import DataError, NoFaceError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
 
 DETECTORS = ("cascade", "yunet", "haar")
 Progress = Callable[[str, int, int], None]
@@ -61,20 +61,20 @@ def make_detector(name: str, model: str | Path | None = None) -> FaceDetector:
         The detector, ready to be called or pickled.
 
     Raises:
-        HOCPError: If the installed OpenCV lacks the detector.
-        MissingDataError: If there is no such file.
+        HOCPError: If the installed OpenCV lacks the detector, or a file is given to one that takes none.
+        MissingDataError: If there is no such file, or a needed one is not given.
         DataError: If the file is not one of the detector.
-        ValueError: If the name is unknown, a needed file is not given, or a file is given that is not needed.
+        ValueError: If the name is unknown.
     """
     if name == "cascade":
         if model is not None:
-            raise ValueError(f"make_detector: the detector 'cascade' brings its file, got model={str(model)!r}.")
+            raise HOCPError(f"cascade: the detector brings its file, got {model}; yunet and haar take one.")
         return CascadeDetector()
     if name == "haar":
         return HaarDetector(model)
     if name == "yunet":
         if model is None:
-            raise ValueError("make_detector: the detector 'yunet' needs its onnx file, got model=None.")
+            raise MissingDataError(f"yunet: the onnx file must be given, got none; {YUNET_SOURCE}.")
         return YuNetDetector(model)
     raise ValueError(f"make_detector: name must be one of {', '.join(DETECTORS)}, got {name!r}.")
 

@@ -49,6 +49,13 @@ class PackedStrings:
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._bytes[start : int(self._ends[index])].tobytes())
 
+    def tolist(self) -> list[str]:
+        """Return all strings, far faster than one by one."""
+        raw, ends = self._bytes.tobytes(), self._ends.tolist()
+        text = raw.decode("ascii") if raw.isascii() else None
+        pieces = (slice(start, end) for start, end in zip([0, *ends], ends, strict=False))
+        return [os.fsdecode(raw[piece]) if text is None else text[piece] for piece in pieces]
+
     @property
     def nbytes(self) -> int:
         """Memory of all strings."""

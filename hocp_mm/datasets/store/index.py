@@ -91,15 +91,16 @@ class StoreIndex:
 
     def keys(self) -> list[str]:
         """Return the name of each record, as new strings."""
-        return [self._keys[row] for row in range(len(self))]
+        return self._keys.tolist()
 
-    def num_frames(self, row: int) -> int:
-        """Return the length of one record."""
-        return int(self._starts[row + 1] - self._starts[row])
+    @property
+    def num_frames(self) -> NDArray[np.int64]:
+        """Length of each record, int64 ``[R]``."""
+        return self._columns["num_frames"]
 
-    def subject(self, row: int) -> str:
-        """Return whom splits keep together."""
-        return self._subjects[row]
+    def subjects(self) -> list[str]:
+        """Return whom splits keep together, for each record, as new strings."""
+        return self._subjects.tolist()
 
     def record(self, row: int) -> dict[str, Any]:
         """Return a fresh record as it enters a pipeline.

@@ -226,7 +226,7 @@ def _read(path: str | Path, handle: int, start: int, length: int) -> bytes:
         raise DataError(f"{path}: the pack cannot be read ({error.strerror or error}).") from error
     if len(block) < length:
         raise DataError(
-            f"{path}: the pack must hold {start + length} bytes or more, but it ends after {start + len(block)}; "
+            f"{path}: the pack must hold {start + length} bytes or more, but it ends after {os.fstat(handle).st_size}; "
             "copy it again, or prepare it again."
         )
     return block

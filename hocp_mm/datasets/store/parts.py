@@ -43,8 +43,8 @@ def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str,
     for place, folder in folders.items():
         parts = {part: read_split_file(file, allow_empty=True) for part, file in split_files(folder).items()}
         try:
-            # A record that was left out counts as somebody else: nobody sees it.
-            check_no_leak(parts, lambda key: same_actor(subjects[key]) if key in subjects else f"record {key}")
+            # A record that was left out counts as somebody else: nobody sees it. So does one of an unknown subject.
+            check_no_leak(parts, lambda key: same_actor(subjects.get(key, "")) or f"record {key}")
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
         (store / place).mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,17 @@
 """Small pictures, packs and stores with known content."""
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets import iter_frames, read_image
+from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.crop_rule import crop_frame, squares_of
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.store import (
     CropSettings,
     IndexRow,
@@ -47,15 +54,19 @@ def make_row(key: str, table: PackTable, pack: str | None = None, **changes: obj
 
 
 def write_store(
-    folder: Path, records: dict[str, list[NDArray[np.uint8] | None]], crop: CropSettings, **header: object
+    folder: Path,
+    records: Mapping[str, Sequence[NDArray[np.uint8] | None]],
+    crop: CropSettings,
+    subjects: Mapping[str, str] | None = None,
+    **header: object,
 ) -> Path:
     """Write a store of given pictures without splits and return it."""
     (folder / "packs").mkdir(parents=True)
     rows = []
     for key, crops in records.items():
         table = write_pack(folder / "packs" / f"{key}.avi", crops, crop.size, 25.0, crop.codec, crop.quality)
-        boxes = {"boxes": None} if crop.margin is None else {}
-        rows.append(make_row(key, table, **boxes))
+        changes: dict[str, object] = {"boxes": None} if crop.margin is None else {}
+        rows.append(make_row(key, table, **changes, subject=(subjects or {}).get(key, f"person of {key}")))
     values: dict[str, object] = {
         "dataset": "SEWADataset",
         "metainfo": {"dims": ["valence", "arousal"], "dataset_type": "SEWA"},
@@ -66,3 +77,41 @@ def write_store(
     write_header(folder, StoreHeader(**(values | header)))  # pyright: ignore[reportArgumentType]
     write_index(folder / "index.npz", rows, crop)
     return folder
+
+
+def store_of(folder: Path, parts: Mapping[str, AffectDataset], settings: CropSettings) -> Path:
+    """Write a store of raw data sets in the simplest way: frame after frame, one pack a record, images in one."""
+    (folder / "packs").mkdir(parents=True)
+    rows: list[IndexRow] = []
+    for part, dataset in parts.items():
+        records = dataset.load_videos()
+        write_split_files(folder / "splits", {part: [record["video"] for record in records]}, seed=0)
+        images = all(record["num_frames"] == 1 for record in records)
+        for name, group in [(part, records)] if images else [(record["video"], [record]) for record in records]:
+            crops = [crop for record in group for crop in _crops(record, settings)]
+            table = write_pack(
+                folder / "packs" / f"{name}.avi", crops, settings.size, 25.0, settings.codec, settings.quality
+            )
+            first = 0
+            for record in group:
+                last = first + record["num_frames"]
+                rows.append(IndexRow.from_record(record, name, first, table.part(first, last)))
+                first = last
+    one = next(iter(parts.values()))
+    counts = {"records": len(rows), "frames": sum(len(row.table) for row in rows)}
+    metainfo = json.loads(json.dumps(one.metainfo))
+    write_header(folder, StoreHeader(type(one).__name__, metainfo, one.record_options(), settings, counts))
+    write_index(folder / "index.npz", rows, settings)
+    (folder / "report.csv").write_text("kind,file,text\n")
+    return folder
+
+
+def _crops(record: Mapping[str, Any], settings: CropSettings) -> Iterator[NDArray[np.uint8] | None]:
+    aspect = record.get("pixel_aspect", 1.0)
+    squares = squares_of(record["boxes"], aspect, settings.margin, settings.smooth)
+    files = record.get("frame_files")
+    frames = (
+        iter_frames(record["filename"]) if files is None else (read_image(file) if file else None for file in files)
+    )
+    for index, frame in zip(range(record["num_frames"]), frames, strict=False):
+        yield None if frame is None else crop_frame(frame, squares, index, aspect, settings.size)

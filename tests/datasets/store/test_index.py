@@ -43,7 +43,7 @@ def test_records_come_back_whole(tmp_path, rows):
             assert record["boxes"] is None
         else:
             assert np.array_equal(record["boxes"], row.boxes, equal_nan=True)
-        assert (index.num_frames(number), index.subject(number)) == (len(row.table), row.subject)
+        assert (int(index.num_frames[number]), index.subjects()[number]) == (len(row.table), row.subject)
 
 
 def test_a_record_is_fresh(tmp_path, rows):
