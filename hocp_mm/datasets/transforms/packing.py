@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from hocp_mm.registry import TRANSFORMS
 from hocp_mm.structures import AffectDataSample
@@ -43,6 +44,10 @@ class PackAffectInputs:
             face_found=None if found is None else found[inds],  # padding is overwritten with False
         )
         clip = torch.from_numpy(np.ascontiguousarray(results["imgs"]))
+        if get_worker_info() is not None:
+            # The queue of a data loader would do it, but later: a worker that holds the clips of a batch until then
+            # gives their memory back to the system and asks for it again, batch after batch.
+            clip.share_memory_()
         return {"inputs": clip.permute(3, 0, 1, 2), "data_samples": sample}  # [T, H, W, 3] -> [3, T, H, W]
 
     def __repr__(self) -> str:
