@@ -1,6 +1,7 @@
 """What the commands that prepare stores share: options, detector, the table at the end."""
 
 import argparse
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 from hocp_mm.cli import ProgressLine
 from hocp_mm.datasets.affect_dataset import AffectDataset
 from hocp_mm.datasets.face_detection import DETECTORS, make_detector
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store.parts import split_files
 from hocp_mm.datasets.store.prepare import Summary, prepare_store
 from hocp_mm.datasets.store.report import REPORT
 from hocp_mm.datasets.store.settings import CODECS, CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice
-from hocp_mm.errors import HOCPError, MissingDataError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 
 WHOLE_FRAMES = "frame"
 _MARGIN = 1.5
@@ -123,16 +125,21 @@ def find_splits(root: Path, tool: str) -> dict[str, Path]:
         At least one file.
 
     Raises:
-        MissingDataError: If there are none.
+        MissingDataError: If there are no files.
+        DataError: If they name nothing.
     """
     if not root.is_dir():
         raise MissingDataError(f"{root}: no such folder; name the one that holds the data set.")
     try:
-        return split_files(root / "splits")
+        files = split_files(root / "splits")
     except MissingDataError as error:
         raise MissingDataError(
             f"{root / 'splits'}: must hold train.txt, val.txt and test.txt; `python {tool} {root}` writes them."
         ) from error
+    files = {part: file for part, file in files.items() if read_split_file(file, allow_empty=True)}
+    if not files:
+        raise DataError(f"{root / 'splits'}: a part must name at least one video, got none.")
+    return files
 
 
 def print_summary(summary: Summary, out: Path, config: str) -> None:
@@ -163,7 +170,7 @@ def fraction(text: str) -> float:
 
 
 def _detector(args: argparse.Namespace) -> DetectorChoice | None:
-    """Return the detector of the options, described by its name and what its file is like.
+    """Return the detector of the options, described by its name and a hash of its file.
 
     Raises:
         MissingDataError: If its file is missing.
@@ -179,7 +186,7 @@ def _detector(args: argparse.Namespace) -> DetectorChoice | None:
         return DetectorChoice(detector, args.detector)
     if not model.is_file():
         raise MissingDataError(f"{model}: no such file (--detector-model).")
-    return DetectorChoice(detector, f"{args.detector} {model.name} of {model.stat().st_size} bytes")
+    return DetectorChoice(detector, f"{args.detector} {hashlib.sha256(model.read_bytes()).hexdigest()[:16]}")
 
 
 def labels_options(parser: argparse.ArgumentParser, default: Sequence[float]) -> None:

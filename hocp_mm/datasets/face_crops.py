@@ -95,9 +95,11 @@ class FaceCropDataset(AffectDataset):
         self.header = read_header(self.root)
         check_expected(str(self.root), self.header, expected or {})
         self._index: StoreIndex | None = None
-        metainfo = {**self.header.metainfo, "fold": fold, **(kwargs.pop("metainfo", None) or {})}
+        given = kwargs.pop("metainfo", None) or {}
         kwargs.setdefault("serialize_data", False)  # the items are an array as they are
-        super().__init__(str(data_root), metainfo=metainfo, **kwargs)
+        super().__init__(str(data_root), metainfo=given, **kwargs)
+        # Not handed to mmengine, which takes every text among them for the name of a file to read.
+        self._metainfo = {**self._metainfo, **self.header.metainfo, "fold": fold, **given}
 
     @property
     def index(self) -> StoreIndex:

@@ -79,6 +79,13 @@ def test_the_registry_knows_it(store):
     assert [record["video"] for record in dataset.load_videos()] == ["c"]
 
 
+def test_what_the_header_says_is_never_taken_for_a_file(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = FaceCropDataset(store).header.metainfo["dataset_type"]
+    (tmp_path / name).write_text("a line\n")
+    assert FaceCropDataset(store).metainfo["dataset_type"] == name
+
+
 def test_a_part_of_the_samples_can_be_taken(store):
     assert len(FaceCropDataset(store, indices=1)) == 1
     assert [FaceCropDataset(store, indices=[1]).get_data_info(0)["video"]] == ["a"]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from hocp_mm.apis.prepare_command import RawParts, find_splits, labels_options, run_store_command, store_parser
 from hocp_mm.cli import run
 from hocp_mm.datasets.sewa import SEWADataset
-from hocp_mm.datasets.splits import read_split_file
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,9 +46,8 @@ def build(args: argparse.Namespace, faces: str) -> RawParts:
         "on_fault": "skip",
         "lazy_init": True,
     }
-    parts = [part for part, file in files.items() if read_split_file(file, allow_empty=True)]
     return RawParts(
-        {part: SEWADataset(str(args.root), part, **options) for part in parts}, {"splits": args.root / "splits"}
+        {part: SEWADataset(str(args.root), part, **options) for part in files}, {"splits": args.root / "splits"}
     )
 
 

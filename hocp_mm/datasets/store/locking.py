@@ -1,13 +1,9 @@
-"""One preparation at a time in a folder, and none that outlives the process that started it."""
+"""One preparation at a time in a folder."""
 
 import fcntl
 import logging
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from mmengine.logging import print_log
@@ -45,21 +41,3 @@ def locked(folder: Path) -> Iterator[None]:
             text = f"{path}: no lock ({error.strerror}); see to it that nobody else prepares this store now"
             print_log(text, logger="current", level=logging.WARNING)
         yield
-
-
-def end_with_parent() -> None:
-    """Let this worker process end at once when the process that started it is killed.
-
-    The pool's workers would wait for tasks for ever, and one in the middle of a pack would write into the files of
-    the next preparation. Does nothing in a process that is nobody's worker, or when called again.
-    """
-    parent = multiprocessing.parent_process()
-    name = "end-with-parent"
-    if parent is None or any(thread.name == name for thread in threading.enumerate()):
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name=name, daemon=True).start()

@@ -28,7 +28,7 @@ def pack_name(key: str) -> str:
         >>> pack_name("SAH_C2_S047_P093_VC1_000538_001078")
         'SAH_C2_S047_P093_VC1_000538_001078'
         >>> pack_name("video/5 left")
-        'video_5_left.3f3d0a3a1b1b6a0e'
+        'video_5_left.5add531645713bb1'
     """
     if _PLAIN.fullmatch(key):
         return key

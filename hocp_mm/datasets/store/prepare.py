@@ -8,6 +8,7 @@ files have changed.
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,13 @@ def prepare_store(
             write_header(out, header)
             keys = _write_splits(out, records, split_folders)
         tasks = [(out / PACKS, plan.job, settings, detector) for plan in plans]
-        results = run_tasks(make_pack, tasks, workers, progress)
+        try:
+            results = run_tasks(make_pack, tasks, workers, progress)
+        except BrokenExecutor as error:
+            raise DataError(
+                f"{out}: a worker process was ended from outside, perhaps for want of memory; the same command goes on "
+                "from here, with fewer workers if need be."
+            ) from error
         report = [ReportRow(fault.kind, fault.file, str(fault)) for part in parts.values() for fault in part.faults]
         with writing(out):
             return _finish(out, header, plans, results, report, keys)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.crop_rule import crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
-from hocp_mm.datasets.store.locking import end_with_parent
 from hocp_mm.datasets.store.pack import PackTable, write_pack
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -38,7 +37,7 @@ class DetectorChoice:
 
     Attributes:
         detector: Finds faces; can be pickled.
-        description: Its name and the state of its file: what decides its boxes.
+        description: Its name and a hash of its file: what decides its boxes.
     """
 
     detector: FaceDetector
@@ -96,7 +95,6 @@ def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: Detect
     Raises:
         DataError: If it cannot be written.
     """
-    end_with_parent()
     path, facts_file = folder / f"{job.name}.avi", folder / f"{job.name}.npz"
     mark = fingerprint(job, settings, "" if choice is None else choice.description)
     if _is_done(path, facts_file, mark):
