@@ -75,7 +75,7 @@ test-slow: setup ## the tests that take minutes
 demo: setup ## the whole recipe on synthetic videos: at most 10 minutes, results in demo_output/
 	$(PY) tools/run_demo.py
 
-bench: setup ## every benchmark (about 40 minutes on a quiet machine), results in benchmarks/results/
+bench: setup ## every benchmark (about 45 minutes on a quiet machine), results in benchmarks/results/
 	$(PY) -m benchmarks.run
 
 format: setup ## let ruff repair and format the code

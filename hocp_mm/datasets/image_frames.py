@@ -154,7 +154,8 @@ def held_frames(frame_files: Sequence[str] | NDArray[np.integer]) -> NDArray[np.
         >>> held_frames(["", "b.png", "", "d.png"]).tolist()
         [1, 1, 1, 3]
     """
-    usable = np.flatnonzero([bool(file) for file in frame_files])
+    given = frame_files if isinstance(frame_files, np.ndarray) else [bool(file) for file in frame_files]
+    usable = np.flatnonzero(given)
     if len(usable) == 0:
         raise ValueError(f"held_frames: at least one frame must have a file, got none of {len(frame_files)}.")
     place = np.searchsorted(usable, np.arange(len(frame_files)), side="right") - 1

@@ -116,7 +116,8 @@ class LoadFaceClip:
         crops = self._empty(len(wanted))
         for place, crop in enumerate(source.read(wanted)):
             crops[place] = crop
-        results["imgs"] = crops[position]
+        # Most clips are in order and without repeats: nothing to copy.
+        results["imgs"] = crops if np.array_equal(wanted, inds) else crops[position]
         return results
 
     def _source(self, results: dict[str, Any]) -> FrameCrops | StoredCrops:
