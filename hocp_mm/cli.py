@@ -1,10 +1,11 @@
-"""What every command-line tool shares: user errors without traceback.
+"""What every command-line tool shares: user errors without traceback, and lines of progress.
 
 Imports nothing but the errors, so that ``--help`` and data preparation start at once.
 """
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -72,3 +73,33 @@ def _text(error: HOCPError) -> str:
         kind = type(error)
         text = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]
     return text.strip()
+
+
+class ProgressLine:
+    """Show on stderr how many things are done: in place on a terminal, else as a line every few seconds.
+
+    Args:
+        title: What is going on.
+        unit: What is counted, in the plural.
+        seconds: Least time between two lines where the output is no terminal.
+    """
+
+    def __init__(self, title: str, unit: str, seconds: float = 3.0) -> None:
+        self._title, self._unit, self._seconds = title, unit, seconds
+        self._start = time.monotonic()
+        self._next = self._start
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show the state.
+
+        Args:
+            done: What is finished.
+            total: What there is to do.
+        """
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if not terminal and now < self._next and done < total:
+            return
+        self._next = now + self._seconds
+        end = "\n" if done == total or not terminal else ""
+        text = f"{self._title}: {done}/{total} {self._unit}, {now - self._start:.0f} s"
+        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)  # noqa: T201 - a terminal is its place

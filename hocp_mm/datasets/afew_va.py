@@ -3,7 +3,6 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from mmengine.logging import print_log
 
 from hocp_mm.datasets.afew_va_files import AFEW_VA_RANGE, read_afew_va_actor, same_actor
 from hocp_mm.datasets.afew_va_scan import ClipScan, scan_clip
-from hocp_mm.datasets.affect_dataset import AffectDataset, attempt, raise_faults
+from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.faults import attempt
 from hocp_mm.datasets.folds import Parts, count_folds, read_fold
 from hocp_mm.datasets.image_frames import square_scale
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
@@ -21,7 +21,6 @@ from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
 Faces = Literal["landmarks", "frame"]
-OnFault = Literal["error", "skip"]
 
 _DVD_SIZE = (720, 576)
 
@@ -44,11 +43,10 @@ class AFEWVADataset(AffectDataset):
         fps: Frames per second. The release does not say; it sets the times in CSV files and plots, nothing else.
         faces: ``"landmarks"`` crops by the 68 points; a frame without them takes the box between its neighbours.
             ``"frame"`` takes whole frames (images that are already cropped).
-        on_fault: ``"error"`` refuses a set with faults. ``"skip"`` makes a faulty frame (damaged PNG, impossible
-            label or landmarks) invalid and leaves a faulty clip out; all are counted and named in a warning.
         check_images: Read every PNG and compare its checksums. False reads only the first of each clip; a damaged one
             then ends the run where it is met.
-        **kwargs: Options of `AffectDataset`.
+        **kwargs: Options of `AffectDataset`. ``on_fault="skip"`` makes a faulty frame (damaged PNG, impossible label
+            or landmarks) invalid, and leaves out a clip only where the clip as a whole is faulty.
 
     Raises:
         MissingDataError: If the folder, the fold or the split file is missing; says how to get it.
@@ -56,6 +54,7 @@ class AFEWVADataset(AffectDataset):
         ValueError: If an option is unknown or contradicts another.
     """
 
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "fps")
     METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AFEW-VA"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
@@ -68,16 +67,11 @@ class AFEWVADataset(AffectDataset):
         pixel_aspect: float = 4 / 3,
         fps: float = 25.0,
         faces: Faces = "landmarks",
-        on_fault: OnFault = "error",
         check_images: bool = True,
         **kwargs: Any,
     ) -> None:
-        for name, value, known in (
-            ("faces", faces, ("landmarks", "frame")),
-            ("on_fault", on_fault, ("error", "skip")),
-        ):
-            if value not in known:
-                raise ValueError(f"AFEWVADataset: {name} must be one of {', '.join(known)}, got {value!r}.")
+        if faces not in ("landmarks", "frame"):
+            raise ValueError(f"AFEWVADataset: faces must be one of landmarks, frame, got {faces!r}.")
         if not (np.isfinite(fps) and fps > 0):
             raise ValueError(f"AFEWVADataset: fps must be positive, got {fps!r}.")
         if split in PARTS and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
@@ -95,7 +89,6 @@ class AFEWVADataset(AffectDataset):
         self.pixel_aspect = float(pixel_aspect)
         self.fps = float(fps)
         self.faces: Faces = faces
-        self.on_fault: OnFault = on_fault
         self.check_images = check_images
         metainfo = {"fold": fold, "pixel_aspect": self.pixel_aspect, **(kwargs.pop("metainfo", None) or {})}
         super().__init__(data_root, label_range=label_range, metainfo=metainfo, **kwargs)
@@ -120,11 +113,8 @@ class AFEWVADataset(AffectDataset):
                 if len(scans) % 100 == 0:
                     print_log(f"{where}: {len(scans)} of {len(keys)} clips checked", logger="current")
         faults = [fault for scan in scans.values() for fault in scan.faults]
-        if self.on_fault == "error":
-            raise_faults(where, faults)
         records = [scan.record for scan in scans.values() if scan.record is not None]
-        if not records:
-            raise_faults(where, [*faults, f"{self.root}: no clip of {len(keys)} can be used"])
+        self.settle_faults(where, faults, len(records), [key for key, scan in scans.items() if scan.record is None])
         self._report(where, scans, records)
         return records
 
@@ -153,7 +143,7 @@ class AFEWVADataset(AffectDataset):
         actors: dict[str, str] = {}
         for key in sorted({key for keys in parts.values() for key in keys}):
             # A clip that cannot be read is reported by the data set of its own part; here it counts as somebody else.
-            actor = attempt([], read_afew_va_actor, self.root / key / f"{key}.json")
+            actor = attempt([], "labels", read_afew_va_actor, self.root / key / f"{key}.json")
             actors[key] = f"unknown actor of {key}" if actor is None else same_actor(actor)
         try:
             check_no_leak(parts, lambda key: actors[key])
@@ -177,10 +167,6 @@ class AFEWVADataset(AffectDataset):
             if ids:
                 names = "; ".join(f"{key}: {_ranges(numbers)}" for key, numbers in ids.items())
                 _warn(f"{where}: {sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
-        if faults := [fault for scan in scans.values() for fault in scan.faults]:
-            left_out = [key for key, scan in scans.items() if scan.record is None]
-            out = f", {_count(left_out, 'clip')} left out ({', '.join(left_out)})" if left_out else ""
-            _warn("\n  ".join([f"{where}: on_fault='skip', {_count(faults, 'fault')} skipped{out}:", *faults]))
         sizes = Counter(scan.size for scan in scans.values() if scan.record is not None)
         others = [size for size in sizes if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
         if others and self.pixel_aspect != 1:
@@ -200,10 +186,6 @@ class AFEWVADataset(AffectDataset):
             f"{', '.join(f'{width}x{height}' for width, height in sizes)}, pixel_aspect {self.pixel_aspect:.4g}",
             logger="current",
         )
-
-
-def _count(things: Sized, name: str) -> str:
-    return f"1 {name}" if len(things) == 1 else f"{len(things)} {name}s"
 
 
 def _warn(text: str) -> None:

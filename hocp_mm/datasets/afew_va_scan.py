@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.afew_va_files import AFEWVAClip, find_frame_images, read_afew_va_json
-from hocp_mm.datasets.affect_dataset import attempt
 from hocp_mm.datasets.faces import landmark_boxes
+from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.image_frames import ImageInfo, check_image
 
 
@@ -27,7 +27,7 @@ class ClipScan:
     """
 
     record: dict[str, Any] | None = None
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     unseen: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
@@ -47,23 +47,24 @@ def scan_clip(folder: Path, label_range: tuple[float, float], use_landmarks: boo
     """
     scan = ClipScan()
     if not folder.is_dir():
-        scan.faults.append(f"{folder}: the split names this clip, but there is no such folder.")
+        scan.faults.append(Fault(f"{folder}: the split names this clip, but there is no such folder.", "video missing"))
         return scan
     json_file = folder / f"{folder.name}.json"
-    clip = attempt(scan.faults, read_afew_va_json, json_file, label_range)
-    files = attempt(scan.faults, find_frame_images, folder)
+    clip = attempt(scan.faults, "labels", read_afew_va_json, json_file, label_range)
+    files = attempt(scan.faults, "image", find_frame_images, folder)
     if clip is None or files is None:
         return scan
-    scan.faults += clip.faults.values()
+    scan.faults += [Fault(text, "labels") for text in clip.faults.values()]
     labelled = clip.affect.keys() | clip.faults.keys()
     scan.unseen, scan.unlabelled = sorted(labelled - files.keys()), sorted(files.keys() - labelled)
     count = max(labelled | files.keys()) + 1
     files = _usable_images(scan, files, check_images)
     boxes = _landmark_boxes(scan, json_file, clip, count) if use_landmarks else None
     if not files.keys() & clip.affect.keys():
-        scan.faults.append(f"{folder}: a clip must have a frame with both label and usable PNG, got none.")
+        text = f"{folder}: a clip must have a frame with both label and usable PNG, got none."
+        scan.faults.append(Fault(text, "lengths"))
     elif boxes is not None and not np.isfinite(boxes).any():
-        scan.faults.append(f"{json_file}: a clip must have landmarks in at least one frame, got none.")
+        scan.faults.append(Fault(f"{json_file}: a clip must have landmarks in at least one frame, got none.", "faces"))
     else:
         scan.record = _record(folder, clip, files, boxes, count, label_range)
     return scan
@@ -74,7 +75,7 @@ def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> di
     infos: dict[int, ImageInfo] = {}
     usable = dict(files)
     for number, file in files.items():
-        info = attempt(scan.faults, check_image, file)
+        info = attempt(scan.faults, "image", check_image, file)
         if info is None:
             del usable[number]
             continue
@@ -87,10 +88,11 @@ def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> di
     scan.size = (usual.width, usual.height)
     for number, info in infos.items():
         if info != usual:
-            scan.faults.append(
+            text = (
                 f"{files[number]}: all frames of a clip must have one size, got {info.width}x{info.height} among "
                 f"{usual.width}x{usual.height}."
             )
+            scan.faults.append(Fault(text, "image"))
             del usable[number]
     return usable
 
@@ -107,10 +109,11 @@ def _landmark_boxes(scan: ClipScan, json_file: Path, clip: AFEWVAClip, count: in
         if inside:
             boxes[number] = box
         elif scan.size != (0, 0):
-            scan.faults.append(
+            text = (
                 f"{json_file}: frame '{number:05d}': landmarks must span a face in the {width}x{height} frame, got "
                 f"{points.min(axis=0).tolist()} to {points.max(axis=0).tolist()}."
             )
+            scan.faults.append(Fault(text, "faces"))
             del clip.affect[number], clip.landmarks[number]
     return boxes
 

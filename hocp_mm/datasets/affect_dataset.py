@@ -12,20 +12,22 @@ valid); ``filename`` then is their folder. ``pixel_aspect`` is the width of a pi
 ``expression`` a class for the whole record, -1 for none.
 """
 
+import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.faults import Fault, raise_faults, skipped_text
 from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
 
-_SHOWN_FAULTS = 10
-_T = TypeVar("_T")
+OnFault = Literal["error", "skip"]
 
 
 class AffectDataset(BaseDataset):
@@ -42,12 +44,20 @@ class AffectDataset(BaseDataset):
         windows: Test: ``dict(clip_len=, stride=[, frame_interval=])`` of the sliding windows, which cover every
             frame (see `window_starts`). They must agree with the ``SampleClip`` of the pipeline.
         test_mode: Give windows in order instead of random clips.
+        on_fault: ``"error"`` refuses a set with faults. ``"skip"`` leaves faulty videos out, counts them by kind and
+            names them in a warning; a clip that turns out to be damaged in training is replaced by another and named
+            (in test mode it ends the run: no frame may be lost silently).
         **kwargs: Options of ``mmengine.dataset.BaseDataset``.
 
     Raises:
         ValueError: If an option is out of its range or contradicts another.
+
+    Attributes:
+        faults: What `load_videos` found wrong; not empty only with ``on_fault="skip"``.
     """
 
+    RECORD_OPTIONS: ClassVar[tuple[str, ...]] = ("label_range",)
+    """Names of the options that shape labels: a store prepared with others holds other labels."""
     METAINFO = {"dims": ("valence", "arousal")}  # noqa: RUF012 - mmengine reads a class attribute of this name
 
     def __init__(
@@ -59,9 +69,12 @@ class AffectDataset(BaseDataset):
         clips_per_video: int = 1,
         windows: Mapping[str, int] | None = None,
         test_mode: bool = False,
+        on_fault: OnFault = "error",
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        if on_fault not in ("error", "skip"):
+            raise ValueError(f"{name}: on_fault must be one of error, skip, got {on_fault!r}.")
         if len(label_range) != 2 or not label_range[0] < label_range[1]:
             raise ValueError(f"{name}: label_range must be (lowest, highest), got {tuple(label_range)}.")
         if clips_per_video < 1:
@@ -73,7 +86,10 @@ class AffectDataset(BaseDataset):
         self.windows = dict(windows or {})
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         self._check_sampling(steps, test_mode)
+        self.on_fault: OnFault = on_fault
+        self.faults: list[Fault] = []
         self._videos: list[bytes] = []
+        self._told: set[str] = set()
         metainfo = {"label_range": self.label_range, **(kwargs.pop("metainfo", None) or {})}
         super().__init__(
             data_root=str(data_root), pipeline=steps, test_mode=test_mode, metainfo=metainfo, data_prefix={}, **kwargs
@@ -86,6 +102,55 @@ class AffectDataset(BaseDataset):
             NotImplementedError: Always; subclasses replace it.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement load_videos.")
+
+    def record_options(self) -> dict[str, Any]:
+        """Return the values of ``RECORD_OPTIONS``, of types that JSON knows."""
+        values = {name: getattr(self, name) for name in self.RECORD_OPTIONS}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def settle_faults(self, where: str, faults: Sequence[Fault], usable: int, left_out: Sequence[str] = ()) -> None:
+        """Raise all faults together or, with ``on_fault="skip"``, name them in a warning and keep them.
+
+        Args:
+            where: Name of the set and part.
+            faults: What is wrong.
+            usable: Number of videos that are left to use.
+            left_out: Names of the videos that are not.
+
+        Raises:
+            DataError: If there are faults and ``on_fault`` is ``"error"``, or nothing is left.
+        """
+        if self.on_fault == "error":
+            raise_faults(where, faults)
+        if usable == 0:
+            raise_faults(where, [*faults, f"{self.data_root}: no video can be used"])
+        self.faults = list(faults)
+        if faults:
+            print_log(skipped_text(where, faults, left_out), logger="current", level=logging.WARNING)
+
+    def prepare_data(self, idx: int) -> Any:
+        """Run the pipeline on one sample.
+
+        Args:
+            idx: Number of the sample.
+
+        Returns:
+            What the pipeline returns, or None for a damaged training clip with ``on_fault="skip"``: mmengine then
+            takes another one.
+
+        Raises:
+            HOCPError: If the clip is damaged; with ``on_fault="skip"`` only in test mode.
+        """
+        try:
+            return super().prepare_data(idx)
+        except HOCPError as error:
+            if self.on_fault == "error" or self.test_mode:
+                raise
+            if str(error) not in self._told:  # once per data loader worker
+                self._told.add(str(error))
+                text = f"{type(self).__name__}: clip {len(self._told)} replaced by another: {error}"
+                print_log(text, logger="current", level=logging.WARNING)
+            return None
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return one small item per clip or window; the records themselves are kept aside, once."""
@@ -151,30 +216,3 @@ def scale_labels(
     if (low, high) == (-1.0, 1.0):
         return values.astype(np.float32)
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
-
-
-def attempt(faults: list[str], function: Callable[..., _T], *args: Any) -> _T | None:
-    """Call ``function``; on a fault of the data add its text to ``faults`` and return None."""
-    try:
-        return function(*args)
-    except HOCPError as error:
-        faults.append(str(error))
-        return None
-
-
-def raise_faults(where: str, faults: Sequence[str]) -> None:
-    """Raise one error for all faults of a set; do nothing if there are none.
-
-    Args:
-        where: Beginning of the message.
-        faults: Texts of all faults.
-
-    Raises:
-        DataError: With the number of faults and the first ten.
-    """
-    if not faults:
-        return
-    rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
-    shown = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    raise DataError("\n".join([f"{where}: the data must be complete, got {count}:", *shown, *rest]))

@@ -1,7 +1,5 @@
 """AffectNet: single images of faces with valence, arousal and one of eight expressions."""
 
-import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +8,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affect_dataset import AffectDataset, raise_faults, scale_labels
+from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.affectnet_checks import drop_damaged_images, drop_missing_files, drop_out_of_range
 from hocp_mm.datasets.affectnet_csv import read_affectnet_csv
 from hocp_mm.datasets.affectnet_files import (
@@ -25,18 +23,16 @@ from hocp_mm.datasets.affectnet_files import (
 from hocp_mm.datasets.affectnet_layout import find_csv, find_images, find_part
 from hocp_mm.datasets.affectnet_npy import read_affectnet_folder
 from hocp_mm.datasets.affectnet_table import AffectNetTable, image_keys
-from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.errors import DataError
 from hocp_mm.registry import DATASETS
 
 Release = Literal["2017", "2021"]
 Faces = Literal["box", "landmarks", "inner", "frame"]
-_SHOWN_FAULTS = 10
 _OPTIONS = {
     "release": ("2017", "2021"),
     "split": ("train", "val"),
     "classes": (8, 7, "emonet5", "va_only"),
     "faces": ("box", "landmarks", "inner", "frame"),
-    "on_fault": ("error", "skip"),
 }
 
 
@@ -65,15 +61,14 @@ class AffectNetDataset(AffectDataset):
             for 2021, which has no boxes).
         emonet_clean: Keep only labels that agree with each other by EmoNet's rules (see `emonet_rules`). Scores on
             that set cannot be compared with those on the whole one.
-        on_fault: ``"error"`` refuses a set with faults; ``"skip"`` leaves the rows out, counts them and names ten. An
-            image that turns out to be damaged in training ends the run, or is replaced by another and named.
         verify_images: Check every image file from its first byte to its last at the start; None: in test mode only,
             where no image can be replaced.
         labels_file: csv file instead of that of the split (2017), below ``data_root`` or absolute.
         image_folder: Folder that its paths are relative to.
         index_cache: Keep what csv or npy files say in the folder of the package (``HOCP_MM_CACHE``), and take it from
             there as long as the files are the same.
-        **kwargs: Options of `AffectDataset`. ``label_range`` stays (-1, 1) unless your copy was rescaled.
+        **kwargs: Options of `AffectDataset`. ``on_fault="skip"`` leaves faulty rows out; ``label_range`` stays (-1, 1)
+            unless your copy was rescaled.
 
     Raises:
         MissingDataError: If a folder or file is missing; says where to get it.
@@ -81,6 +76,7 @@ class AffectNetDataset(AffectDataset):
         ValueError: If an option is unknown or contradicts another.
     """
 
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "release", "classes", "emonet_clean")
     METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AffectNet"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
@@ -92,7 +88,6 @@ class AffectNetDataset(AffectDataset):
         classes: Classes = 8,
         faces: Faces | None = None,
         emonet_clean: bool = False,
-        on_fault: Literal["error", "skip"] = "error",
         verify_images: bool | None = None,
         labels_file: str | None = None,
         image_folder: str | None = None,
@@ -100,7 +95,7 @@ class AffectNetDataset(AffectDataset):
         **kwargs: Any,
     ) -> None:
         faces = faces or ("box" if release == "2017" else "frame")
-        given = {"release": release, "split": split, "classes": classes, "faces": faces, "on_fault": on_fault}
+        given = {"release": release, "split": split, "classes": classes, "faces": faces}
         for name, value in given.items():
             if value not in _OPTIONS[name]:
                 known = ", ".join(map(repr, _OPTIONS[name]))
@@ -112,10 +107,9 @@ class AffectNetDataset(AffectDataset):
         self.root, self.split, self.release = Path(data_root), split, release
         self.classes: Classes = classes
         self.faces: Faces = faces
-        self.emonet_clean, self.on_fault, self.index_cache = emonet_clean, on_fault, index_cache
+        self.emonet_clean, self.index_cache = emonet_clean, index_cache
         self.labels_file, self.image_folder = labels_file, image_folder
         self.verify_images = bool(kwargs.get("test_mode")) if verify_images is None else verify_images
-        self._told: set[str] = set()
         metainfo = {"expressions": expression_names(classes), **(kwargs.pop("metainfo", None) or {})}
         super().__init__(data_root, metainfo=metainfo, **kwargs)
 
@@ -146,30 +140,6 @@ class AffectNetDataset(AffectDataset):
         """Return the expression of sample ``idx``, for mmengine's ``ClassBalancedDataset``."""
         return [int(self._table.expression[BaseDataset.get_data_info(self, idx)["row"]])]
 
-    def prepare_data(self, idx: int) -> Any:
-        """Run the pipeline on one sample.
-
-        Args:
-            idx: Number of the sample.
-
-        Returns:
-            What the pipeline returns, or None for a damaged training image with ``on_fault="skip"``: mmengine then
-            takes another one.
-
-        Raises:
-            HOCPError: If the image is damaged; with ``on_fault="skip"`` only in test mode.
-        """
-        try:
-            return super().prepare_data(idx)
-        except HOCPError as error:
-            if self.on_fault == "error" or self.test_mode:
-                raise
-            if str(error) not in self._told:  # once per data loader worker
-                self._told.add(str(error))
-                text = f"{self.name}: image {len(self._told)} replaced by another: {error}"
-                print_log(text, logger="current", level=logging.WARNING)
-            return None
-
     def _load_table(self) -> AffectNetTable:
         """Read, check and select the rows of the split."""
         if self.release == "2021":
@@ -183,12 +153,11 @@ class AffectNetDataset(AffectDataset):
         faults = [*rows.faults, *drop_out_of_range(rows, keep, self.label_range), *drop_missing_files(rows, keep)]
         if self.verify_images:
             faults += drop_damaged_images(rows, keep, box)
-        if self.on_fault == "error":
-            raise_faults(self.name, faults)
-        if not keep.any():
+        if not keep.any() and (self.on_fault == "skip" or not faults):
             reasons = summary(dropped | ({"faults": len(faults)} if faults else {}))
             raise DataError(f"{rows.source}: at least one row must be of use, got none of {len(rows)} ({reasons}).")
         kept = np.flatnonzero(keep)
+        self.settle_faults(self.name, faults, len(kept))
         source = rows.source
         affect = [scale_labels(rows.affect[kept, column], self.label_range, source) for column in (0, 1)]
         table = AffectNetTable(
@@ -199,7 +168,7 @@ class AffectNetDataset(AffectDataset):
             expression=renumber(rows.expression[kept], self.classes),
             boxes=None if box is None else rows.boxes[box][kept],
         )
-        self._report(rows, table, kept, dropped, faults)
+        self._report(rows, table, kept, dropped)
         return table
 
     def _report(
@@ -208,14 +177,8 @@ class AffectNetDataset(AffectDataset):
         table: AffectNetTable,
         kept: NDArray[np.intp],
         dropped: dict[str, int],
-        faults: Sequence[str],
     ) -> None:
         """Log what was found and what was left out."""
-        if faults:
-            shown = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
-            rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
-            text = "\n".join([f"{self.name}: {len(faults)} faults, left out:", *shown, *rest])
-            print_log(text, logger="current", level=logging.WARNING)
         counts = {
             name: count
             for number, name in enumerate(EXPRESSIONS)
@@ -226,7 +189,7 @@ class AffectNetDataset(AffectDataset):
         notes = [
             f"{len(table)} of {len(rows) + len(rows.faults)} rows kept ({summary(counts)})",
             f"dropped: {summary(dropped) or 'none'}",
-            f"faults left out: {len(faults)}",
+            f"faults left out: {len(self.faults)}",
             f"valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f}",
             f"scaled from {self.label_range}",
             f"faces: {self.faces}",

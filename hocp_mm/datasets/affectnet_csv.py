@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NO_EXPRESSION, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import file_state, index_file, load_index, pack, save_index, unpack
+from hocp_mm.datasets.faults import Fault
 from hocp_mm.errors import DataError, MissingDataError
 
 COLUMNS = (
@@ -81,7 +82,7 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
     return _rows(path, images, parser.files, columns, parser.faults)
 
 
-def _chunks(path: Path, reader: Any, faults: list[str]) -> Iterator[tuple[list[int], dict[str, Sequence[str]]]]:
+def _chunks(path: Path, reader: Any, faults: list[Fault]) -> Iterator[tuple[list[int], dict[str, Sequence[str]]]]:
     """Yield line numbers and columns by name; rows with another number of cells are faults."""
     first = next((row for row in reader if row), None)
     if first is None:
@@ -98,7 +99,7 @@ def _chunks(path: Path, reader: Any, faults: list[str]) -> Iterator[tuple[list[i
             if len(row) == len(names):
                 good.append((line, row))
             elif row:  # an empty line is none
-                faults.append(f"{path}: line {line} must have {len(names)} cells, got {len(row)}.")
+                faults.append(Fault(f"{path}: line {line} must have {len(names)} cells, got {len(row)}.", "labels"))
         if good:
             lines, rows = zip(*good, strict=True)
             yield list(lines), dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -125,7 +126,7 @@ class _Parser:
     def __init__(self, path: Path, landmarks: bool) -> None:
         self.path = path
         self.landmarks = landmarks
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self.files: list[str] = []
         self.separator: str | None = None
         self.columns: dict[str, list[NDArray[Any]]] = {}
@@ -155,7 +156,7 @@ class _Parser:
     def _fault(self, good: NDArray[np.bool_], row: int, text: str) -> None:
         """Name a fault; a row is named once."""
         if good[row]:
-            self.faults.append(f"{self.path}: {text}.")
+            self.faults.append(Fault(f"{self.path}: {text}.", "labels"))
             good[row] = False
 
     def _numbers(
@@ -214,7 +215,7 @@ class _Parser:
 
 
 def _rows(
-    path: Path, images: Path, files: list[str], columns: Mapping[str, NDArray[Any]], faults: list[str]
+    path: Path, images: Path, files: list[str], columns: Mapping[str, NDArray[Any]], faults: list[Fault]
 ) -> AffectNetRows:
     """Bring the columns into the form that both releases share."""
     x, y, width, height = (columns[f"face_{name}"] for name in ("x", "y", "width", "height"))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces import landmark_boxes
+from hocp_mm.datasets.faults import Fault
 
 EXPRESSIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
 """Names of the classes 0 to 7, in AffectNet's order (EmotiEffLib's models use the alphabetical one)."""
@@ -64,7 +65,7 @@ class AffectNetRows:
     expression: NDArray[np.int16]
     affect: NDArray[np.float64]
     boxes: dict[str, NDArray[np.float32]]
-    faults: list[str] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     extra_images: int = 0
 
     def __len__(self) -> int:

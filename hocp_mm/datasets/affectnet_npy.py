@@ -23,9 +23,9 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affect_dataset import attempt
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
+from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.errors import DataError, MissingDataError
 
 _KINDS = ("exp", "val", "aro", "lnd")
@@ -57,7 +57,7 @@ def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
     # Taken before the files are read: what changes meanwhile makes the kept index worthless, not wrong.
     state = folder_state(annotations) if store else ""
     known = None if store is None else load_index(store, state)
-    faults: list[str] = []
+    faults: list[Fault] = []
     if known is None:
         known, faults = _read_all(annotations)
         if store is not None and not faults:
@@ -65,7 +65,7 @@ def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
     return _with_images(annotations, images, known, faults)
 
 
-def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]], faults: list[str]) -> AffectNetRows:
+def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]], faults: list[Fault]) -> AffectNetRows:
     """Join annotations and images on their names."""
     names: dict[str, str] = {}
     for name in _listing(images):
@@ -73,12 +73,14 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
         if not stem or dot + suffix.lower() not in _IMAGE_SUFFIXES:
             continue
         if stem in names:
-            faults.append(f"{images}: an image must have one file, got {names[stem]!r} and {name!r}.")
+            text = f"{images}: an image must have one file, got {names[stem]!r} and {name!r}."
+            faults.append(Fault(text, "image"))
         names[stem] = name
     ids = unpack(index["ids"])
     there = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
     for row in np.flatnonzero(~there):
-        faults.append(f"{images / ids[row]}.jpg: no such image file, but it has annotations.")
+        text = f"{images / ids[row]}.jpg: no such image file, but it has annotations."
+        faults.append(Fault(text, "image missing"))
     boxes = {name: index[name][there] for name in ("landmarks", "inner")}
     return AffectNetRows(
         source=annotations,
@@ -98,7 +100,7 @@ def _listing(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries)
 
 
-def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[Fault]]:
     """Read every file, in threads: on a disk that must seek, or across a network, waiting is most of the time."""
     kinds: dict[str, int] = {}
     for name in _listing(annotations):
@@ -120,16 +122,16 @@ def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
 
 def _read_chunk(
     annotations: Path, ids: Sequence[str], kinds: dict[str, int]
-) -> tuple[dict[str, NDArray[Any]], list[str], list[str]]:
+) -> tuple[dict[str, NDArray[Any]], list[Fault], list[str]]:
     """Return the columns of some images, the faults and the images that have none."""
-    faults: list[str] = []
+    faults: list[Fault] = []
     kept: list[str] = []
     values: list[tuple[float, float, float]] = []
     points = np.full((len(ids), 2 * NUM_LANDMARKS), np.nan)
     for stem in ids:
         before = len(faults)
-        row = [attempt(faults, _read_value, annotations, stem, kind, kinds[stem]) for kind in _KINDS[:3]]
-        marks = attempt(faults, _read_landmarks, annotations, stem) if kinds[stem] & 8 else None
+        row = [attempt(faults, "labels", _read_value, annotations, stem, kind, kinds[stem]) for kind in _KINDS[:3]]
+        marks = attempt(faults, "faces", _read_landmarks, annotations, stem) if kinds[stem] & 8 else None
         if len(faults) > before:
             continue
         if marks is not None:

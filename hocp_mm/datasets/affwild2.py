@@ -11,8 +11,9 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affect_dataset import AffectDataset, attempt, raise_faults, scale_labels
+from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.affwild2_files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
+from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.datasets.video import probe_video
 from hocp_mm.errors import DataError, MissingDataError
@@ -48,6 +49,7 @@ class AffWild2Dataset(AffectDataset):
         ValueError: If an option is out of its range.
     """
 
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "fps")
     METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AffWild2"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
@@ -95,8 +97,9 @@ class AffWild2Dataset(AffectDataset):
         where = f"AffWild2Dataset({self.split})"
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             scanned = list(pool.map(self._scan, files))
-        raise_faults(where, [fault for _, found in scanned for fault in found])
         records = [record for record, _ in scanned if record is not None]
+        left_out = [file.stem for file, (record, _) in zip(files, scanned, strict=True) if record is None]
+        self.settle_faults(where, [fault for _, found in scanned for fault in found], len(records), left_out)
         self._report(where, records)
         return records
 
@@ -112,23 +115,36 @@ class AffWild2Dataset(AffectDataset):
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
 
-    def _scan(self, file: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    def _scan(self, file: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
         """Return the record of one label file, or None and its faults."""
-        faults: list[str] = []
-        labels = attempt(faults, read_va_file, file)
-        folder = attempt(faults, find_crops, self.images, file.stem)
+        faults: list[Fault] = []
+        labels = attempt(faults, "labels", read_va_file, file)
+        folder = attempt(faults, "image", find_crops, self.images, file.stem)
         if labels is None or folder is None:
             return None, faults
-        return attempt(faults, self._make_record, file, folder, *labels), faults
+        affect = attempt(faults, "labels", self._scale, file, *labels)
+        rate = attempt(faults, "video", self._probe, file, len(labels[0]))
+        if affect is None or rate is None:
+            return None, faults
+        return attempt(faults, "lengths", self._make_record, file, folder, *labels, affect, *rate), faults
 
-    def _make_record(
-        self, file: Path, folder: Path, values: NDArray[np.float64], counts: NDArray[np.bool_]
-    ) -> dict[str, Any]:
-        num_frames = len(values)
+    def _scale(self, file: Path, values: NDArray[np.float64], counts: NDArray[np.bool_]) -> NDArray[np.float32]:
         # Marks are not labels: 0 stands in for them, within every scale that holds 0, and does not count.
         low, high = self.label_range
         kept = np.where(counts[:, None], values, (low + high) / 2)
-        affect = np.stack([scale_labels(column, self.label_range, file, first_line=2) for column in kept.T], axis=1)
+        return np.stack([scale_labels(column, self.label_range, file, first_line=2) for column in kept.T], axis=1)
+
+    def _make_record(
+        self,
+        file: Path,
+        folder: Path,
+        values: NDArray[np.float64],
+        counts: NDArray[np.bool_],
+        affect: NDArray[np.float32],
+        fps: float,
+        length: int,
+    ) -> dict[str, Any]:
+        num_frames = len(values)
         crops = list_crops(folder, num_frames)
         if crops.beyond > self.length_tolerance:
             raise DataError(
@@ -136,7 +152,6 @@ class AffWild2Dataset(AffectDataset):
                 f"length_tolerance={self.length_tolerance}, got {crops.beyond} beyond."
             )
         shown = np.array([bool(path) for path in crops.files], dtype=np.bool_)
-        fps, length = self._probe(file, num_frames)
         valid = counts & shown & (np.arange(num_frames) < length)
         if not valid.any():
             raise DataError(

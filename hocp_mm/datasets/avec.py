@@ -11,8 +11,9 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affect_dataset import AffectDataset, attempt, raise_faults, scale_labels
+from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.avec_files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
+from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.video import VideoInfo, frame_times, probe_video
 from hocp_mm.errors import DataError, MissingDataError
@@ -52,6 +53,7 @@ class AVECDataset(AffectDataset):
         ValueError: If an option is unknown.
     """
 
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "join")
     METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AVEC"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
@@ -98,8 +100,9 @@ class AVECDataset(AffectDataset):
         given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             scanned = list(pool.map(lambda file: self._scan(file, given), files))
-        raise_faults(where, [fault for _, found in scanned for fault in found])
         records = [record for record, _ in scanned if record is not None]
+        left_out = [file.stem for file, (record, _) in zip(files, scanned, strict=True) if record is None]
+        self.settle_faults(where, [fault for _, found in scanned for fault in found], len(records), left_out)
         self._report(where, records)
         return records
 
@@ -141,15 +144,15 @@ class AVECDataset(AffectDataset):
                 "(https://db.sewaproject.eu) and put, or link, each one there under AVEC's name, as Devel_DE_01.avi."
             )
 
-    def _scan(self, file: Path, given: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
+    def _scan(self, file: Path, given: dict[str, Any]) -> tuple[dict[str, Any] | None, list[Fault]]:
         """Return the record of one recording, or None and its faults."""
-        faults: list[str] = []
-        labels = attempt(faults, read_avec_csv, file)
-        video = attempt(faults, self._find_video, file.stem)
-        info = None if video is None else attempt(faults, probe_video, video)
+        faults: list[Fault] = []
+        labels = attempt(faults, "labels", read_avec_csv, file)
+        video = attempt(faults, "video", self._find_video, file.stem)
+        info = None if video is None else attempt(faults, "video", probe_video, video)
         if labels is None or video is None or info is None:
             return None, faults
-        return attempt(faults, self._make_record, file, labels, video, info, given), faults
+        return attempt(faults, "lengths", self._make_record, file, labels, video, info, given), faults
 
     def _find_video(self, name: str) -> Path:
         files = [file for suffix in _VIDEO_SUFFIXES if (file := self.video_folder / f"{name}{suffix}").is_file()]

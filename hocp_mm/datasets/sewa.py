@@ -11,8 +11,9 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affect_dataset import AffectDataset, attempt, raise_faults, scale_labels
+from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.faces import landmark_boxes
+from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa_files import parse_sewa_key, read_affect_csv
@@ -52,6 +53,7 @@ class SEWADataset(AffectDataset):
         ValueError: If an option is unknown.
     """
 
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "labels")
     METAINFO = {**AffectDataset.METAINFO, "dataset_type": "SEWA"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
@@ -90,7 +92,7 @@ class SEWADataset(AffectDataset):
         where = f"SEWADataset({self.split})"
         if self.boxes_file is not None:
             self._given = read_boxes_file(self.boxes_file)
-        faults: list[str] = []
+        faults: list[Fault] = []
         videos: list[dict[str, Any]] = []
         for number, (record, found) in enumerate(self._scan_all(keys), start=1):
             faults += found
@@ -98,11 +100,12 @@ class SEWADataset(AffectDataset):
             if number % 100 == 0:
                 print_log(f"{where}: {number} of {len(keys)} videos checked", logger="current")
         self._given = {}
-        raise_faults(where, faults)
+        used = {video["video"] for video in videos}
+        self.settle_faults(where, faults, len(videos), [key for key in keys if key not in used])
         self._report(where, videos)
         return videos
 
-    def _scan_all(self, keys: list[str]) -> Iterator[tuple[dict[str, Any] | None, list[str]]]:
+    def _scan_all(self, keys: list[str]) -> Iterator[tuple[dict[str, Any] | None, list[Fault]]]:
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             yield from pool.map(self._scan, keys)
 
@@ -133,32 +136,33 @@ class SEWADataset(AffectDataset):
                 raise DataError(f"{path.parent}: {error}") from error
         return keys
 
-    def _scan(self, key: str) -> tuple[dict[str, Any] | None, list[str]]:
+    def _scan(self, key: str) -> tuple[dict[str, Any] | None, list[Fault]]:
         """Return the record of one video, or None and its faults."""
-        faults: list[str] = []
+        faults: list[Fault] = []
         folder = self.root / key
-        parts = attempt(faults, parse_sewa_key, key)
+        parts = attempt(faults, "name", parse_sewa_key, key)
         if parts is None:
             return None, faults
         if not folder.is_dir():
-            return None, [f"{folder}: the split names this video, but there is no such folder."]
+            return None, [Fault(f"{folder}: the split names this video, but there is no such folder.", "video missing")]
         video = folder / f"{key}.avi"
-        info = attempt(faults, probe_video, video)
+        info = attempt(faults, "video", probe_video, video)
         columns = []
         for dimension in ("Valence", "Arousal"):
             csv = folder / f"{key}_{dimension}_{self.labels}_Aligned.csv"
-            columns.append((csv, attempt(faults, self._read_labels, csv, dimension.lower(), parts.first)))
+            columns.append((csv, attempt(faults, "labels", self._read_labels, csv, dimension.lower(), parts.first)))
         (_, valence), (_, arousal) = columns
         boxes = None
-        if info is not None and attempt(faults, self._check_lengths, video, info, columns):
-            boxes = attempt(faults, self._read_boxes, key, folder, info)
+        if info is not None and attempt(faults, "lengths", self._check_lengths, video, info, columns):
+            boxes = attempt(faults, "faces", self._read_boxes, key, folder, info)
         if faults or info is None or valence is None or arousal is None:
             return None, faults
         count = min(info.num_frames, len(valence), len(arousal))
         boxes = None if boxes is None else boxes[:count]
         found = np.ones(count, dtype=np.bool_) if boxes is None else np.isfinite(boxes).all(axis=1)
         if not found.any():
-            return None, [f"{video}: a face must be found in at least one frame, got none ({self._face_source(key)})."]
+            text = f"{video}: a face must be found in at least one frame, got none ({self._face_source(key)})."
+            return None, [Fault(text, "faces")]
         record = {
             "video": key,
             "filename": str(video),

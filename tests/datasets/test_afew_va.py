@@ -56,6 +56,7 @@ def log(monkeypatch):
         lines.append(f"{logging.getLevelName(level)} {text}\n")
 
     monkeypatch.setattr("hocp_mm.datasets.afew_va.print_log", collect)
+    monkeypatch.setattr("hocp_mm.datasets.affect_dataset.print_log", collect)
     return lines
 
 
@@ -304,7 +305,7 @@ def test_a_faulty_frame_is_one_clear_error_before_training(root, damage, message
 def test_with_skip_a_faulty_frame_is_not_valid_counted_and_named(root, damage, message, log):
     damage(root)
     dataset = every_frame(root, on_fault="skip")
-    assert re.search(rf"on_fault='skip', 1 fault skipped:\n.*{message}", "".join(log))
+    assert re.search(rf"on_fault='skip', 1 fault skipped: 1 [a-z ]+:\n.*{message}", "".join(log))
     sample = dataset[0]
     assert sample["data_samples"].gt_valid.tolist() == [True, True, False, True, True, True]
     assert_pairs_are_exact(sample)
@@ -342,8 +343,8 @@ def test_a_faulty_clip_is_refused_or_left_out_and_named(root, damage, message, l
         AFEWVADataset(str(root), "two.txt")
     dataset = every_frame(root, "two.txt", on_fault="skip")
     assert [dataset.get_data_info(i)["video"] for i in range(len(dataset))] == ["002"]
-    assert re.search(rf"1 fault skipped, 1 clip left out \(001\):\n.*{message}", "".join(log))
-    with pytest.raises(DataError, match="no clip of 1 can be used"):
+    assert re.search(rf"1 fault skipped: 1 [a-z ]+, 1 left out \(001\):\n.*{message}", "".join(log))
+    with pytest.raises(DataError, match="no video can be used"):
         AFEWVADataset(str(root), "one.txt", on_fault="skip")
 
 

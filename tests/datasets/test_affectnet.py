@@ -276,7 +276,7 @@ def test_a_fault_is_refused_or_left_out_and_named(root, report, damage, text):
     left = len(AffectNetDataset(root, verify_images=True, on_fault="skip"))
     assert left == (3 if "line 8" in text else 2)
     warning = next(text for level, text in report if level == "WARNING")
-    assert warning.startswith("AffectNetDataset(2017 train): 1 faults, left out:\n")
+    assert warning.startswith("AffectNetDataset(2017 train): on_fault='skip', 1 fault skipped: 1 ")
     assert "faults left out: 1;" in report[-1][1]
 
 
@@ -317,7 +317,7 @@ def test_an_image_that_breaks_in_training_is_replaced_and_named_or_ends_the_run(
     assert dataset[1]["video"] != "2/a.jpg"
     warnings = [text for level, text in report if level == "WARNING"]
     assert len(warnings) == 1, "named once"
-    assert warnings[0].startswith("AffectNetDataset(2017 train): image 1 replaced by another: ")
+    assert warnings[0].startswith("AffectNetDataset: clip 1 replaced by another: ")
     assert warnings[0].endswith("2/a.jpg: the JPEG is cut.")
     with pytest.raises(DataError, match="the JPEG is cut"):
         AffectNetDataset(root, pipeline=[load])[1]
@@ -353,7 +353,7 @@ BAD_OPTIONS = {
     "split": ({"split": "test"}, "split must be one of 'train', 'val', got 'test'"),
     "classes": ({"classes": 5}, "classes must be one of 8, 7, 'emonet5', 'va_only', got 5"),
     "faces": ({"faces": "yes"}, "faces must be one of 'box', 'landmarks', 'inner', 'frame', got 'yes'"),
-    "fault": ({"on_fault": "warn"}, "on_fault must be one of 'error', 'skip', got 'warn'"),
+    "fault": ({"on_fault": "warn"}, "on_fault must be one of error, skip, got 'warn'"),
     "no boxes": ({"release": "2021", "faces": "box"}, "faces='box' needs release='2017'"),
     "no csv": ({"release": "2021", "labels_file": "a"}, "labels_file and image_folder belong to release='2017'"),
     "range": ({"label_range": (1, -1)}, r"label_range must be \(lowest, highest\), got \(1, -1\)"),

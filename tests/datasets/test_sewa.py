@@ -269,6 +269,50 @@ def test_each_fault_is_one_clear_error_before_training(damaged_root, damage, mes
     assert "2 faults" not in str(caught.value)
 
 
+OF_ONE_VIDEO = {name: damage for name, damage in DAMAGES.items() if name not in ("leak", "empty split", "foreign key")}
+
+
+@pytest.mark.parametrize(("damage", "message"), OF_ONE_VIDEO.values(), ids=OF_ONE_VIDEO)
+def test_with_skip_a_faulty_video_is_left_out_counted_and_named(damaged_root, damage, message, monkeypatch):
+    told = []
+    monkeypatch.setattr("hocp_mm.datasets.affect_dataset.print_log", lambda text, **options: told.append(text))
+    damage(damaged_root)
+    dataset = SEWADataset(damaged_root, pipeline=_pipeline(), on_fault="skip")
+    assert [dataset.get_data_info(i)["video"] for i in range(len(dataset))] == [KEYS[1]]
+    _assert_pairs_are_exact(dataset[0])
+    assert len(dataset.faults) == 1
+    assert re.search(message, dataset.faults[0])
+    assert re.search(rf"on_fault='skip', 1 fault skipped: 1 [a-z ]+, 1 left out \({KEYS[0]}\):\n.*{message}", told[0])
+
+
+def test_with_skip_nothing_left_is_still_an_error(damaged_root):
+    for key in KEYS[:2]:
+        (damaged_root / key / f"{key}.avi").write_bytes(b"")
+    with pytest.raises(DataError, match=r"got 3 faults:\n(.*\n)+.*no video can be used"):
+        SEWADataset(damaged_root, on_fault="skip")
+
+
+def test_a_clip_that_breaks_in_training_is_replaced_and_named_or_ends_the_run(damaged_root, monkeypatch):
+    told = []
+    monkeypatch.setattr("hocp_mm.datasets.affect_dataset.print_log", lambda text, **options: told.append(text))
+    train = SEWADataset(damaged_root, pipeline=_pipeline(), on_fault="skip")
+    test = SEWADataset(
+        damaged_root,
+        pipeline=_pipeline(mode="window"),
+        on_fault="skip",
+        test_mode=True,
+        windows={"clip_len": 8, "stride": 8},
+    )
+    strict = SEWADataset(damaged_root, pipeline=_pipeline())
+    (damaged_root / KEYS[0] / f"{KEYS[0]}.avi").unlink()
+    assert train.prepare_data(0) is None
+    assert train[0]["data_samples"].video == KEYS[1]
+    assert [text.startswith("SEWADataset: clip 1 replaced by another: ") for text in told] == [True]
+    for dataset in (test, strict):
+        with pytest.raises(MissingDataError, match=KEYS[0]):
+            dataset[0]
+
+
 def test_all_faults_are_counted_and_ten_are_shown(sewa_root, tmp_path):
     keys = [f"SAH_C1_S{n:03d}_P001_VC1_000000_000039" for n in range(14)]
     root = tmp_path / "SEWAv02"

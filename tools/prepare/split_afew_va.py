@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hocp_mm.cli import run
 from hocp_mm.datasets.afew_va_files import find_afew_va_clips, read_afew_va_actor, same_actor
-from hocp_mm.datasets.affect_dataset import attempt, raise_faults
+from hocp_mm.datasets.faults import Fault, attempt, raise_faults
 from hocp_mm.datasets.folds import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError
 
@@ -51,9 +51,9 @@ def read_actors(root: Path) -> dict[str, str]:
     Returns:
         Actors by clip name; an error names every clip whose JSON does not say.
     """
-    faults: list[str] = []
+    faults: list[Fault] = []
     clips = find_afew_va_clips(root)
-    actors = {clip: attempt(faults, read_afew_va_actor, root / clip / f"{clip}.json") for clip in clips}
+    actors = {clip: attempt(faults, "labels", read_afew_va_actor, root / clip / f"{clip}.json") for clip in clips}
     raise_faults(str(root), faults)
     return {clip: same_actor(actor) for clip, actor in actors.items() if actor is not None}
 

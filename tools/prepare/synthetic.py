@@ -7,12 +7,10 @@ python tools/prepare/synthetic.py affwild2 data/synthetic_affwild2 --videos 24 6
 """
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hocp_mm.cli import run
+from hocp_mm.cli import ProgressLine, run
 from hocp_mm.datasets.synthetic import (
     SyntheticAfewVaSpec,
     SyntheticAffectNetSpec,
@@ -23,34 +21,6 @@ from hocp_mm.datasets.synthetic import (
     write_synthetic_affwild2,
     write_synthetic_sewa,
 )
-
-
-class ProgressLine:
-    """Show how many clips are done: in place on a terminal, else as a line every few seconds.
-
-    Args:
-        seconds: Least time between two lines where the output is no terminal.
-    """
-
-    def __init__(self, seconds: float = 3.0) -> None:
-        self._seconds = seconds
-        self._start = time.monotonic()
-        self._next = self._start
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show the state.
-
-        Args:
-            done: Finished clips.
-            total: All clips.
-        """
-        now, terminal = time.monotonic(), sys.stderr.isatty()
-        if not terminal and now < self._next and done < total:
-            return
-        self._next = now + self._seconds
-        end = "\n" if done == total or not terminal else ""
-        text = f"synthetic set: {done}/{total} clips, {now - self._start:.0f} s"
-        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
 
 
 class Layout(NamedTuple):
@@ -199,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args, spec = parse_args(argv)
     layout = LAYOUTS[args.layout]
-    written = layout.write(args.out, spec, workers=args.workers, progress=ProgressLine(), overwrite=args.overwrite)
+    written = layout.write(
+        args.out, spec, workers=args.workers, progress=ProgressLine("synthetic set", "clips"), overwrite=args.overwrite
+    )
     state = "written" if written else "already there with these numbers, nothing done"
     print(f"{args.out}: {layout.size(spec)}, {state}.")
 

@@ -14,8 +14,9 @@ from hocp_mm.datasets.folds import make_folds, write_fold_files
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
 from hocp_mm.datasets.synthetic.landmarks68 import landmarks68
 from hocp_mm.datasets.synthetic.scene import FRAME_SHAPE
-from hocp_mm.datasets.synthetic.staging import Progress, run_tasks, write_staged
+from hocp_mm.datasets.synthetic.staging import write_staged
 from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
+from hocp_mm.parallel import Progress, run_tasks
 
 PIXEL_ASPECT = 4 / 3
 """Width of a pixel over its height in what is written."""

@@ -22,7 +22,8 @@ from hocp_mm.datasets.synthetic.affectnet_files import (
 )
 from hocp_mm.datasets.synthetic.clip import FPS, SyntheticClip
 from hocp_mm.datasets.synthetic.scene import sample_scene
-from hocp_mm.datasets.synthetic.staging import Progress, run_tasks, write_staged
+from hocp_mm.datasets.synthetic.staging import write_staged
+from hocp_mm.parallel import Progress, run_tasks
 
 _VERSION = 1  # raise it when the same numbers give other pictures
 _IMAGES = "Manually_Annotated/Manually_Annotated_Images"

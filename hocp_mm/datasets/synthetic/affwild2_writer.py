@@ -13,9 +13,10 @@ import numpy.typing as npt
 from hocp_mm.datasets.affwild2_files import HEADER, SETS, TRACK
 from hocp_mm.datasets.faces import crop_faces, landmark_boxes, square_boxes
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
-from hocp_mm.datasets.synthetic.staging import Progress, run_tasks, write_staged
+from hocp_mm.datasets.synthetic.staging import write_staged
 from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
 from hocp_mm.errors import DataError
+from hocp_mm.parallel import Progress, run_tasks
 
 CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
 SIDE = 112

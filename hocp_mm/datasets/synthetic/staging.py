@@ -1,21 +1,13 @@
-"""Writing a whole set: beside its folder, in parallel, and moved into place when it is complete."""
+"""Writing a whole set: beside its folder, and moved into place when it is complete."""
 
-import multiprocessing
-import os
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import cv2
 
 from hocp_mm.errors import DataError
 
 MANIFEST = "synthetic.json"
 """File in the root of a set that holds the numbers it was made with."""
-
-Progress = Callable[[int, int], None]
 
 
 def write_staged(root: Path, manifest: str, write: Callable[[Path], None], overwrite: bool) -> bool:
@@ -55,38 +47,3 @@ def write_staged(root: Path, manifest: str, write: Callable[[Path], None], overw
             root.rename(Path(staging) / "replaced")
         draft.rename(root)
     return True
-
-
-def run_tasks(
-    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None, progress: Progress | None
-) -> None:
-    """Call ``function`` with the arguments of each task.
-
-    Args:
-        function: A function of a module.
-        tasks: Arguments of each call.
-        workers: Processes; None = one per CPU core, 1 = this process.
-        progress: Called with the number of finished tasks and of all tasks.
-    """
-    report = progress or (lambda done, total: None)
-    workers = min(workers or _cores(), len(tasks))
-    if workers == 1:
-        for done, task in enumerate(tasks, start=1):
-            function(*task)
-            report(done, len(tasks))
-        return
-    # Started afresh, not forked: a copy of a process with running threads may hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
-    try:
-        futures = [pool.submit(function, *task) for task in tasks]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            report(done, len(tasks))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,101 @@
+"""Faults of data sets: collected over a whole set, told apart by kind, then raised or skipped together."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
+
+_SHOWN_FAULTS = 10
+_T = TypeVar("_T")
+
+
+class Fault(str):
+    """The text of one fault, which begins with the file, and its kind.
+
+    Attributes:
+        kind: What is wrong, in a word or two: ``"labels"``, ``"labels missing"``, ``"video"``, ``"image"`` …
+    """
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str = "data") -> "Fault":
+        """Make the text of a fault.
+
+        Args:
+            text: ``<file>: <rule>, got <value>.``
+            kind: See the class.
+        """
+        fault = super().__new__(cls, text)
+        fault.kind = kind
+        return fault
+
+    def __getnewargs__(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Travel between processes with the kind."""
+        return str(self), self.kind
+
+    @property
+    def file(self) -> str:
+        """The file or folder that the text begins with."""
+        return self.partition(": ")[0]
+
+
+def attempt(faults: list[Fault], kind: str, function: Callable[..., _T], *args: Any) -> _T | None:
+    """Call ``function``; on a fault of the data add it to ``faults`` and return None.
+
+    Args:
+        faults: Faults so far.
+        kind: What the function reads: ``"labels"``, ``"video"`` … A missing file makes it ``"labels missing"``.
+        function: Raises an `HOCPError` for faults of the data.
+        *args: Its arguments.
+
+    Returns:
+        What the function returns, or None.
+    """
+    try:
+        return function(*args)
+    except HOCPError as error:
+        missing = " missing" if isinstance(error, MissingDataError) else ""
+        faults.append(Fault(str(error), kind + missing))
+        return None
+
+
+def raise_faults(where: str, faults: Sequence[str]) -> None:
+    """Raise one error for all faults of a set; do nothing if there are none.
+
+    Args:
+        where: Beginning of the message.
+        faults: All faults.
+
+    Raises:
+        DataError: With the number of faults and the first ten.
+    """
+    if faults:
+        raise DataError("\n".join([f"{where}: the data must be complete, got {_count(faults)}:", *_listed(faults)]))
+
+
+def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = ()) -> str:
+    """Return the warning that names what ``on_fault="skip"`` passes over.
+
+    Args:
+        where: Beginning of the message.
+        faults: All faults, at least one.
+        left_out: Names of the records that are not used at all.
+
+    Returns:
+        Count by kind, all names left out, and the first ten faults.
+    """
+    kinds = Counter(fault.kind for fault in faults)
+    by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    out = f", {len(left_out)} left out ({', '.join(left_out)})" if left_out else ""
+    head = f"{where}: on_fault='skip', {_count(faults)} skipped: {by_kind}{out}:"
+    return "\n".join([head, *_listed(faults)])
+
+
+def _count(faults: Sequence[str]) -> str:
+    return "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+
+
+def _listed(faults: Sequence[str]) -> list[str]:
+    rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+    return [*(f"  {fault}" for fault in faults[:_SHOWN_FAULTS]), *rest]
