@@ -37,7 +37,7 @@ with read_base():
 train_dataloader.update(batch_size=12, num_workers=1)
 val_dataloader.update(batch_size=8, num_workers=1)
 test_dataloader.update(batch_size=8, num_workers=1)
-train_dataloader["dataset"].update(data_root="data/synthetic_afew_va", clips_per_video=9)
+train_dataloader["dataset"].update(data_root="data/synthetic_afew_va", clips_per_video=5)
 val_dataloader["dataset"].update(data_root="data/synthetic_afew_va")
 test_dataloader["dataset"].update(data_root="data/synthetic_afew_va")
 train_dataloader["dataset"]["pipeline"][1].update(size=54, cache_mb=1024)
