@@ -113,7 +113,7 @@ class LoadFaceClip:
             results["imgs"] = video[inds]
             return results
         wanted, position = np.unique(inds, return_inverse=True)
-        crops = self._empty(len(wanted))
+        crops = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
         for place, crop in enumerate(source.read(wanted)):
             crops[place] = crop
         # Most clips are in order and without repeats: nothing to copy.
@@ -127,13 +127,10 @@ class LoadFaceClip:
 
     def _load_all(self, source: FrameCrops | StoredCrops, num_frames: int) -> NDArray[np.uint8]:
         """Crop every frame while reading, so that no full-size video is held."""
-        crops = self._empty(num_frames)
+        crops = np.zeros((num_frames, self.size, self.size, 3), dtype=np.uint8)
         for index, crop in source.read_all():
             crops[index] = crop
         return crops
-
-    def _empty(self, count: int) -> NDArray[np.uint8]:
-        return np.zeros((count, self.size, self.size, 3), dtype=np.uint8)
 
     def __repr__(self) -> str:
         """Show the settings."""
