@@ -81,7 +81,7 @@ demo-afew-va: setup ## five folds by actor on synthetic AFEW-VA: at most 10 minu
 demo-affectnet: setup ## stage 1 with expressions on synthetic AffectNet: a few minutes, results in demo_output/affectnet/
 	$(PY) tools/run_demo.py --set affectnet
 
-bench: setup ## every benchmark (about 40 minutes on a quiet machine), results in benchmarks/results/
+bench: setup ## every benchmark (about 45 minutes on a quiet machine), results in benchmarks/results/
 	$(PY) -m benchmarks.run
 
 format: setup ## let ruff repair and format the code

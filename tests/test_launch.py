@@ -3,8 +3,10 @@ import logging
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from hocp_mm import launch
 from hocp_mm.apis import AffectInferencer
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
 from hocp_mm.launch import load_config, load_weights, read_fitting
@@ -35,6 +37,26 @@ def test_options_override_keys(tmp_path):
     path = tmp_path / "small.py"
     path.write_text("model = dict(rank=4)\n")
     assert load_config(path, {"model.rank": 8}).model.rank == 8
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(launch, "Runner", FakeRunner)
+    loaders = {"train_dataloader": {"pin_memory": True}, "val_dataloader": {"pin_memory": False}, "test_dataloader": {}}
+    cfg = Config({"work_dir": "w", **loaders})
+    runner = launch.make_runner(cfg, {"train": [1], "val": [2], "test": [3]})
+    pinned = [runner.arguments[name]["pin_memory"] for name in loaders]
+    assert pinned == [gpu, False, False]
+    assert {name: cfg[name].to_dict() for name in loaders} == loaders  # the record stays as it was written
+    assert runner.arguments["train_dataloader"]["dataset"] == [1]
+
+
+class FakeRunner:
+    """Keeps what it is built with."""
+
+    def __init__(self, model=None, work_dir=None, cfg=None, **loaders):
+        self.arguments = loaders
 
 
 @pytest.fixture
@@ -133,56 +155,3 @@ def test_nothing_but_ranks_may_differ(pruned, tmp_path, damage, message):
     torch.save({"state_dict": damage(pruned[1].state_dict())}, tmp_path / "bad.pth")
     with pytest.raises(CheckpointError, match=message):
         load_weights(TinyRecognizer(), tmp_path / "bad.pth")
-
-
-FOLDED = """
-fold = 0
-train_dataloader = dict(dataset=dict(type="RepeatDataset", dataset=dict(type="A", fold=0)))
-val_dataloader = dict(dataset=dict(type="A", fold=0))
-test_dataloader = dict(dataset=dict(type="ConcatDataset", datasets=[dict(type="A", fold=0), dict(type="B")]))
-"""
-LOADERS = (
-    "train_dataloader.dataset.dataset.fold",
-    "val_dataloader.dataset.fold",
-    "test_dataloader.dataset.datasets.0.fold",
-)
-
-
-@pytest.fixture
-def folded(tmp_path):
-    path = tmp_path / "folded.py"
-    path.write_text(FOLDED)
-    return path
-
-
-def _folds(cfg):
-    train, val, test = (cfg[f"{split}_dataloader"].dataset for split in ("train", "val", "test"))
-    return train.dataset.fold, val.fold, test.datasets[0].fold
-
-
-def test_one_fold_reaches_every_data_set(folded):
-    cfg = load_config(folded, {"fold": 3})
-    assert (cfg.fold, *_folds(cfg)) == (3, 3, 3, 3)
-    assert "fold" not in cfg.test_dataloader.dataset.datasets[1]
-    assert _folds(load_config(folded)) == (0, 0, 0)
-
-
-def test_folds_given_for_each_loader_count_too(folded):
-    cfg = load_config(folded, dict.fromkeys(LOADERS[:2], 2) | {"test_dataloader.dataset.datasets": [{"fold": 2}]})
-    assert (cfg.fold, *_folds(cfg)) == (2, 2, 2, 2)
-
-
-def test_folds_that_differ_would_test_on_training_people_and_are_refused(folded):
-    with pytest.raises(
-        HOCPError, match="all data sets must read one fold, got train_dataloader 2, val_dataloader 0, test_dataloader 0"
-    ):
-        load_config(folded, {LOADERS[0]: 2})
-    with pytest.raises(HOCPError, match="give fold once, for all data sets, or for each of them, got both"):
-        load_config(folded, {LOADERS[0]: 2, "fold": 1})
-
-
-def test_a_fold_for_data_without_folds_is_refused(tmp_path):
-    path = tmp_path / "plain.py"
-    path.write_text("train_dataloader = dict(dataset=dict(type='A'))\n")
-    with pytest.raises(HOCPError, match="fold=1 needs a data set with folds, got none"):
-        load_config(path, {"fold": 1})

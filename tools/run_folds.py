@@ -21,7 +21,7 @@ from hocp_mm.cli import run
 from hocp_mm.errors import DataError, HOCPError
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
     from hocp_mm.evaluation import FoldScores
     from hocp_mm.structures import AffectTimeline
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm.evaluation import pool_folds
 
     work_dir: Path = args.work_dir or Path("work_dirs") / f"{Path(args.config).stem}_folds"
-    numbers = choose_folds(load(args, 0), args.folds)
+    first = load(args, 0)
+    numbers = choose_folds(first, args.folds)
+    check_tests(Path(first.test_dataloader.dataset.data_root), numbers)
     configs = {fold: load(args, fold) for fold in numbers}
     for fold, cfg in configs.items():  # all of them before the first: a wrong folder is known at once
         check_stamp(work_dir / f"fold_{fold}", args, cfg, fold)
@@ -99,11 +101,36 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     root = cfg.test_dataloader.dataset.data_root
     count = count_folds(root)
     if count == 0:
-        raise HOCPError(f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py {root} writes them.")
+        raise HOCPError(
+            f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py writes them (into the raw folder, "
+            "before a store is prepared from it)."
+        )
     chosen = sorted(set(range(count) if wanted is None else wanted))
     if unknown := [fold for fold in chosen if not 0 <= fold < count]:
         raise HOCPError(f"--folds: {Path(root) / 'folds'} holds folds 0 to {count - 1}, got {unknown[0]}.")
     return chosen
+
+
+def check_tests(root: Path, numbers: list[int]) -> None:
+    """Refuse folds whose results could not be pooled, before days of training; say what nobody will be tested on.
+
+    Raises:
+        DataError: If a clip is in two test parts.
+    """
+    from hocp_mm.datasets.folds import count_folds, read_fold
+
+    tested: dict[str, int] = {}
+    everything: set[str] = set()
+    for fold in numbers:
+        parts = read_fold(root, fold)
+        everything.update(*parts.values())
+        for key in parts["test"]:
+            if (other := tested.setdefault(key, fold)) != fold:
+                raise DataError(f"{root / 'folds'}: a clip is tested once, but {key!r} is in {other} and {fold}.")
+    untested = sorted(everything - tested.keys())
+    if untested and len(numbers) == count_folds(root):
+        some = ", ".join(untested[:5]) + (" …" if len(untested) > 5 else "")
+        print(f"{root / 'folds'}: {len(untested)} clips are in no test part: {some}", flush=True)
 
 
 def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int) -> None:
@@ -211,7 +238,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     timelines = read_results(folder / "results")
     expected, got = set(read_fold(dataset.data_root, fold)["test"]), {timeline.video for timeline in timelines}
     missing, foreign = sorted(expected - got), sorted(got - expected)
-    if foreign or (missing and dataset.get("on_fault", "error") == "error"):
+    if foreign or (set(missing) - may_be_missing(dataset, missing)):
         raise DataError(
             f"{folder / 'results'}: must hold the {len(expected)} test clips of fold {fold}, got {len(missing)} "
             f"missing and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete it to test again."
@@ -220,6 +247,16 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
         were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
         print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
     return timelines
+
+
+def may_be_missing(dataset: "ConfigDict", missing: list[str]) -> set[str]:
+    """Return the test clips that a fold need not have: faulty ones, passed over as asked for or left out of a store."""
+    if dataset.get("on_fault", "error") == "skip":
+        return set(missing)
+    from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
+
+    is_store = (Path(dataset.data_root) / REPORT).is_file()
+    return left_out_keys(read_report(dataset.data_root)) if is_store else set()
 
 
 def report(scores: "FoldScores") -> str:

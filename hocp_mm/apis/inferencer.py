@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hocp_mm.apis.clip_rule import ClipRule
-from hocp_mm.apis.face_track import Faces, FaceTrack, Progress, track_faces
+from hocp_mm.apis.face_track import Faces, track_faces
 from hocp_mm.apis.recorded_config import read_recorded_config
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.datasets import crop_faces, iter_frames, probe_video
+from hocp_mm.datasets import FaceTrack, crop_faces, iter_frames, probe_video
+from hocp_mm.datasets.face_detection import Progress
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import is_type, load_config, load_weights
 from hocp_mm.registry import MODELS
@@ -81,7 +82,8 @@ class AffectInferencer:
             stride: Frames from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
                 test windows by default.
             batch_size: Windows per forward pass.
-            flip: Whether to average with the mirror image, in addition to what the config's ``test_cfg`` says.
+            flip: Average with the mirror image even if the config's ``test_cfg`` does not say so. A network that does
+                it already is not asked twice.
             progress: Called as ``progress(stage, done, total)`` in frames.
 
         Returns:
@@ -127,7 +129,7 @@ class AffectInferencer:
     ) -> list[Tensor]:
         """Return ``[T, 2]`` for each window."""
         views = [[clip for _, clip in batch]]
-        if flip:
+        if flip and not getattr(self.model, "flip", False):
             views.append([clip.flip(-1) for _, clip in batch])
         sums = [torch.zeros(()) for _ in batch]
         for clips in views:

@@ -8,34 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-class PackedStrings:
-    """Strings in one array of bytes: no object each, so that processes share the memory as long as they only read.
-
-    Example:
-        >>> names = PackedStrings(["a", "", "ü"])
-        >>> len(names), names[2]
-        (3, 'ü')
-    """
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]
-        self._ends = np.cumsum([len(raw) for raw in encoded], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        """Return the number of strings."""
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        """Return one string."""
-        start = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._bytes[start : int(self._ends[index])].tobytes())
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all strings."""
-        return self._bytes.nbytes + self._ends.nbytes
+from hocp_mm.datasets.packed_strings import PackedStrings
 
 
 class AffectNetTable:
@@ -121,4 +94,11 @@ def image_keys(files: list[str], kept: NDArray[np.integer]) -> list[str]:
     for file in files:
         seen[file] = number = seen.get(file, 0) + 1
         numbers.append(number)
-    return [files[row] if numbers[row] == 1 else f"{files[row]}#{numbers[row]}" for row in kept.tolist()]
+
+    def name(row: int) -> str:
+        key = files[row] if numbers[row] == 1 else f"{files[row]}#{numbers[row]}"
+        while numbers[row] > 1 and key in seen:  # an image of that very name
+            key += "#"
+        return key
+
+    return [name(row) for row in kept.tolist()]

@@ -136,13 +136,13 @@ def square_scale(pixel_aspect: float) -> tuple[float, float]:
     return max(float(pixel_aspect), 1.0), max(1 / float(pixel_aspect), 1.0)
 
 
-def held_frames(frame_files: Sequence[str]) -> NDArray[np.int64]:
+def held_frames(frame_files: Sequence[str] | NDArray[np.integer]) -> NDArray[np.int64]:
     """Return for each frame the number of the frame to show: itself, or where it has no file the last one with one.
 
     Before the first frame with a file that one is shown.
 
     Args:
-        frame_files: A path per frame, empty where there is none.
+        frame_files: A path per frame, empty where there is none; or the bytes of each frame's picture, 0 for none.
 
     Returns:
         Frame numbers with a file, int64 ``[F]``.
@@ -154,7 +154,8 @@ def held_frames(frame_files: Sequence[str]) -> NDArray[np.int64]:
         >>> held_frames(["", "b.png", "", "d.png"]).tolist()
         [1, 1, 1, 3]
     """
-    usable = np.flatnonzero([bool(file) for file in frame_files])
+    given = frame_files if isinstance(frame_files, np.ndarray) else [bool(file) for file in frame_files]
+    usable = np.flatnonzero(given)
     if len(usable) == 0:
         raise ValueError(f"held_frames: at least one frame must have a file, got none of {len(frame_files)}.")
     place = np.searchsorted(usable, np.arange(len(frame_files)), side="right") - 1

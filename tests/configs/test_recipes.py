@@ -59,6 +59,16 @@ def test_windows_agree_with_sampling(cfg: Config) -> None:
     assert train[2].size == test[1].size, "train and test must see one image size"
 
 
+def test_clips_wait_in_pinned_memory_and_workers_live_on(cfg: Config) -> None:
+    for split in ("train", "val", "test"):
+        loader = cfg[f"{split}_dataloader"]
+        assert loader.pin_memory
+        # Workers that are started anew for every epoch are seeded alike and would draw the same clips again.
+        assert loader.num_workers > 0
+        assert loader.persistent_workers
+    assert cfg.model.data_preprocessor.non_blocking
+
+
 def test_schedule_fits_the_epochs(cfg: Config) -> None:
     epochs = cfg.train_cfg.max_epochs
     cosine = cfg.param_scheduler[1]

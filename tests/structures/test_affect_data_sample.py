@@ -1,5 +1,9 @@
 """`AffectDataSample` keeps fractions and refuses what would lose them."""
 
+import copy
+import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,41 @@ def test_the_sample_owns_its_labels() -> None:
     labels = np.zeros((3, 2), dtype=np.float32)
     sample = AffectDataSample.from_clip(labels, **CLIP)
     labels[:] = 1
+    assert sample.gt_affect.abs().max() == 0
+
+
+def test_travels_between_processes_by_value() -> None:
+    """A tensor in the queue of a data loader takes a file of shared memory; a sample takes none."""
+    sample = AffectDataSample.from_clip(np.full((3, 2), 0.37), expression=[1, 2, -1], **CLIP)
+    sample.set_pred(torch.full((3, 2), 0.25), torch.rand(3, 4))
+    sample.set_field(np.float32([0.5]), "score")  # an array stays an array
+    shared: list[Any] = []
+
+    class Pickler(ForkingPickler):
+        def reducer_override(self, value: Any) -> Any:
+            shared.extend([value] if isinstance(value, torch.Tensor) else [])
+            return NotImplemented
+
+    buffer = io.BytesIO()
+    Pickler(buffer, -1).dump(sample)
+    assert shared == []
+    for again in (pickle.loads(buffer.getvalue()), copy.deepcopy(sample), copy.copy(sample)):
+        assert again.metainfo == sample.metainfo
+        assert set(again.keys()) == set(sample.keys())
+        for name in sample.keys():  # noqa: SIM118 - fields, not a dict
+            value, expected = again.get(name), sample.get(name)
+            assert type(value) is type(expected)
+            assert value.dtype == expected.dtype
+            assert np.array_equal(value, expected)
+        again.pred_affect[:] = 0.5  # neither frozen nor refused
+    assert isinstance(again.score, np.ndarray)
+    with pytest.raises(TypeError, match="must be bool"):
+        again.gt_valid = torch.ones(3)
+
+
+def test_a_deep_copy_is_a_copy() -> None:
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    copy.deepcopy(sample).gt_affect[:] = 1
     assert sample.gt_affect.abs().max() == 0
 
 
@@ -117,3 +156,29 @@ def test_assigned_expressions_are_checked_too() -> None:
         AffectDataSample().pred_scores = torch.zeros(3, 8, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"pred_scores must be \[T, K\] of two classes or more, got shape \(3, 1\)"):
         AffectDataSample().pred_scores = torch.zeros(3, 1)
+
+
+def test_where_a_face_was_found_is_kept_and_padding_shows_none() -> None:
+    found = np.array([False, True, True])
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), face_found=found, **CLIP)
+    found[:] = True
+    assert sample.face_found.tolist() == [False, True, False]
+    assert AffectDataSample.from_clip(face_found=[True, True, True], **CLIP).face_found.tolist() == [True, True, False]
+    assert "face_found" not in AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    assert sample.cpu().numpy().to_tensor().face_found.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "text"),
+    [
+        ([1, 0, 1], TypeError, "face_found must be bool, got int64"),
+        (np.ones((3, 1), dtype=bool), ValueError, r"face_found must be \[T\], got shape \(3, 1\)"),
+        ([True, True], ValueError, r"\(S001/a\): face_found and frame_inds must have one row per frame, got 2 and 3"),
+    ],
+)
+def test_wrong_flags_are_refused(found: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        AffectDataSample.from_clip(np.zeros((3, 2)), face_found=found, **CLIP)
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    with pytest.raises(TypeError, match="face_found must be bool, got float32"):
+        sample.face_found = torch.ones(3)

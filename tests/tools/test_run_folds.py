@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_results_of_another_config_fold_or_source_are_not_mixed_in(tool, config,
         run(tool, config)
 
 
+def test_folds_that_could_not_be_pooled_are_refused_before_anything_is_run(tool, config, fake, capsys):
+    data = config.parent / "data"
+    folds = [read_fold(data, fold) for fold in range(3)]
+    # Half of a new set of folds over an old one, as a killed writer leaves it.
+    other = make_folds(CLIPS, CLIPS, 3, seed=1)
+    write_fold_files(data, [folds[0], *other[1:]], seed=1, grouped_by="actor")
+    with pytest.raises(DataError, match=r"folds: a clip is tested once, but '\d+' is in \d and \d"):
+        run(tool, config)
+    assert fake.done == []
+    write_fold_files(data, folds, seed=0, grouped_by="actor")
+    shutil.rmtree(data / "folds/fold_2")
+    run(tool, config)
+    missing = ", ".join(sorted(folds[2]["test"]))
+    assert f"folds: 4 clips are in no test part: {missing}" in capsys.readouterr().out
+
+
 def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
     run(tool, config, "--static-checkpoint", "static/fold_{fold}.pth")
     sources = [words[words.index("--static-checkpoint") + 1] for words in fake.calls if words[0] == "train.py"]
@@ -164,6 +181,19 @@ def test_left_out_clips_are_named_where_skipping_is_allowed(tool, config, fake, 
     fake.predictions = tested[:-1]
     run(tool, config, "--folds", "0")
     assert f"fold 0: 1 faulty clip was left out: {tested[-1]}" in capsys.readouterr().out
+
+
+def test_clips_that_a_store_lacks_are_named_and_others_are_missing(tool, config, fake, capsys):
+    """A store was prepared without them, whatever its reader says about faults."""
+    tested = read_fold(config.parent / "data", 0)["test"]
+    report = config.parent / "data" / "report.csv"
+    report.write_text(f"kind,file,text\nrecord left out,{tested[-1]},a split names this record\n")
+    fake.predictions = tested[:-1]
+    run(tool, config, "--folds", "0")
+    assert f"fold 0: 1 faulty clip was left out: {tested[-1]}" in capsys.readouterr().out
+    report.write_text("kind,file,text\n")
+    with pytest.raises(DataError, match="must hold the 4 test clips of fold 0, got 1 missing and 0 others"):
+        run(tool, config, "--folds", "0")
 
 
 def test_training_without_a_best_checkpoint_is_an_error(tool, config, fake, monkeypatch):
