@@ -14,17 +14,24 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.faces import landmark_boxes
 from hocp_mm.datasets.faults import Fault, attempt
-from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
+from hocp_mm.datasets.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa_files import parse_sewa_key, read_affect_csv
 from hocp_mm.datasets.sewa_metadata import contradictions
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.twins import Claim, find_twins
 from hocp_mm.datasets.video import VideoInfo, probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
 Labels = Literal["A", "V", "AV"]
 Faces = Literal["landmarks", "given", "frame"]
+
+
+def _conversation(key: str) -> str:
+    """Return the conversation of a key; a name of another form, which the scan refuses, is one by itself."""
+    parts = attempt([], "name", parse_sewa_key, key)
+    return key if parts is None else parts.conversation
 
 
 @DATASETS.register_module()
@@ -100,6 +107,9 @@ class SEWADataset(AffectDataset):
             if number % 100 == 0:
                 print_log(f"{where}: {number} of {len(keys)} videos checked", logger="current")
         self._given = {}
+        twins = find_twins(self._claims(videos))
+        faults += [fault for found in twins.values() for fault in found]
+        videos = [video for video in videos if video["video"] not in twins]
         used = {video["video"] for video in videos}
         self.settle_faults(where, faults, len(videos), [key for key in keys if key not in used])
         self._report(where, videos)
@@ -108,6 +118,19 @@ class SEWADataset(AffectDataset):
     def _scan_all(self, keys: list[str]) -> Iterator[tuple[dict[str, Any] | None, list[Fault]]]:
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             yield from pool.map(self._scan, keys)
+
+    def _claims(self, videos: list[dict[str, Any]]) -> Iterator[Claim]:
+        """Name the files that no two recordings may share."""
+        for video in videos:
+            key, folder = video["video"], self.root / video["video"]
+            parts = parse_sewa_key(key)
+            recording = (parts.conversation, parts.person, parts.first, parts.last)  # segments of it may coincide
+            yield Claim(key, recording, video["filename"])
+            if (landmarks := folder / f"{key}_Landmarks.zip").is_file() and video["face_found"].any():
+                yield Claim(key, recording, landmarks)
+            for dimension, values in zip(("Valence", "Arousal"), video["affect"].T, strict=True):
+                if np.ptp(values) > 0:  # traces of people who moved nothing may be equal
+                    yield Claim(key, recording, folder / f"{key}_{dimension}_{self.labels}_Aligned.csv")
 
     def _read_split(self) -> list[str]:
         if not self.root.is_dir():
@@ -131,7 +154,7 @@ class SEWADataset(AffectDataset):
             siblings = [file for part in PARTS if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
             parts = {file.name: read_split_file(file, allow_empty=True) for file in siblings}
             try:
-                check_no_leak(parts, lambda key: parse_sewa_key(key).conversation)
+                check_no_leak(parts, _conversation)
             except DataError as error:
                 raise DataError(f"{path.parent}: {error}") from error
         return keys
@@ -222,13 +245,7 @@ class SEWADataset(AffectDataset):
             raise MissingDataError(
                 f"{source}: no such landmarks file; set boxes_file for this video, or faces='frame' if it is cropped."
             )
-        outside = (boxes[:, :2] >= (info.width, info.height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-        if outside.any():
-            frame = int(np.argmax(outside))
-            raise DataError(
-                f"{source}: faces must lie in the {info.width}x{info.height} frame, but {key} frame {frame} has the "
-                f"box {boxes[frame].tolist()}."
-            )
+        check_boxes_inside(boxes, info.width, info.height, f"{source}: {key}")
         return boxes
 
     def _report(self, where: str, videos: list[dict[str, Any]]) -> None:
