@@ -46,6 +46,7 @@ TEST = [
     "scipy>=1.11",
     "tensorly>=0.8",
     "tensorly-torch>=0.5",
+    "onnx>=1.16",  # writes the detection network of the tests
     "onnxscript>=0.5",  # torch.onnx.export
     "onnxruntime>=1.20",
 ]

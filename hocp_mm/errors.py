@@ -18,6 +18,10 @@ class DataError(HOCPError, ValueError):
     """A file of a data set breaks a rule; the text names the file and the rule."""
 
 
+class NoFaceError(DataError):
+    """A detector saw no face in any frame; the text names the video and what a face must be like."""
+
+
 class MissingDataError(HOCPError, FileNotFoundError):
     """A file or folder that a config names does not exist; the text says where to get it."""
 

@@ -44,12 +44,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     face = parser.add_mutually_exclusive_group()
     face.add_argument(
-        "--faces", choices=["cascade", "frame"], default="cascade", help="find the face, or take the whole frame for it"
+        "--faces",
+        choices=["cascade", "yunet", "haar", "frame"],
+        default="cascade",
+        help="detector that finds the face, or take the whole frame for it",
     )
     face.add_argument(
         "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
     )
     face.add_argument("--landmarks", type=Path, metavar="ZIP", help="landmarks of every frame, as in SEWA")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="file of the detector: yunet's onnx file")
     parser.add_argument(
         "--labels", type=Path, metavar="FOLDER", help="folder with <video>_Valence_…csv, to draw against"
     )
@@ -79,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
-    track = track_faces(args.video, args.box or args.landmarks or args.faces, progress=progress)
+    faces = args.box or args.landmarks or args.faces
+    track = track_faces(args.video, faces, progress=progress, model=args.detector_model)
     timeline = inferencer.predict(args.video, track, args.stride, args.batch_size, args.flip, progress)
     if args.labels:
         timeline = with_ground_truth(timeline, args.labels, inferencer.cfg)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hocp_mm.apis.clip_rule import ClipRule
-from hocp_mm.apis.face_track import Faces, FaceTrack, Progress, track_faces
+from hocp_mm.apis.face_track import Faces, track_faces
 from hocp_mm.apis.recorded_config import read_recorded_config
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.datasets import crop_faces, iter_frames, probe_video
+from hocp_mm.datasets import FaceTrack, crop_faces, iter_frames, probe_video
+from hocp_mm.datasets.face_detection import Progress
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import is_type, load_config, load_weights
 from hocp_mm.registry import MODELS

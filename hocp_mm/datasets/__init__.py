@@ -8,6 +8,9 @@ from hocp_mm.datasets.affwild2_files import read_va_file, write_va_file
 from hocp_mm.datasets.avec import AVECDataset
 from hocp_mm.datasets.avec_files import labels_at, read_avec_csv
 from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
+from hocp_mm.datasets.face_cascades import Detections
+from hocp_mm.datasets.face_detection import FaceDetector, make_detector, track_detections
+from hocp_mm.datasets.face_linking import FaceTrack
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -37,6 +40,9 @@ __all__ = [
     "AffWild2Dataset",
     "AffectDataset",
     "AffectNetDataset",
+    "Detections",
+    "FaceDetector",
+    "FaceTrack",
     "SEWADataset",
     "SEWAKey",
     "SEWAMetadata",
@@ -53,6 +59,7 @@ __all__ = [
     "iter_frames",
     "labels_at",
     "landmark_boxes",
+    "make_detector",
     "make_folds",
     "parse_sewa_key",
     "probe_video",
@@ -68,6 +75,7 @@ __all__ = [
     "smooth_boxes",
     "split_by_group",
     "square_boxes",
+    "track_detections",
     "write_fold_files",
     "write_split_files",
     "write_va_file",

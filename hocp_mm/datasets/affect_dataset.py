@@ -124,9 +124,9 @@ class AffectDataset(BaseDataset):
         """
         if self.on_fault == "error":
             raise_faults(where, faults)
+        self.faults = list(faults)  # before the next error, too: whoever catches it has them one by one
         if usable == 0:
             raise_faults(where, [*faults, f"{self.data_root}: no video can be used"])
-        self.faults = list(faults)
         if faults:
             print_log(skipped_text(where, faults, left_out), logger="current", level=logging.WARNING)
 

@@ -21,10 +21,10 @@ from hocp_mm.evaluation.expression_scores import (
     write_expressions,
     write_rows,
 )
-from hocp_mm.evaluation.windows import Window, by_video
+from hocp_mm.evaluation.windows import Window, merge_windows
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
-from hocp_mm.structures import AffectTimeline, WindowAverager
+from hocp_mm.structures import AffectTimeline
 
 _FUNCTIONS = {"ccc": ccc, "pcc": pcc, "rmse": rmse, "sagr": sagr}
 
@@ -69,8 +69,8 @@ class AffectMetric(BaseMetric):
 
         Args:
             data_batch: Not used.
-            data_samples: Samples with ``pred_affect``, ``gt_affect``, ``gt_valid`` and the metainfo of
-                `AffectDataSample`, as dicts (what mmengine's evaluator hands over).
+            data_samples: Samples with ``pred_affect``, ``gt_affect``, ``gt_valid``, perhaps ``face_found``, and the
+                metainfo of `AffectDataSample`, as dicts (what mmengine's evaluator hands over).
 
         Raises:
             DataError: If a sample has no labels.
@@ -85,6 +85,7 @@ class AffectMetric(BaseMetric):
                 pred=_to_array(sample["pred_affect"]),
                 target=_to_array(sample["gt_affect"]),
                 valid=_to_array(sample["gt_valid"]),
+                face_found=_to_array(sample["face_found"]) if "face_found" in sample else None,
                 num_frames=sample["num_frames"],
                 fps=sample["fps"],
                 scores=_to_array(sample["pred_scores"]) if both else None,
@@ -102,7 +103,8 @@ class AffectMetric(BaseMetric):
             Values by key, without the prefix. ``ccc`` and ``pcc`` of a constant series are 0.
 
         Raises:
-            DataError: If no frame is valid, two windows disagree on a label, or two videos need one file name.
+            DataError: If no frame is valid, two windows disagree on a label or on whether a face was found, or two
+                videos need one file name.
         """
         timelines = merge_windows(results)
         scores = score(timelines)
@@ -125,22 +127,6 @@ class AffectMetric(BaseMetric):
         print_log(f"AffectMetric: share of each expression that was recognised: {text}", logger="current")
         if self.out_dir is not None:
             write_expressions(self.out_dir / "expressions.csv", confusion, names)
-
-
-def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
-    """Average overlapping windows into one timeline per video.
-
-    Args:
-        windows: Windows in any order; exact repetitions count once.
-
-    Returns:
-        One timeline per video, sorted by name, with every frame that a window covers; predictions clipped to
-        [-1, 1].
-
-    Raises:
-        DataError: If two windows give one frame different labels.
-    """
-    return [_merge_video(video, own) for video, own in by_video(windows).items()]
 
 
 def _pool(expressions: dict[str, Expressions]) -> NDArray[np.int64] | None:
@@ -172,25 +158,6 @@ def score(timelines: Sequence[AffectTimeline]) -> dict[str, float]:
         valence, arousal = function(pred.double(), target.double(), valid).tolist()
         scores |= {f"{name}_valence": valence, f"{name}_arousal": arousal, f"{name}_mean": (valence + arousal) / 2}
     return scores
-
-
-def _merge_video(video: str, windows: list[Window]) -> AffectTimeline:
-    averager = WindowAverager()
-    target = np.full((windows[0]["num_frames"], 2), np.nan, dtype=np.float32)
-    valid = np.zeros(len(target), dtype=np.bool_)
-    for window in windows:
-        inds = window["frame_inds"]
-        averager.add(inds, window["pred"])
-        counts = (inds >= 0) & window["valid"]
-        known = counts & valid[inds]
-        if not np.array_equal(target[inds[known]], window["target"][known]):
-            raise DataError(f"AffectMetric: video {video}: two windows give one frame different labels.")
-        target[inds[counts]], valid[inds[counts]] = window["target"][counts], True
-    frames, pred = averager.result()
-    # A picture has no frame rate, and a timeline needs one; its only frame is at 0 s in any case.
-    return AffectTimeline(
-        video, windows[0]["fps"] or 1.0, frames, np.clip(pred, -1, 1), target=target[frames], valid=valid[frames]
-    )
 
 
 def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:

@@ -1,10 +1,13 @@
-"""What the metric keeps of one predicted clip."""
+"""What the metric keeps of one predicted clip, and the timeline that the clips of one video make."""
 
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hocp_mm.errors import DataError
+from hocp_mm.structures import AffectTimeline, WindowAverager
 
 
 class Window(TypedDict):
@@ -15,6 +18,7 @@ class Window(TypedDict):
     pred: NDArray[np.float32]
     target: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    face_found: NDArray[np.bool_] | None  # None where the record does not say
     num_frames: int
     fps: float
     scores: NDArray[np.float32] | None  # [T, K]; None without an expression head or without such labels
@@ -27,3 +31,60 @@ def by_video(windows: Sequence[Window]) -> dict[str, list[Window]]:
     for window in windows:
         videos.setdefault(window["video"], {}).setdefault(window["frame_inds"].tobytes(), window)
     return {video: list(videos[video].values()) for video in sorted(videos)}
+
+
+def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
+    """Average overlapping windows into one timeline per video.
+
+    Args:
+        windows: Windows in any order; exact repetitions count once.
+
+    Returns:
+        One timeline per video, sorted by name, with every frame that a window covers; predictions clipped to
+        [-1, 1]. It says where a face was found if all windows of the video do.
+
+    Raises:
+        DataError: If two windows give one frame different labels, or differ about a face in it.
+    """
+    return [_merge_video(video, own) for video, own in by_video(windows).items()]
+
+
+def _merge_video(video: str, windows: list[Window]) -> AffectTimeline:
+    averager = WindowAverager()
+    target = np.full((windows[0]["num_frames"], 2), np.nan, dtype=np.float32)
+    valid = np.zeros(len(target), dtype=np.bool_)
+    for window in windows:
+        inds = window["frame_inds"]
+        averager.add(inds, window["pred"])
+        counts = (inds >= 0) & window["valid"]
+        known = counts & valid[inds]
+        if not np.array_equal(target[inds[known]], window["target"][known]):
+            raise DataError(f"AffectMetric: video {video}: two windows give one frame different labels.")
+        target[inds[counts]], valid[inds[counts]] = window["target"][counts], True
+    frames, pred = averager.result()
+    # A picture has no frame rate, and a timeline needs one; its only frame is at 0 s in any case.
+    fps, found = windows[0]["fps"] or 1.0, _merge_found(video, windows)
+    return AffectTimeline(
+        video=video,
+        fps=fps,
+        frames=frames,
+        pred=np.clip(pred, -1, 1),
+        target=target[frames],
+        valid=valid[frames],
+        face_found=None if found is None else found[frames],
+    )
+
+
+def _merge_found(video: str, windows: list[Window]) -> NDArray[np.bool_] | None:
+    """Return for every frame of the video whether a face was found, or None if a window does not know."""
+    found = np.zeros(windows[0]["num_frames"], dtype=np.bool_)
+    known = np.zeros(len(found), dtype=np.bool_)
+    for window in windows:
+        if window["face_found"] is None:
+            return None
+        real = window["frame_inds"] >= 0
+        inds, own = window["frame_inds"][real], window["face_found"][real]
+        if (own != found[inds])[known[inds]].any():
+            raise DataError(f"AffectMetric: video {video}: two windows differ about whether a frame shows a face.")
+        found[inds], known[inds] = own, True
+    return found

@@ -23,7 +23,8 @@ ExpressionLike = Tensor | NDArray[Any] | Sequence[int]
 
 _AFFECT_FIELDS = ("gt_affect", "pred_affect")
 _EXPRESSION_FIELDS = ("gt_expression", "pred_expression")
-_CHECKED_FIELDS = (*_AFFECT_FIELDS, *_EXPRESSION_FIELDS, "gt_valid", "pred_scores")
+_MASKS = ("gt_valid", "face_found")
+_CHECKED_FIELDS = (*_AFFECT_FIELDS, *_EXPRESSION_FIELDS, *_MASKS, "pred_scores")
 
 
 class AffectDataSample(BaseDataElement):
@@ -37,6 +38,8 @@ class AffectDataSample(BaseDataElement):
         gt_valid: True where the label counts, bool ``[T]``.
         gt_expression: Class of the expression, int64 ``[T]``, -1 where there is none; absent without such labels. It
             counts on its own: ``gt_valid`` speaks of valence and arousal alone.
+        face_found: True where a face was seen, false where its box is only held or interpolated, bool ``[T]``; absent
+            where nobody knows. It says what the network saw, and changes neither loss nor score.
         pred_affect: Predictions, float32 ``[T, 2]``, not clipped.
         pred_expression: Predicted class, int64 ``[T]``; absent without an expression head, as the next one.
         pred_scores: Score of every class, float32 ``[T, K]``; the highest is the predicted one.
@@ -55,6 +58,7 @@ class AffectDataSample(BaseDataElement):
     gt_affect: Tensor
     gt_valid: Tensor
     gt_expression: Tensor
+    face_found: Tensor
     pred_affect: Tensor
     pred_expression: Tensor
     pred_scores: Tensor
@@ -76,6 +80,7 @@ class AffectDataSample(BaseDataElement):
         fps: float,
         subject: str = "",
         expression: ExpressionLike | None = None,
+        face_found: MaskLike | None = None,
     ) -> "AffectDataSample":
         """Build the sample of one clip.
 
@@ -88,6 +93,7 @@ class AffectDataSample(BaseDataElement):
             fps: Frames per second.
             subject: Person or conversation.
             expression: Classes ``[T]``, integers, -1 = none; None for a set without expressions. Padding gets -1.
+            face_found: Mask ``[T]``, None if unknown. Padding gets false.
 
         Returns:
             A sample that owns copies of the labels.
@@ -107,12 +113,13 @@ class AffectDataSample(BaseDataElement):
         real = torch.tensor(inds, dtype=torch.int64) >= 0
         if expression is not None:
             classes = _to_classes("gt_expression", expression)
-            if len(classes) != len(inds):
-                raise ValueError(
-                    f"AffectDataSample({video}): expression and frame_inds must have one row per frame, "
-                    f"got {len(classes)} and {len(inds)}."
-                )
+            _check_length(video, "expression", classes, inds)
             sample.gt_expression = torch.where(real, classes.cpu(), -1)
+        if face_found is not None:
+            found = torch.as_tensor(face_found)
+            _check_field("face_found", found)
+            _check_length(video, "face_found", found, inds)
+            sample.face_found = found.cpu() & real
         if affect is None:
             if valid is not None:
                 raise ValueError(f"AffectDataSample({video}): valid describes labels, but there are none.")
@@ -181,19 +188,22 @@ def _to_classes(name: str, expression: ExpressionLike) -> Tensor:
     return value
 
 
+def _check_length(video: str, name: str, rows: Tensor, inds: list[int]) -> None:
+    if len(rows) != len(inds):
+        raise ValueError(
+            f"AffectDataSample({video}): {name} and frame_inds must have one row per frame, "
+            f"got {len(rows)} and {len(inds)}."
+        )
+
+
 def _check_field(name: str, value: Any) -> None:
     if not isinstance(value, Tensor | np.ndarray):
         raise TypeError(f"AffectDataSample: {name} must be a tensor or an array, got {type(value).__name__}.")
     shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
-    if name == "gt_valid":
-        if dtype != "bool":
-            raise TypeError(f"AffectDataSample: gt_valid must be bool, got {dtype}.")
-        if len(shape) != 1:
-            raise ValueError(f"AffectDataSample: gt_valid must be [T], got shape {shape}.")
-        return
-    if name in _EXPRESSION_FIELDS:
-        if dtype != "int64":
-            raise TypeError(f"AffectDataSample: {name} must be int64, got {dtype}.")
+    if name in (*_MASKS, *_EXPRESSION_FIELDS):
+        kind = "bool" if name in _MASKS else "int64"
+        if dtype != kind:
+            raise TypeError(f"AffectDataSample: {name} must be {kind}, got {dtype}.")
         if len(shape) != 1:
             raise ValueError(f"AffectDataSample: {name} must be [T], got shape {shape}.")
         return

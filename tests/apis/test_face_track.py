@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hocp_mm.apis.face_track import _fill, detect_faces, link_detections, square_to_landmark_box, track_faces
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.apis.face_track import track_faces
+from hocp_mm.datasets.face_yunet import points_to_landmark_box
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from tests.apis.material import noise, portrait, portrait_box, write_video
+from tests.tiny_yunet import red_faces, true_points, write_tiny_yunet
 
 F = 36
 SHIFTS = [(-70 + 2.2 * i, -20 + 8 * np.sin(i / 6)) for i in range(F)]
@@ -37,12 +39,6 @@ def test_cascade_follows_a_panning_portrait(panning: Path):
     assert calls[-1] == ("looking for faces", F, F)
 
 
-def test_large_pictures_are_looked_at_small(panning: Path):
-    shift, scale = (100.0, -40.0), 3.2
-    square = detect_faces(portrait(shift, scale, (1280, 960)))
-    assert overlap(square_to_landmark_box(square), portrait_box(shift, scale)[None])[0] > 0.55
-
-
 def test_frames_away_from_the_face_are_held_and_flagged(tmp_path: Path):
     empty = noise(20, (320, 240))
     face = [portrait((-40, -20))] * 20
@@ -60,10 +56,6 @@ def test_no_face_at_all_names_the_video_and_the_way_out(tmp_path: Path):
     path = write_video(tmp_path / "empty.mp4", noise(7, (320, 240)))
     with pytest.raises(DataError, match=r"no face found in .*empty\.mp4 .*looked at 3 of 7 frames.*--box"):
         track_faces(path)
-
-
-def test_a_video_smaller_than_any_face_has_none():
-    assert detect_faces(noise(1, (20, 20))[0]).shape == (0, 4)
 
 
 def test_given_box_holds_for_every_frame(panning: Path):
@@ -107,8 +99,8 @@ def test_landmarks_without_a_face_are_refused(panning: Path, tmp_path: Path):
 
 
 def test_what_cannot_be_a_source_is_refused(panning: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match="'cascade', 'frame', a box or a landmark"):
-        track_faces(panning, "haar")
+    with pytest.raises(ValueError, match="cascade, yunet, haar, 'frame', a box or a landmark"):
+        track_faces(panning, "dlib")
     with pytest.raises(ValueError, match="got 3 numbers"):
         track_faces(panning, (1, 2, 3))
     with pytest.raises(ValueError, match="at least 1, got 0"):
@@ -119,44 +111,11 @@ def test_what_cannot_be_a_source_is_refused(panning: Path, tmp_path: Path):
         track_faces(tmp_path / "a.mp4")
 
 
-def square(x: float, y: float, side: float) -> list[float]:
-    return [x, y, x + side, y + side]
-
-
-DETECTIONS = {
-    "a chance detection elsewhere is left out": (
-        [(0, square(10, 10, 80)), (5, square(200, 100, 90)), (10, square(14, 10, 80))],
-        [0, 2],
-    ),
-    "two chance detections in frames of their own": (
-        [(0, square(10, 10, 80)), (5, square(200, 100, 60)), (10, square(12, 10, 80)), (15, square(14, 10, 80))],
-        [0, 2, 3],
-    ),
-    "of two people the larger one": (
-        [(0, square(0, 0, 50)), (0, square(150, 0, 90)), (5, square(2, 0, 50)), (5, square(152, 0, 90))],
-        [1, 3],
-    ),
-    "a second person who is larger for one frame": (
-        [(k, square(0, 0, 60)) for k in (0, 5, 10, 15)] + [(15, square(150, 0, 70)), (20, square(0, 0, 60))],
-        [0, 1, 2, 3, 5],
-    ),
-    "a cut to another place is followed": (
-        [(k, square(0, 0, 80)) for k in (0, 5, 10)] + [(k, square(200, 80, 80)) for k in (15, 20, 25)],
-        [0, 1, 2, 3, 4, 5],
-    ),
-}
-
-
-@pytest.mark.parametrize(("detections", "chosen"), DETECTIONS.values(), ids=DETECTIONS.keys())
-def test_path_through_the_detections(detections, chosen):
-    keys, squares = zip(*detections, strict=True)
-    assert link_detections(np.array(keys), np.array(squares, dtype=np.float32)).tolist() == chosen
-
-
-def test_short_gaps_glide_and_long_gaps_hold():
-    boxes = np.float32([[0, 0, 10, 10], [4, 0, 14, 10], [104, 0, 114, 10]])
-    full, found = _fill(np.array([2, 6, 16]), boxes, num_frames=20, every=2, bridge=5)
-    assert full[:7, 0].tolist() == [0, 0, 0, 1, 2, 3, 4]
-    assert full[7:16, 0].tolist() == [4] * 9
-    assert full[16:, 0].tolist() == [104] * 4
-    assert np.flatnonzero(found).tolist() == [2, 3, 6, 7, 16, 17]
+def test_a_detector_with_a_file_is_given_both(tmp_path: Path):
+    cells = [(10 + i // 4, 12) for i in range(12)]
+    path = write_video(tmp_path / "red.mp4", (red_faces((320, 240), [cell]) for cell in cells))
+    track = track_faces(path, "yunet", every=1, model=write_tiny_yunet(tmp_path / "tiny.onnx"))
+    assert track.face_found.all()
+    with pytest.raises(HOCPError, match=r"tiny\.onnx is the file of a detector, but the face comes from frame"):
+        track_faces(path, "frame", model=tmp_path / "tiny.onnx")
+    np.testing.assert_allclose(track.boxes, points_to_landmark_box(np.array([true_points(cell) for cell in cells])))

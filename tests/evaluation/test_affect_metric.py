@@ -128,6 +128,50 @@ def test_one_csv_per_video_and_one_table_are_written(tmp_path: Path) -> None:
     assert evaluate(windows(8, 3)) == scores
 
 
+def with_faces(samples: list[AffectDataSample], found: dict[str, Tensor]) -> list[AffectDataSample]:
+    """Say in each sample where a face was found; ``found`` is by frame of the video."""
+    for sample in samples:
+        inds = torch.tensor(sample.frame_inds)
+        sample.face_found = found[sample.video][inds] & (inds >= 0)
+    return samples
+
+
+@pytest.mark.parametrize(("length", "stride"), [(5, 5), (8, 3), (23, 23)])
+def test_where_a_face_was_found_reaches_the_csv_however_frames_are_cut_into_windows(
+    tmp_path: Path, length: int, stride: int
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    found = {video: torch.rand(frames, generator=generator) > 0.5 for video, frames in LENGTHS.items()}
+    samples = with_faces(windows(length, stride), found)
+    random.Random(0).shuffle(samples)
+    scores = evaluate(samples, out_dir=tmp_path)
+    for video, flags in found.items():
+        timeline = AffectTimeline.from_csv(tmp_path / f"{video.replace('/', '_')}.csv")
+        assert timeline.face_found is not None
+        assert timeline.face_found.tolist() == flags.tolist()
+    assert scores == evaluate(windows(length, stride))  # where a face was found changes no score
+
+
+def test_a_video_of_which_nobody_knows_has_no_column(tmp_path: Path) -> None:
+    samples = windows(8, 3)
+    with_faces([s for s in samples if s.video != "b"], {v: torch.ones(n, dtype=torch.bool) for v, n in LENGTHS.items()})
+    evaluate(samples, out_dir=tmp_path)
+    columns = {path.stem: path.read_text().splitlines()[0].split(",") for path in tmp_path.glob("*.csv")}
+    assert {video: "face_found" in columns[video] for video in ("S001_a", "b", "c")} == {
+        "S001_a": True,
+        "b": False,
+        "c": True,
+    }
+
+
+def test_windows_that_differ_about_a_face_are_refused() -> None:
+    target, every = torch.zeros(3, 2), torch.ones(3, dtype=torch.bool)
+    first, second = (window_of(inds, target[:2], target, every) for inds in ([0, 1], [1, 2]))
+    first.face_found, second.face_found = torch.tensor([True, False]), torch.tensor([True, True])
+    with pytest.raises(DataError, match="video v: two windows differ about whether a frame shows a face"):
+        evaluate([first, second])
+
+
 def test_a_video_without_valid_frames_has_empty_cells(tmp_path: Path) -> None:
     target = torch.zeros(2, 2)
     blind = window_of([0, 1], torch.zeros(2, 2), target, torch.zeros(2, dtype=torch.bool))

@@ -117,3 +117,29 @@ def test_assigned_expressions_are_checked_too() -> None:
         AffectDataSample().pred_scores = torch.zeros(3, 8, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"pred_scores must be \[T, K\] of two classes or more, got shape \(3, 1\)"):
         AffectDataSample().pred_scores = torch.zeros(3, 1)
+
+
+def test_where_a_face_was_found_is_kept_and_padding_shows_none() -> None:
+    found = np.array([False, True, True])
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), face_found=found, **CLIP)
+    found[:] = True
+    assert sample.face_found.tolist() == [False, True, False]
+    assert AffectDataSample.from_clip(face_found=[True, True, True], **CLIP).face_found.tolist() == [True, True, False]
+    assert "face_found" not in AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    assert sample.cpu().numpy().to_tensor().face_found.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "text"),
+    [
+        ([1, 0, 1], TypeError, "face_found must be bool, got int64"),
+        (np.ones((3, 1), dtype=bool), ValueError, r"face_found must be \[T\], got shape \(3, 1\)"),
+        ([True, True], ValueError, r"\(S001/a\): face_found and frame_inds must have one row per frame, got 2 and 3"),
+    ],
+)
+def test_wrong_flags_are_refused(found: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        AffectDataSample.from_clip(np.zeros((3, 2)), face_found=found, **CLIP)
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    with pytest.raises(TypeError, match="face_found must be bool, got float32"):
+        sample.face_found = torch.ones(3)

@@ -69,6 +69,13 @@ MISTAKES = {
     "a box outside": ({}, ["--box", "900,0,10,10"], "the box must have a size and lie in the picture"),
     "missing landmarks": ({}, ["--landmarks", "none.zip"], "none.zip: no such landmarks"),
     "missing labels": ({}, ["--labels", "nowhere"], "nowhere"),
+    "a detector without its file": ({}, ["--faces", "yunet"], "yunet: the onnx file must be given"),
+    "a file that is no detector": ({}, ["--faces", "yunet", "--detector-model", __file__], "must be a YuNet onnx file"),
+    "a file for no detector": (
+        {},
+        ["--faces", "frame", "--detector-model", "a.onnx"],
+        "a.onnx is the file of a detector",
+    ),
     "too long a stride": ({}, ["--stride", "9"], "--stride: must not exceed the clip length 8, got 9"),
     "a missing config": ({}, ["--config", "none.py"], "none.py"),
     "an unknown device": ({}, ["--device", "abacus"], "'abacus'"),
@@ -91,7 +98,7 @@ def test_mistakes_end_in_one_line(demo: ModuleType, files: dict, capsys, change:
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize("option", [["--box", "1,2,3"], ["--box", "a,b,c,d"], ["--stride", "0"], ["--faces", "haar"]])
+@pytest.mark.parametrize("option", [["--box", "1,2,3"], ["--box", "a,b,c,d"], ["--stride", "0"], ["--faces", "dlib"]])
 def test_wrong_options_are_refused_by_the_parser(demo: ModuleType, option: list, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as caught:
         demo.parse_args(["v.mp4", "--checkpoint", "c.pth", "--out", "o", *option])

@@ -15,7 +15,8 @@ class PackAffectInputs:
 
     Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
     valid, so neither loss nor metric reads it. ``expression``, where a record has it (one class for all frames, or
-    one per frame), becomes ``gt_expression``, with -1 on padding.
+    one per frame), becomes ``gt_expression``, with -1 on padding. ``face_found``, where a record has it, goes along,
+    false on padding.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +27,7 @@ class PackAffectInputs:
         expression = results.get("expression")
         if expression is not None:
             expression = np.broadcast_to(expression, results["num_frames"])[inds]  # padding is overwritten with -1
+        found = results.get("face_found")
         sample = AffectDataSample.from_clip(
             affect,
             results["valid"][inds] & real,
@@ -35,6 +37,7 @@ class PackAffectInputs:
             fps=results["fps"],
             subject=results["subject"],
             expression=expression,
+            face_found=None if found is None else found[inds],  # padding is overwritten with False
         )
         clip = np.ascontiguousarray(results["imgs"].transpose(3, 0, 1, 2))  # [T, H, W, 3] -> [3, T, H, W]
         return {"inputs": torch.from_numpy(clip), "data_samples": sample}

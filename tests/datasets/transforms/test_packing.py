@@ -48,3 +48,10 @@ def test_an_expression_of_the_record_counts_on_real_frames_alone():
     assert sample.gt_expression.tolist() == [3, 1, -1]
     assert PackAffectInputs()({**_record(), "expression": -1})["data_samples"].gt_expression.tolist() == [-1, -1, -1]
     assert "gt_expression" not in PackAffectInputs()(_record())["data_samples"]
+
+
+def test_where_a_face_was_found_goes_along_by_frame():
+    found = np.array([False, True, True, False])
+    sample = PackAffectInputs()({**_record(), "face_found": found})["data_samples"]
+    assert (sample.face_found.dtype, sample.face_found.tolist()) == (torch.bool, [True, False, False])
+    assert "face_found" not in PackAffectInputs()(_record())["data_samples"]

@@ -1,0 +1,128 @@
+"""One part of a set, built from its config so that all its faults are collected."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+
+from hocp_mm.cli import user_error
+from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.faults import Fault
+from hocp_mm.errors import HOCPError
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """The description of one data set.
+
+    Attributes:
+        name: Name of the part.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        config: What it is built from; reads all files at `build_part` and skips what is wrong.
+        scope: The config's ``default_scope``.
+        imports: The config's ``custom_imports``.
+    """
+
+    name: str
+    split: str
+    config: dict[str, Any]
+    scope: str | None = None
+    imports: dict[str, Any] | None = None
+
+    @property
+    def type_name(self) -> str:
+        """Name of the class of the data set."""
+        kind = self.config["type"]
+        return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class BuiltPart:
+    """A data set that was built, or why it was not.
+
+    Attributes:
+        dataset: The data set, or None.
+        faults: What it found wrong.
+        notes: Its other warnings.
+        refusal: Why the config's options cannot be used, empty if they can.
+    """
+
+    dataset: AffectDataset | None
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def build_part(part: PartConfig) -> BuiltPart:
+    """Build a data set and read its files.
+
+    Args:
+        part: Its description.
+
+    Returns:
+        The data set with all its faults; a fault of the set as a whole has the kind ``"set"``.
+    """
+    if part.imports:
+        import_modules_from_strings(**part.imports)
+    with _warnings_kept() as notes:
+        try:
+            with DefaultScope.overwrite_default_scope(part.scope):
+                dataset: AffectDataset = DATASETS.build(part.config)
+        except Exception as error:  # whatever a constructor says about its options
+            cause = user_error(error)
+            return BuiltPart(None, refusal=str(cause or f"{type(error).__name__}: {error}"))
+        try:
+            dataset.full_init()
+        except HOCPError as error:
+            # Nothing could be used: its faults are known one by one.
+            return BuiltPart(None, (Fault(_whole(error, dataset.faults), "set"), *dataset.faults), tuple(notes))
+    return BuiltPart(dataset, tuple(dataset.faults), tuple(notes))
+
+
+def samples_by_record(dataset: AffectDataset) -> list[list[int]]:
+    """Return the numbers of the samples, clips or windows, of each record."""
+    groups: dict[str, list[int]] = {}
+    for index in range(len(dataset)):
+        # The small item that names the record; to fetch the record for every window would take minutes.
+        item = BaseDataset.get_data_info(dataset, index)
+        named = {key: value for key, value in item.items() if key not in ("start", "sample_idx")}
+        groups.setdefault(repr(sorted(named.items())), []).append(index)
+    return list(groups.values())
+
+
+def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:
+    """Return the text without the list of faults that are told one by one."""
+    if not faults:
+        return str(error)
+    return f"{str(error).partition(chr(10))[0].rstrip(':')}; no record can be used."
+
+
+@contextmanager
+def _warnings_kept() -> Iterator[list[str]]:
+    """Collect the warnings of data sets instead of printing what they log; those about faults are left out."""
+    kept: list[str] = []
+    logger = MMLogger.get_current_instance()
+    before = logger.handlers
+    collectors: list[logging.Handler] = [_Collector(kept.append)]
+    logger.handlers = collectors
+    try:
+        yield kept
+    finally:
+        logger.handlers = before
+
+
+class _Collector(logging.Handler):
+    def __init__(self, collect: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._collect = collect
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "on_fault='skip'" not in text:
+            self._collect(text)
