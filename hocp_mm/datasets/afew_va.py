@@ -128,7 +128,10 @@ class AFEWVADataset(AffectDataset):
             )
         if self.fold is None:
             path = Path(self.split) if Path(self.split).is_file() else self.root / self.split
-            return read_split_file(path)
+            keys = read_split_file(path)
+            if paths := [key for key in keys if Path(key).name != key]:  # 001 and ./001 would be two clips of one name
+                raise DataError(f"{path}: a clip must be the name of a folder, got {paths[0]!r}.")
+            return keys
         if count_folds(self.root) == 0:
             raise MissingDataError(
                 f"AFEWVADataset: {self.root / 'folds'} holds no folds; `python tools/prepare/split_afew_va.py "

@@ -234,11 +234,11 @@ def _rows(
 
 
 def _leaves(file: str) -> bool:
-    """Tell whether a path is empty, absolute or climbs out of its folder."""
-    if ".." not in file and file[:1].isalnum():
+    """Tell whether a path is empty, absolute, climbs out of its folder, or cannot be one (NUL)."""
+    if ".." not in file and "\0" not in file and file[:1].isalnum():
         return False
     path = PurePosixPath(file.strip())
-    return not path.parts or path.is_absolute() or ".." in path.parts
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file
 
 
 def _to_float(text: str) -> float:

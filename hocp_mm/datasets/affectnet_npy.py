@@ -68,6 +68,7 @@ def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
 def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]], faults: list[Fault]) -> AffectNetRows:
     """Join annotations and images on their names."""
     names: dict[str, str] = {}
+    doubled: set[str] = set()
     for name in _listing(images):
         stem, dot, suffix = name.rpartition(".")
         if not stem or dot + suffix.lower() not in _IMAGE_SUFFIXES:
@@ -75,10 +76,12 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
         if stem in names:
             text = f"{images}: an image must have one file, got {names[stem]!r} and {name!r}."
             faults.append(Fault(text, "image"))
+            doubled.add(stem)  # which of them the labels belong to would be a guess
         names[stem] = name
     ids = unpack(index["ids"])
-    there = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
-    for row in np.flatnonzero(~there):
+    listed = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
+    there = listed & np.fromiter((stem not in doubled for stem in ids), np.bool_, len(ids))
+    for row in np.flatnonzero(~listed):
         text = f"{images / ids[row]}.jpg: no such image file, but it has annotations."
         faults.append(Fault(text, "image missing"))
     boxes = {name: index[name][there] for name in ("landmarks", "inner")}
@@ -152,9 +155,10 @@ def _read_value(annotations: Path, stem: str, kind: str, kinds: int) -> float:
     array = read_npy(path)
     if array.size != 1:
         raise DataError(f"{path}: must hold one value, got shape {array.shape}.")
-    value = _to_float(path, array.reshape(()).item())
+    content = _to_list(path, array.ravel())[0]
+    value = _to_float(path, content)
     if kind == "exp" and not (value == round(value) and 0 <= value <= LAST_CLASS):
-        raise DataError(f"{path}: expression must be a class from 0 to {LAST_CLASS}, got {array.reshape(()).item()!r}.")
+        raise DataError(f"{path}: expression must be a class from 0 to {LAST_CLASS}, got {content!r}.")
     return value
 
 
@@ -165,11 +169,18 @@ def _read_landmarks(annotations: Path, stem: str) -> NDArray[np.float64]:
     if array.size != 2 * NUM_LANDMARKS:
         raise DataError(f"{path}: must hold {2 * NUM_LANDMARKS} landmark numbers, got {array.size}.")
     if array.dtype.kind in "US":
-        return np.array([_to_float(path, value) for value in array.tolist()])
+        return np.array([_to_float(path, value) for value in _to_list(path, array)])
     points = array.astype(np.float64)
     if not np.isfinite(points).all():
         raise DataError(f"{path}: values must be finite numbers, got {points[~np.isfinite(points)][0]}.")
     return points
+
+
+def _to_list(path: str, values: NDArray[Any]) -> list[Any]:
+    try:
+        return values.tolist()
+    except (ValueError, SystemError) as error:  # bytes that are no character, by the version of Python
+        raise DataError(f"{path}: not readable as text ({error}).") from error
 
 
 def _to_float(path: str, value: object) -> float:

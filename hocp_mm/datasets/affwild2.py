@@ -71,6 +71,11 @@ class AffWild2Dataset(AffectDataset):
                 f"AffWild2Dataset: fps must be positive and length_tolerance 0 or more, got {fps} and "
                 f"{length_tolerance}."
             )
+        if tuple(kwargs.get("label_range", (-1, 1))) != (-1, 1):
+            raise ValueError(
+                f"AffWild2Dataset: label_range must be (-1, 1), as marks are told from labels by being below -1, got "
+                f"{tuple(kwargs['label_range'])}."
+            )
         self.root = Path(data_root)
         self.split = split
         self.annotations = annotations

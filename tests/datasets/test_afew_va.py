@@ -398,6 +398,10 @@ def test_missing_folders_say_where_to_get_them(root, tmp_path):
         AFEWVADataset(str(root), "train", fold=0)
     with pytest.raises(MissingDataError, match=r"mine\.txt: no such split file"):
         AFEWVADataset(str(root), "mine.txt")
+    for name in ("./001", "001/", "../set/001"):
+        (root / "mine.txt").write_text(f"001\n{name}\n")  # would be two clips of one name
+        with pytest.raises(DataError, match=rf"mine\.txt: a clip must be the name of a folder, got '{name}'"):
+            AFEWVADataset(str(root), "mine.txt")
 
 
 BAD_OPTIONS = {

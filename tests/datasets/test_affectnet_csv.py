@@ -111,6 +111,7 @@ FAULTS = {
     ),
     "absolute path": (row("/etc/a.jpg"), "line 3: a path must lie below the images, got '/etc/a.jpg'"),
     "climbing path": (row("1/../../a.jpg"), "line 3: a path must lie below the images, got '1/../../a.jpg'"),
+    "a path with NUL": (row("1/a\0.jpg"), "line 3: a path must lie below the images, got '1/a\\x00.jpg'"),
     "no path": (row(""), "line 3: a path must lie below the images, got ''"),
 }
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_results_of_another_config_fold_or_source_are_not_mixed_in(tool, config,
     write_fold_files(config.parent / "data", make_folds(CLIPS, CLIPS, 3, seed=1), seed=1, grouped_by="actor")
     with pytest.raises(HOCPError, match="another fold; name"):
         run(tool, config)
+
+
+def test_folds_that_could_not_be_pooled_are_refused_before_anything_is_run(tool, config, fake, capsys):
+    data = config.parent / "data"
+    folds = [read_fold(data, fold) for fold in range(3)]
+    # Half of a new set of folds over an old one, as a killed writer leaves it.
+    other = make_folds(CLIPS, CLIPS, 3, seed=1)
+    write_fold_files(data, [folds[0], *other[1:]], seed=1, grouped_by="actor")
+    with pytest.raises(DataError, match=r"folds: a clip is tested once, but '\d+' is in \d and \d"):
+        run(tool, config)
+    assert fake.done == []
+    write_fold_files(data, folds, seed=0, grouped_by="actor")
+    shutil.rmtree(data / "folds/fold_2")
+    run(tool, config)
+    missing = ", ".join(sorted(folds[2]["test"]))
+    assert f"folds: 4 clips are in no test part: {missing}" in capsys.readouterr().out
 
 
 def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
