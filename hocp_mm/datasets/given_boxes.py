@@ -29,12 +29,17 @@ def read_boxes_file(path: Path) -> dict[str, Any]:
     """
     raw = read_bytes(path, "boxes file")
     try:
-        boxes = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_int=float)
+        boxes = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_int=_to_int)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}).") from error
     if not isinstance(boxes, dict):
         raise DataError(f"{path}: boxes_file must map keys to boxes, got a {type(boxes).__name__}.")
     return boxes
+
+
+def _to_int(digits: str) -> float:
+    """Keep whole numbers whole, but for those that no array could take."""
+    return int(digits) if len(digits) < 16 else float(digits)
 
 
 def expand_boxes(path: Path, key: str, given: Any, num_frames: int) -> NDArray[np.float32]:
@@ -62,14 +67,14 @@ def expand_boxes(path: Path, key: str, given: Any, num_frames: int) -> NDArray[n
     for frame, row in enumerate(rows):
         if row is None:
             continue
-        numbers = isinstance(row, list) and len(row) == 4 and all(type(x) is float for x in row)
+        numbers = isinstance(row, list) and len(row) == 4 and all(type(x) in (int, float) for x in row)
         if not numbers or not np.isfinite(row).all() or not (row[0] < row[2] and row[1] < row[3]):
             raise DataError(f"{rule}, got {reprlib.repr(row)} at frame {frame}.")
         boxes[frame] = row
     return boxes
 
 
-def check_boxes_inside(boxes: NDArray[np.float32], width: int, height: int, where: str) -> None:
+def check_boxes_inside(boxes: NDArray[np.float32], width: int, height: int, source: str | Path, name: str) -> None:
     """Refuse boxes that lie beside the frame, or for the most part outside of it in most frames.
 
     A face may leave the picture now and then; where it seems to be outside all the time, landmarks and frames are not
@@ -79,7 +84,8 @@ def check_boxes_inside(boxes: NDArray[np.float32], width: int, height: int, wher
         boxes: ``[F, 4]`` in pixels, NaN rows without a face.
         width: Pixels of a frame.
         height: Pixels of a frame.
-        where: File and video, for the message.
+        source: File that they come from, for the message.
+        name: Name of the video, for the message.
 
     Raises:
         DataError: Names the first frame.
@@ -91,7 +97,7 @@ def check_boxes_inside(boxes: NDArray[np.float32], width: int, height: int, wher
     if beside.any():
         frame = int(np.argmax(beside))
         raise DataError(
-            f"{where}: faces must lie in the {width}x{height} frame, but frame {frame} has the box "
+            f"{source}: faces must lie in the {width}x{height} frame, but {name} frame {frame} has the box "
             f"{boxes[frame].tolist()}."
         )
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -100,6 +106,6 @@ def check_boxes_inside(boxes: NDArray[np.float32], width: int, height: int, wher
     if known.any() and float(np.median(share[known])) < _SEEN:
         frame = int(np.argmax(known & (share < _SEEN)))
         raise DataError(
-            f"{where}: at least half of the face must lie in the {width}x{height} frame, but in most frames it does "
-            f"not (frame {frame} has the box {boxes[frame].tolist()}); was the video made smaller?"
+            f"{source}: at least half of the face must lie in the {width}x{height} frame, but in most frames of {name} "
+            f"it does not (frame {frame} has the box {boxes[frame].tolist()}); was the video made smaller?"
         )

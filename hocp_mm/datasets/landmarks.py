@@ -15,7 +15,7 @@ from hocp_mm.errors import DataError
 
 NUM_LANDMARKS = 49
 _LARGEST_MEMBER = 1 << 20  # a frame takes 2 kB; a member that unpacks to gigabytes is damage, or an attack
-_LEFTOVER = re.compile(r"(^|/)(\.|__MACOSX/)")  # what systems add when they pack a folder
+_LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\.[^/]*$)")  # what systems add when they pack a folder
 _FRAME_NUMBER = re.compile(r"(\d+)[^\d./\\]*(?:\.\w+)?$")  # the last digits of the name before its suffix
 
 

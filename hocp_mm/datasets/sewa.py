@@ -19,7 +19,7 @@ from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa_files import parse_sewa_key, read_affect_csv
 from hocp_mm.datasets.sewa_metadata import contradictions
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
-from hocp_mm.datasets.twins import Claim, find_twins
+from hocp_mm.datasets.twins import Claim, without_twins
 from hocp_mm.datasets.video import VideoInfo, probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -107,9 +107,7 @@ class SEWADataset(AffectDataset):
             if number % 100 == 0:
                 print_log(f"{where}: {number} of {len(keys)} videos checked", logger="current")
         self._given = {}
-        twins = find_twins(self._claims(videos))
-        faults += [fault for found in twins.values() for fault in found]
-        videos = [video for video in videos if video["video"] not in twins]
+        videos = without_twins(videos, faults, self._claims)
         used = {video["video"] for video in videos}
         self.settle_faults(where, faults, len(videos), [key for key in keys if key not in used])
         self._report(where, videos)
@@ -119,18 +117,16 @@ class SEWADataset(AffectDataset):
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             yield from pool.map(self._scan, keys)
 
-    def _claims(self, videos: list[dict[str, Any]]) -> Iterator[Claim]:
+    def _claims(self, video: dict[str, Any]) -> Iterator[Claim]:
         """Name the files that no two recordings may share."""
-        for video in videos:
-            key, folder = video["video"], self.root / video["video"]
-            parts = parse_sewa_key(key)
-            recording = (parts.conversation, parts.person, parts.first, parts.last)  # segments of it may coincide
-            yield Claim(key, recording, video["filename"])
-            if (landmarks := folder / f"{key}_Landmarks.zip").is_file() and video["face_found"].any():
-                yield Claim(key, recording, landmarks)
-            for dimension, values in zip(("Valence", "Arousal"), video["affect"].T, strict=True):
-                if np.ptp(values) > 0:  # traces of people who moved nothing may be equal
-                    yield Claim(key, recording, folder / f"{key}_{dimension}_{self.labels}_Aligned.csv")
+        key, folder = video["video"], self.root / video["video"]
+        parts = parse_sewa_key(key)
+        recording = (parts.conversation, parts.person, parts.first, parts.last)  # several segments may be one
+        files = [video["filename"], *([] if self.faces == "frame" else [self._face_source(key)])]
+        for dimension, values in zip(("Valence", "Arousal"), video["affect"].T, strict=True):
+            if np.ptp(values) > 0:  # traces of people who moved nothing may be equal
+                files.append(folder / f"{key}_{dimension}_{self.labels}_Aligned.csv")
+        yield from (Claim(key, recording, file, (file,)) for file in files if file != self.boxes_file)
 
     def _read_split(self) -> list[str]:
         if not self.root.is_dir():
@@ -245,7 +241,7 @@ class SEWADataset(AffectDataset):
             raise MissingDataError(
                 f"{source}: no such landmarks file; set boxes_file for this video, or faces='frame' if it is cropped."
             )
-        check_boxes_inside(boxes, info.width, info.height, f"{source}: {key}")
+        check_boxes_inside(boxes, info.width, info.height, source, key)
         return boxes
 
     def _report(self, where: str, videos: list[dict[str, Any]]) -> None:

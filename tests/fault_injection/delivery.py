@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from hocp_mm.apis import check_data
 from hocp_mm.datasets import transforms  # noqa: F401 - registers them
 from hocp_mm.errors import HOCPError
 from hocp_mm.registry import DATASETS
@@ -21,6 +23,19 @@ from tests.sewa_files import read_number
 SIDE = 48
 Pairs = dict[tuple[str, int], tuple[int, bytes, bytes]]
 """By record and frame, those that count: the number that the picture shows, the bytes of the labels, and the crop."""
+
+
+@dataclass
+class Checked:
+    """What the check of a set said.
+
+    Attributes:
+        faults: Kind and text of each fault.
+        crash: Traceback of an exception.
+    """
+
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    crash: str = ""
 
 
 @dataclass
@@ -67,6 +82,18 @@ def deliver(config: dict[str, Any]) -> Delivery:
             _take(told.pairs, dataset[index])
     except HOCPError as error:
         told.error = str(error)
+    except Exception:
+        told.crash = traceback.format_exc()
+    return told
+
+
+def check(train: dict[str, Any], val: dict[str, Any]) -> Checked:
+    """Run the check over both parts, in this process."""
+    loaders = {f"{part}_dataloader": {"dataset": config} for part, config in (("train", train), ("val", val))}
+    told = Checked()
+    try:
+        report = check_data(Config(loaders), workers=0)
+        told.faults = [(fault.kind, str(fault)) for fault in report.faults]
     except Exception:
         told.crash = traceback.format_exc()
     return told

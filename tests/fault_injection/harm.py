@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,11 @@ UNREADABLE: dict[str, Callable[[Path], Path]] = {
     "lies on a disk that fails": lambda path: _link(path, "/proc/self/mem"),
 }
 
+NO_FAULT_OF_FOLDERS = ("is a folder", "lies on a disk that fails")
+
 
 def register_unreadable(
-    layout: Layout, what: str, find: Callable[[Path], Path], folder: bool = False, **stated: Any
+    layout: Layout, what: str, find: Callable[[Path], Path], except_for: Sequence[str] = (), **stated: Any
 ) -> None:
     """Register every way in which one file may be there and yet be no file.
 
@@ -115,11 +117,11 @@ def register_unreadable(
         layout: Where.
         what: The file, for the names of the damages.
         find: Returns it, given the root.
-        folder: Whether it is a folder, which may well be one.
+        except_for: Ways that are registered elsewhere, or are no damage.
         **stated: As for `Layout.refused`.
     """
     for how, harm in UNREADABLE.items():
-        if folder and how in ("is a folder", "lies on a disk that fails"):
+        if how in except_for:
             continue
         layout.refused(f"{what} {how}", **stated)(lambda root, harm=harm: harm(find(root)))
 

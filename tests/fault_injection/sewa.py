@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hocp_mm.datasets.splits import write_split_files
 from tests.fault_injection.harm import (
+    NO_FAULT_OF_FOLDERS,
     UNREADABLE,
     cut,
     exchange,
@@ -21,19 +22,20 @@ COUNT = 24
 KEYS = (
     "SAH_C1_S001_P001_VC1_000100_000123",
     "SVL_C2_S002_P003_VC1_000000_000023",
+    "SVH_C2_S004_P007_VC1_000050_000073",
     "SSL_C3_S003_P005_VC1_000010_000033",
 )
-KEY, OTHER, UNTRAINED = KEYS
+KEY, OTHER, THIRD, UNTRAINED = KEYS
 
 
 def write(root: Path) -> None:
-    """Write two segments for training and one for validation, with all files that the release has."""
+    """Write three segments for training and one for validation, with all files that the release has."""
     for index, key in enumerate(KEYS):
         folder = write_segment(root, key, COUNT, first_number=100 * index)
         segment, _, conversation, person, *_ = key.split("_")
         text = f"[Info]\nCategory={segment}\nConversation={conversation[1:]}\nSubject={person[1:]}\n"
         (folder / "metadata.ini").write_text(text, encoding="utf-8")
-    write_split_files(root / "splits", {"train": KEYS[:2], "val": KEYS[2:], "test": []}, seed=0)
+    write_split_files(root / "splits", {"train": KEYS[:3], "val": KEYS[3:], "test": []}, seed=0)
 
 
 SEWA = Layout(
@@ -69,7 +71,7 @@ def split(root: Path) -> Path:
 register_unreadable(SEWA, "a label file", valence)
 register_unreadable(SEWA, "a landmarks zip", landmarks)
 register_unreadable(SEWA, "the split file", split, whole=True)
-register_unreadable(SEWA, "the folder of a segment", lambda root: root / KEY, folder=True)
+register_unreadable(SEWA, "the folder of a segment", lambda root: root / KEY, except_for=NO_FAULT_OF_FOLDERS)
 
 
 def _edit_rows(path: Path, edit) -> Path:
@@ -310,7 +312,7 @@ def doubled_points(root):
     return write_landmarks_zip(landmarks(root), COUNT, {frame: square_landmarks() * 2 for frame in range(COUNT)})
 
 
-@SEWA.refused("landmarks of another segment are copied over")
+@SEWA.refused("landmarks of another segment are copied over", records=KEYS[:2])
 def landmarks_of_another(root):
     landmarks(root).write_bytes(landmarks(root, OTHER).read_bytes())
     return landmarks(root)
@@ -365,10 +367,15 @@ def locked_zip(root):
     return path
 
 
+def _name(root: Path, *keys: str) -> Path:
+    """Write the split by hand, without a checksum."""
+    split(root).write_text("".join(f"{key}\n" for key in keys))
+    return split(root)
+
+
 @SEWA.refused("a key is in the split twice", whole=True)
 def double_key(root):
-    split(root).write_text(f"{KEY}\n{OTHER}\n{KEY}\n")
-    return split(root)
+    return _name(root, KEY, OTHER, KEY)
 
 
 @SEWA.refused("a key was taken out of the split by hand", whole=True)
@@ -379,7 +386,7 @@ def edited_split(root):
 @SEWA.refused("the split names a segment that is not there")
 def unknown_key(root):
     key = KEY.replace("P001", "P002")
-    split(root).write_text(f"{KEY}\n{OTHER}\n{key}\n")
+    _name(root, *KEYS[:3], key)
     return root / key
 
 
@@ -391,13 +398,13 @@ def empty_split(root):
 
 @SEWA.refused("a key is written in other case")
 def lower_key(root):
-    split(root).write_text(f"{KEY.lower()}\n{OTHER}\n")
+    _name(root, KEY.lower(), OTHER, THIRD)
     return Path(KEY.lower())
 
 
 @SEWA.refused("a key climbs out of the set")
 def climbing_key(root):
-    split(root).write_text(f"../{KEY}\n{OTHER}\n")
+    _name(root, f"../{KEY}", OTHER, THIRD)
     return Path(f"../{KEY}")
 
 
@@ -457,33 +464,34 @@ def _boxes(root: Path, text: str) -> Path:
 
 
 _BOX = "[40, 0, 280, 240]"
-_BOTH = f'{{"{KEY}": {_BOX}, "{OTHER}": {_BOX}}}'
+_REST = ", ".join(f'"{key}": {_BOX}' for key in KEYS[1:])
+_ALL = f'{{"{KEY}": {_BOX}, {_REST}}}'
 
 
 @SEWA.harmless("face boxes come from a JSON file", options=BOXES)
 def good_boxes(root):
-    _boxes(root, _BOTH)
+    _boxes(root, _ALL)
 
 
 for _name, _text, _whole in (
-    ("the boxes file is cut", _BOTH[:-9], True),
-    ("the boxes file names a key twice", f'{{"{KEY}": [0, 0, 9, 9], "{KEY}": {_BOX}, "{OTHER}": {_BOX}}}', True),
+    ("the boxes file is cut", _ALL[:-9], True),
+    ("the boxes file names a key twice", f'{{"{KEY}": [0, 0, 9, 9], "{KEY}": {_BOX}, {_REST}}}', True),
     ("the boxes file is nested a hundred thousand deep", '{"a": ' + "[" * 100_000, True),
     ("the boxes file is a list", f"[{_BOX}]", True),
-    ("the boxes file lacks a key", f'{{"{OTHER}": {_BOX}}}', False),
-    ("a box has no area", _BOTH.replace("280", "40", 1), False),
-    ("a box is NaN", _BOTH.replace("280", "NaN", 1), False),
-    ("a box is beyond all numbers", _BOTH.replace("280", "9" * 400, 1), False),
-    ("a box is true", _BOTH.replace("[40", "[true", 1), False),
-    ("a box lies outside of the frame", _BOTH.replace("[40, 0, 280", "[4000, 0, 4280", 1), False),
-    ("boxes are too few", f'{{"{KEY}": [{", ".join([_BOX] * 3)}], "{OTHER}": {_BOX}}}', False),
+    ("the boxes file lacks a key", f"{{{_REST}}}", False),
+    ("a box has no area", _ALL.replace("280", "40", 1), False),
+    ("a box is NaN", _ALL.replace("280", "NaN", 1), False),
+    ("a box is beyond all numbers", _ALL.replace("280", "9" * 400, 1), False),
+    ("a box is true", _ALL.replace("[40", "[true", 1), False),
+    ("a box lies outside of the frame", _ALL.replace("[40, 0, 280", "[4000, 0, 4280", 1), False),
+    ("boxes are too few", f'{{"{KEY}": [{", ".join([_BOX] * 3)}], {_REST}}}', False),
 ):
     SEWA.refused(_name, options=BOXES, whole=_whole)(lambda root, text=_text: _boxes(root, text))
 
 
 @SEWA.refused("the boxes file is UTF-16", options=BOXES, whole=True)
 def utf16_boxes(root):
-    return reencode(_boxes(root, _BOTH), "utf-16")
+    return reencode(_boxes(root, _ALL), "utf-16")
 
 
-register_unreadable(SEWA, "the boxes file", lambda root: _boxes(root, _BOTH), options=BOXES, whole=True)
+register_unreadable(SEWA, "the boxes file", lambda root: _boxes(root, _ALL), options=BOXES, whole=True)
