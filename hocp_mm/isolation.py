@@ -18,7 +18,7 @@ import cv2
 Task = tuple[Callable[..., Any], tuple[Any, ...], float | None]
 """A function of a module, its arguments, and the seconds it may take (None = any)."""
 
-_READY = "ready"
+_BEGUN = "begun"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Worker:
         self._process: Any = None
         self._connection: Connection | None = None
         self._seconds: float | None = None
-        self._ready = False
+        self._has_begun = False
 
     @property
     def connection(self) -> Connection:
@@ -127,11 +127,11 @@ class _Worker:
             self._start_process()
         function, arguments, self._seconds = task
         self.number, self.busy = number, True
-        self.deadline = self._deadline() if self._ready else float("inf")  # a start takes no time from the task
+        self.deadline = float("inf")  # until it begins: starting a process and importing take no time from the task
         self.connection.send((function, arguments))
 
     def receive(self) -> Outcome | None:
-        """Return the answer, or what became of the process; None if it has only started.
+        """Return the answer, or what became of the process; None if the task has only begun.
 
         Raises:
             RuntimeError: If the task raised an exception, or the process ended before it began.
@@ -140,8 +140,9 @@ class _Worker:
             message = self.connection.recv()
         except (EOFError, OSError):
             return self._lost()
-        if message == _READY:
-            self._ready, self.deadline = True, self._deadline()
+        if message == _BEGUN:
+            self._has_begun = True
+            self.deadline = float("inf") if self._seconds is None else time.monotonic() + self._seconds
             return None
         self.busy = False
         good, value = message
@@ -156,7 +157,7 @@ class _Worker:
 
     def end(self) -> None:
         """End the process, whatever it is at."""
-        self.busy = self._ready = False
+        self.busy = self._has_begun = False
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -165,18 +166,15 @@ class _Worker:
 
     def _lost(self) -> Outcome:
         self._process.join()
-        code, ready = self._process.exitcode, self._ready
+        code, has_begun = self._process.exitcode, self._has_begun
         self.end()
         name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        if not ready:
+        if not has_begun:
             raise RuntimeError(
                 f"IsolatedPool: a process ended ({name}) before its first task; scripts must start their work under "
                 '`if __name__ == "__main__":`.'
             )
         return Outcome(failure=f"crashed ({name})")
-
-    def _deadline(self) -> float:
-        return float("inf") if self._seconds is None else time.monotonic() + self._seconds
 
     def _start_process(self) -> None:
         # Started afresh, not forked: a copy of a process with running threads may hang.
@@ -203,10 +201,10 @@ def _serve(connection: Connection) -> None:
     """Do tasks until the other side ends this process."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    connection.send(_READY)
     while True:
         try:
             function, arguments = connection.recv()
+            connection.send(_BEGUN)
             answer = True, function(*arguments)
         except EOFError:
             return

@@ -22,10 +22,9 @@ from torch import nn
 
 from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, unwrap_state_dict
 from hocp_mm.compat import init_distributed
+from hocp_mm.data_options import SPLITS, share_fold, use_store
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
-
-SPLITS = ("train", "val", "test")
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -40,7 +39,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Raises:
         MissingDataError: If there is no such file.
-        HOCPError: If it is no config, or its data sets would read different folds.
+        HOCPError: If it is no config, its data sets would read different folds, or ``store`` among its keys cannot
+            take their place (see `hocp_mm.data_options`).
     """
     if not Path(path).is_file():
         raise MissingDataError(f"config: no such file: {path}.")
@@ -51,47 +51,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}).") from error
     if options:
         cfg.merge_from_dict(dict(options))
-    _share_fold(cfg, options or {})
+    share_fold(cfg, options or {})
+    use_store(cfg)
     return cfg
-
-
-def _share_fold(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Hand a ``fold`` among the options on to every data set that has one; refuse folds that differ.
-
-    mmengine replaces variables by their values when it parses, so that a new value of ``fold`` would reach nobody; and
-    a network trained on one fold has seen the test people of another.
-
-    Args:
-        cfg: The config, changed in place.
-        options: What was given on the command line.
-
-    Raises:
-        HOCPError: If the folds differ, ``fold`` is given twice, or no data set has one.
-    """
-    found = {f"{split}_dataloader": _with_fold(cfg.get(f"{split}_dataloader")) for split in SPLITS}
-    datasets = [(loader, dataset) for loader, several in found.items() for dataset in several]
-    if "fold" in options:
-        if not datasets:
-            raise HOCPError(f"config: fold={options['fold']!r} needs a data set with folds, got none.")
-        if any(key.endswith("dataset.fold") for key in options):
-            raise HOCPError("config: give fold once, for all data sets, or for each of them, got both.")
-        for _, dataset in datasets:
-            dataset["fold"] = options["fold"]
-    if len({dataset["fold"] for _, dataset in datasets}) > 1:
-        folds = ", ".join(f"{loader} {dataset['fold']}" for loader, dataset in datasets)
-        raise HOCPError(f"config: all data sets must read one fold, got {folds}; set --cfg-options fold=K.")
-    if datasets:
-        cfg.fold = datasets[0][1]["fold"]
-
-
-def _with_fold(config: Any) -> list[dict[str, Any]]:
-    """Return the data sets with a ``fold`` in a loader's config, wrapped ones included."""
-    if isinstance(config, list | tuple):
-        return [found for item in config for found in _with_fold(item)]
-    if not isinstance(config, dict):
-        return []
-    own = [config] if "fold" in config else []
-    return own + [found for key in ("dataset", "datasets") for found in _with_fold(config.get(key))]
 
 
 def require_file(path: str | Path, what: str) -> Path:

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import cv2
@@ -18,7 +20,8 @@ def run_tasks(
 ) -> list[_T]:
     """Call ``function`` with the arguments of each task.
 
-    The first exception of a task ends the others and is raised; what a task should survive it catches itself.
+    The first exception of a task ends the others and is raised; what a task should survive it catches itself. When
+    this process is killed, its workers end at once.
 
     Args:
         function: A function of a module.
@@ -44,7 +47,7 @@ def run_tasks(
         return results
     # Started afresh, not forked: a copy of a process with running threads may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         futures = [pool.submit(function, *task) for task in tasks]
         for done, future in enumerate(as_completed(futures), start=1):
@@ -58,3 +61,20 @@ def run_tasks(
 def cpu_cores() -> int:
     """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin_worker() -> None:
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """Wait for the end of the process that started this one, and end too.
+
+    The pool's workers would wait for tasks for ever, and one in the middle of a file would go on writing beside
+    whoever takes up the work.
+    """
+    wait([sentinel])
+    os._exit(1)

@@ -59,13 +59,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sheet = draw_contact_sheet(
         clips,
         f"{type(dataset).__name__}  ·  {args.split}",
-        f"labels scaled from {low:g} to {high:g}  ·  {width} x {height} pixels  ·  "
+        f"label_range ({low:g}, {high:g}), shown in [-1, 1]  ·  {width} x {height} pixels  ·  "
         f"{len(clips)} of {len(dataset)} clips, seed {args.seed}",
         columns=args.frames,
     )
     path = sheet.save(args.out)
     if built.faults:
-        print(f"{len(built.faults)} faults are left out; tools/check_data.py {args.config} names them")
+        count = "1 fault is" if len(built.faults) == 1 else f"{len(built.faults)} faults are"
+        print(f"{count} left out; tools/check_data.py {args.config} names them")
     print(f"{len(clips)} clips written to {path}")
 
 

@@ -21,7 +21,7 @@ from hocp_mm.cli import run
 from hocp_mm.errors import DataError, HOCPError
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
 
     from hocp_mm.evaluation import FoldScores
     from hocp_mm.structures import AffectTimeline
@@ -101,7 +101,10 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     root = cfg.test_dataloader.dataset.data_root
     count = count_folds(root)
     if count == 0:
-        raise HOCPError(f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py {root} writes them.")
+        raise HOCPError(
+            f"{Path(root) / 'folds'}: holds no folds; tools/prepare/split_afew_va.py writes them (into the raw folder, "
+            "before a store is prepared from it)."
+        )
     chosen = sorted(set(range(count) if wanted is None else wanted))
     if unknown := [fold for fold in chosen if not 0 <= fold < count]:
         raise HOCPError(f"--folds: {Path(root) / 'folds'} holds folds 0 to {count - 1}, got {unknown[0]}.")
@@ -235,7 +238,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     timelines = read_results(folder / "results")
     expected, got = set(read_fold(dataset.data_root, fold)["test"]), {timeline.video for timeline in timelines}
     missing, foreign = sorted(expected - got), sorted(got - expected)
-    if foreign or (missing and dataset.get("on_fault", "error") == "error"):
+    if foreign or (set(missing) - may_be_missing(dataset, missing)):
         raise DataError(
             f"{folder / 'results'}: must hold the {len(expected)} test clips of fold {fold}, got {len(missing)} "
             f"missing and {len(foreign)} others ({', '.join((missing + foreign)[:5])}); delete it to test again."
@@ -244,6 +247,16 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
         were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
         print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
     return timelines
+
+
+def may_be_missing(dataset: "ConfigDict", missing: list[str]) -> set[str]:
+    """Return the test clips that a fold need not have: faulty ones, passed over as asked for or left out of a store."""
+    if dataset.get("on_fault", "error") == "skip":
+        return set(missing)
+    from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
+
+    is_store = (Path(dataset.data_root) / REPORT).is_file()
+    return left_out_keys(read_report(dataset.data_root)) if is_store else set()
 
 
 def report(scores: "FoldScores") -> str:

@@ -75,7 +75,7 @@ def check_data(
     limits = limits or TimeLimits()
     workers = cpu_cores() if workers is None else workers
     configs = part_configs(cfg, splits)
-    sources = [next(n for n, other in enumerate(configs) if other.config == part.config) for part in configs]
+    sources = [next(n for n, other in enumerate(configs) if _same(other, part)) for part in configs]
     distinct = sorted(set(sources))
     with IsolatedPool(workers) as pool:
         built = dict(zip(distinct, _build([configs[n] for n in distinct], pool, limits), strict=True))
@@ -93,13 +93,20 @@ def check_data(
     )
 
 
+def _same(one: PartConfig, other: PartConfig) -> bool:
+    """Tell whether one check serves both: validation may be read again for test, but not for training (a leak)."""
+    return one.config == other.config and (one.split == "train") == (other.split == "train")
+
+
 class _PartCheck:
     """What becomes known about one part."""
 
     def __init__(self, config: PartConfig, built: BuiltPart) -> None:
         self.config, self.built = config, built
         self.dataset = built.dataset
-        self.content = PartContent(config.name, config.split, config.type_name)
+        # The same people, whether they are read from a set or from a store of its crops.
+        kind = None if self.dataset is None else self.dataset.metainfo.get("dataset_type")
+        self.content = PartContent(config.name, config.split, str(kind or config.type_name))
         self.statistics = PartStatistics()
         self.faults: list[Fault] = list(built.faults)
         self.samples: list[int] = []

@@ -31,6 +31,7 @@ def with_ground_truth(timeline: AffectTimeline, folder: str | Path, cfg: Mapping
         DataError: If a label file breaks a rule, or has another length than the video.
     """
     dataset = next((loader["dataset"] for name in LOADERS if (loader := cfg.get(name))), {})
+    dataset = {**dataset, **(dataset.get("expected") or {})}  # a store of face crops names those of the raw data set
     kind, (low, high) = dataset.get("labels", "V"), dataset.get("label_range", (-1.0, 1.0))
     columns = []
     for dimension in ("valence", "arousal"):

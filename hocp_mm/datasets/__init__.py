@@ -9,6 +9,7 @@ from hocp_mm.datasets.avec import AVECDataset
 from hocp_mm.datasets.avec_files import labels_at, read_avec_csv
 from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
 from hocp_mm.datasets.face_cascades import Detections
+from hocp_mm.datasets.face_crops import FaceCropDataset
 from hocp_mm.datasets.face_detection import FaceDetector, make_detector, track_detections
 from hocp_mm.datasets.face_linking import FaceTrack
 from hocp_mm.datasets.faces import (
@@ -41,6 +42,7 @@ __all__ = [
     "AffectDataset",
     "AffectNetDataset",
     "Detections",
+    "FaceCropDataset",
     "FaceDetector",
     "FaceTrack",
     "SEWADataset",

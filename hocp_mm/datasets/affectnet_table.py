@@ -8,34 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-class PackedStrings:
-    """Strings in one array of bytes: no object each, so that processes share the memory as long as they only read.
-
-    Example:
-        >>> names = PackedStrings(["a", "", "ü"])
-        >>> len(names), names[2]
-        (3, 'ü')
-    """
-
-    def __init__(self, strings: Sequence[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]
-        self._ends = np.cumsum([len(raw) for raw in encoded], dtype=np.int64)
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        """Return the number of strings."""
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        """Return one string."""
-        start = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._bytes[start : int(self._ends[index])].tobytes())
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of all strings."""
-        return self._bytes.nbytes + self._ends.nbytes
+from hocp_mm.datasets.packed_strings import PackedStrings
 
 
 class AffectNetTable:

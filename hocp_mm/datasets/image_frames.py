@@ -137,13 +137,13 @@ def square_scale(pixel_aspect: float) -> tuple[float, float]:
     return max(float(pixel_aspect), 1.0), max(1 / float(pixel_aspect), 1.0)
 
 
-def held_frames(frame_files: Sequence[str]) -> NDArray[np.int64]:
+def held_frames(frame_files: Sequence[str] | NDArray[np.integer]) -> NDArray[np.int64]:
     """Return for each frame the number of the frame to show: itself, or where it has no file the last one with one.
 
     Before the first frame with a file that one is shown.
 
     Args:
-        frame_files: A path per frame, empty where there is none.
+        frame_files: A path per frame, empty where there is none; or the bytes of each frame's picture, 0 for none.
 
     Returns:
         Frame numbers with a file, int64 ``[F]``.

@@ -70,13 +70,15 @@ def build_part(part: PartConfig) -> BuiltPart:
     """
     if part.imports:
         import_modules_from_strings(**part.imports)
-    with _warnings_kept() as notes:
+    with _warnings_kept(part.type_name) as notes:
         try:
             with DefaultScope.overwrite_default_scope(part.scope):
                 dataset: AffectDataset = DATASETS.build(part.config)
         except Exception as error:  # whatever a constructor says about its options
-            cause = user_error(error)
-            return BuiltPart(None, refusal=str(cause or f"{type(error).__name__}: {error}"))
+            if cause := user_error(error):  # or about files that it opens already
+                return BuiltPart(None, (Fault(str(cause), "set"),), tuple(notes))
+            plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            return BuiltPart(None, refusal=plain)
         try:
             dataset.full_init()
         except HOCPError as error:
@@ -104,12 +106,12 @@ def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:
 
 
 @contextmanager
-def _warnings_kept() -> Iterator[list[str]]:
-    """Collect the warnings of data sets instead of printing what they log; those about faults are left out."""
+def _warnings_kept(name: str) -> Iterator[list[str]]:
+    """Collect the warnings of a data set instead of printing what it logs; those about faults are left out."""
     kept: list[str] = []
     logger = MMLogger.get_current_instance()
     before = logger.handlers
-    collectors: list[logging.Handler] = [_Collector(kept.append)]
+    collectors: list[logging.Handler] = [_Collector(name, kept.append)]
     logger.handlers = collectors
     try:
         yield kept
@@ -118,11 +120,11 @@ def _warnings_kept() -> Iterator[list[str]]:
 
 
 class _Collector(logging.Handler):
-    def __init__(self, collect: Callable[[str], None]) -> None:
+    def __init__(self, name: str, collect: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._collect = collect
+        self._begin, self._collect = name, collect
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if "on_fault='skip'" not in text:
+        if text.startswith(self._begin) and "on_fault='skip'" not in text:  # mmengine has warnings of its own
             self._collect(text)

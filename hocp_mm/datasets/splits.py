@@ -84,14 +84,14 @@ def check_no_leak(parts: Mapping[str, Iterable[str]], group_of: Callable[[str], 
 
 
 def write_split_files(
-    folder: str | Path, parts: Mapping[str, Sequence[str]], seed: int, grouped_by: str = "S"
+    folder: str | Path, parts: Mapping[str, Sequence[str]], seed: int | None, grouped_by: str = "S"
 ) -> list[Path]:
     """Write ``<part>.txt`` files, one key a line under a line with seed, checksum and grouping.
 
     Args:
         folder: Where to write; created.
         parts: Keys by part.
-        seed: Seed that made the split, for the record.
+        seed: Seed that made the split, for the record; None for one that nobody drew.
         grouped_by: What was kept together, for the record.
 
     Returns:
@@ -102,7 +102,8 @@ def write_split_files(
     files = []
     for part, keys in parts.items():
         file = folder / f"{part}.txt"
-        header = f"# seed={seed} sha256={_checksum(keys)} grouped by {grouped_by}\n"
+        drawn = "" if seed is None else f"seed={seed} "
+        header = f"# {drawn}sha256={_checksum(keys)} grouped by {grouped_by}\n"
         draft = file.with_suffix(".txt.part")
         draft.write_text(header + "".join(f"{key}\n" for key in keys), encoding="utf-8", newline="\n")
         draft.replace(file)

@@ -14,7 +14,7 @@ from hocp_mm.visualization.timeline_plot import COLOURS
 
 _INK, _SOFT, _GOOD, _BAD, _RULE = "#222222", "#767676", "#1B7837", "#B2182B", "#E4E4E4"
 _MINUS = "\N{MINUS SIGN}"  # as wide as a digit, unlike the hyphen
-_MARGIN, _GAP, _LINE = 24, 10, 18
+_MARGIN, _TOP, _GAP, _LINE = 24, 82, 10, 18
 _LEAST_SIDE = 120  # smaller pictures are enlarged by a whole factor, each pixel to a block of one colour
 
 Span = tuple[str, str]
@@ -123,40 +123,66 @@ def draw_contact_sheet(clips: Sequence[SheetClip], title: str, subtitle: str = "
     sizes = {clip.frames.shape[1:3] for clip in clips}
     if len(sizes) != 1:
         raise ValueError(f"draw_contact_sheet: all frames must have one size, got {sorted(sizes) or 'no clip'}.")
-    height, width = next(iter(sizes))
+    layout = _lay_out(clips, title, subtitle, columns)
+    sheet = Image.new("RGB", layout.size, "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=_font(20, bold=True))
+    draw.text((_MARGIN, _MARGIN + 26), subtitle, fill=_SOFT, font=_font(13))
+    places: list[tuple[tuple[int, int], ...]] = []
+    for number, row in enumerate(layout.rows):
+        x, y = _MARGIN, _TOP + number * layout.row_height
+        draw.line([(_MARGIN, y - 4), (layout.size[0] - _MARGIN, y - 4)], fill=_RULE)
+        if not layout.images:
+            draw.text((_MARGIN, y + 2), row[0].heading, fill=_INK, font=_font(13, bold=True))
+        for clip in row:
+            corners = [(x + place * layout.step, y + layout.head) for place in range(len(clip.frames))]
+            places.append(tuple(corners))
+            for place, corner in enumerate(corners):
+                _draw_frame(sheet, draw, clip, place, corner, layout)
+            x = corners[-1][0] + layout.step
+    return ContactSheet(np.array(sheet, dtype=np.uint8), tuple(places), layout.zoom)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things go, in pixels.
+
+    Attributes:
+        rows: Clips from top to bottom; several in a row only if they are images.
+        images: Whether all clips have a single frame; their keys then stand under the frames, not above the rows.
+        zoom: Side of the block of a pixel.
+        step: From one frame to the next.
+        head: Height of the heading of a row.
+        row_height: From one row to the next.
+        size: Of the sheet.
+    """
+
+    rows: Sequence[Sequence[SheetClip]]
+    images: bool
+    zoom: int
+    step: int
+    head: int
+    row_height: int
+    size: tuple[int, int]
+
+
+def _lay_out(clips: Sequence[SheetClip], title: str, subtitle: str, columns: int) -> _Layout:
+    height, width = clips[0].frames.shape[1:3]
     zoom = max(1, -(-_LEAST_SIDE // max(width, height)))
     images = all(len(clip.frames) == 1 for clip in clips)
-    lines = images + max(len(clip.caption(place)) for clip in clips for place in range(len(clip.frames)))
-    cell = max(width * zoom, *(_cell_width(clip) for clip in clips)), height * zoom + lines * _LINE + 6
     rows = [clips[n : n + columns] for n in range(0, len(clips), columns)] if images else [[clip] for clip in clips]
-    across = max(sum(len(clip.frames) for clip in row) for row in rows)
+    captions = [clip.caption(place) for clip in clips for place in range(len(clip.frames))]
+    text_width = max(
+        sum(int(_font(13).getlength(text)) + 8 for text, _ in line) for lines in captions for line in lines
+    )
+    step = max(width * zoom, text_width) + _GAP
     head = 0 if images else _LINE + 8
+    row_height = head + height * zoom + (max(map(len, captions)) + images) * _LINE + 6 + 2 * _GAP
     texts = [(title, _font(20, bold=True)), (subtitle, _font(13))]
     texts += [] if images else [(clip.heading, _font(13, bold=True)) for clip in clips]
-    widest = max(int(font.getlength(text)) for text, font in texts)
-    top = _MARGIN + 58
-    size = (
-        2 * _MARGIN + max(across * (cell[0] + _GAP) - _GAP, widest),
-        top + len(rows) * (head + cell[1] + 2 * _GAP),
-    )
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, _MARGIN - 4), title, fill=_INK, font=texts[0][1])
-    draw.text((_MARGIN, _MARGIN + 26), subtitle, fill=_SOFT, font=texts[1][1])
-    places: list[tuple[tuple[int, int], ...]] = []
-    for number, row in enumerate(rows):
-        y = top + number * (head + cell[1] + 2 * _GAP)
-        draw.line([(_MARGIN, y - 4), (size[0] - _MARGIN, y - 4)], fill=_RULE)
-        if not images:
-            draw.text((_MARGIN, y + 2), row[0].heading, fill=_INK, font=_font(13, bold=True))
-        x = _MARGIN
-        for clip in row:
-            left = [x + place * (cell[0] + _GAP) for place in range(len(clip.frames))]
-            places.append(tuple((column, y + head) for column in left))
-            for place in range(len(clip.frames)):
-                _draw_frame(sheet, draw, clip, place, places[-1][place], zoom, cell[0] if images else 0)
-            x = left[-1] + cell[0] + _GAP
-    return ContactSheet(np.array(sheet, dtype=np.uint8), tuple(places), zoom)
+    across = max(sum(len(clip.frames) for clip in row) for row in rows)
+    inner = max(across * step - _GAP, *(int(font.getlength(text)) + 1 for text, font in texts))
+    return _Layout(rows, images, zoom, step, head, row_height, (inner + 2 * _MARGIN, _TOP + len(rows) * row_height))
 
 
 def _draw_frame(
@@ -165,30 +191,22 @@ def _draw_frame(
     clip: SheetClip,
     place: int,
     corner: tuple[int, int],
-    zoom: int,
-    key_width: int,
+    layout: _Layout,
 ) -> None:
-    """Paste one frame with what is known about it below; its key too where ``key_width`` gives it room."""
+    """Paste one frame, and below it what is known about it."""
     x, y = corner
-    pixels = clip.frames[place].repeat(zoom, axis=0).repeat(zoom, axis=1)
+    pixels = clip.frames[place].repeat(layout.zoom, axis=0).repeat(layout.zoom, axis=1)
     sheet.paste(Image.fromarray(pixels), corner)
     y += len(pixels) + 4
     lines = clip.caption(place)
-    if key_width:
-        lines = [[(_fitting(clip.video, key_width), _INK)], *lines]
+    if layout.images:
+        lines = [[(_fitting(clip.video, layout.step - _GAP), _INK)], *lines]
     for line in lines:
         start = x
         for text, colour in line:
             draw.text((start, y), text, fill=colour, font=_font(13))
             start += int(_font(13).getlength(text)) + 8
         y += _LINE
-
-
-def _cell_width(clip: SheetClip) -> int:
-    """Return the width of the widest caption."""
-    font = _font(13)
-    lines = [line for place in range(len(clip.frames)) for line in clip.caption(place)]
-    return max(int(sum(font.getlength(text) + 8 for text, _ in line)) for line in lines)
 
 
 def _fitting(text: str, width: int) -> str:
@@ -200,7 +218,7 @@ def _fitting(text: str, width: int) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.2f}".replace("-", _MINUS)
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", _MINUS)  # the sum turns -0 into 0
 
 
 def _mark(name: str, yes: bool) -> Span:

@@ -36,6 +36,13 @@ def test_kind_and_range_of_the_labels_are_those_of_the_config(tmp_path: Path):
         with_ground_truth(timeline(), tmp_path / "nowhere", cfg)
 
 
+def test_a_network_trained_on_a_store_has_the_labels_of_its_raw_data_set(tmp_path: Path):
+    expected = {"dataset": "SEWADataset", "labels": "AV", "label_range": [-10.0, 10.0]}
+    cfg = {"test_dataloader": {"dataset": {"type": "hocp_mm.FaceCropDataset", "expected": expected}}}
+    table = with_ground_truth(timeline(), write(tmp_path, kind="AV"), cfg)
+    assert table.target[0].tolist() == pytest.approx([0.037, -0.05])
+
+
 def test_segments_may_count_from_their_place_in_the_recording(tmp_path: Path):
     key = "SSL_C2_S055_P109_VC1_004803_005542"
     assert with_ground_truth(timeline(key), write(tmp_path, key, first=4803), {}).target is not None

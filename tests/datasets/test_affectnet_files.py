@@ -1,13 +1,12 @@
 """Which rows of AffectNet are kept, and how they are named and held."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hocp_mm.datasets.affectnet_files import AffectNetRows, emonet_rules, expression_names, renumber, select_rows
-from hocp_mm.datasets.affectnet_table import AffectNetTable, PackedStrings, image_keys
+from hocp_mm.datasets.affectnet_table import AffectNetTable, image_keys
 
 NAN = float("nan")
 
@@ -97,13 +96,6 @@ def test_emonet_keeps_labels_that_agree(case):
     affect = np.array([*passing, *failing])
     expected = [True] * len(passing) + [False] * len(failing)
     assert emonet_rules(np.full(len(affect), number), affect).tolist() == expected
-
-
-def test_packed_strings_are_those_that_went_in():
-    names = ["1/a.jpg", "", "12/ü笑.png", "x\udce9.jpg"]  # the last one is no UTF-8 on disk
-    packed = pickle.loads(pickle.dumps(PackedStrings(names)))
-    assert [packed[index] for index in range(len(packed))] == names
-    assert packed.nbytes < 80
 
 
 def test_a_row_keeps_its_name_whatever_else_is_dropped():

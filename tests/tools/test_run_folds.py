@@ -183,6 +183,19 @@ def test_left_out_clips_are_named_where_skipping_is_allowed(tool, config, fake, 
     assert f"fold 0: 1 faulty clip was left out: {tested[-1]}" in capsys.readouterr().out
 
 
+def test_clips_that_a_store_lacks_are_named_and_others_are_missing(tool, config, fake, capsys):
+    """A store was prepared without them, whatever its reader says about faults."""
+    tested = read_fold(config.parent / "data", 0)["test"]
+    report = config.parent / "data" / "report.csv"
+    report.write_text(f"kind,file,text\nrecord left out,{tested[-1]},a split names this record\n")
+    fake.predictions = tested[:-1]
+    run(tool, config, "--folds", "0")
+    assert f"fold 0: 1 faulty clip was left out: {tested[-1]}" in capsys.readouterr().out
+    report.write_text("kind,file,text\n")
+    with pytest.raises(DataError, match="must hold the 4 test clips of fold 0, got 1 missing and 0 others"):
+        run(tool, config, "--folds", "0")
+
+
 def test_training_without_a_best_checkpoint_is_an_error(tool, config, fake, monkeypatch):
     monkeypatch.setattr(tool, "call", lambda *args: None)
     with pytest.raises(HOCPError, match="fold_0: training must leave a best checkpoint, got none"):

@@ -1,17 +1,15 @@
 """From frame numbers to face crops."""
 
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces import crop_faces, face_track, square_boxes
-from hocp_mm.datasets.image_frames import held_frames, iter_images, square_pixels, square_scale
-from hocp_mm.datasets.video import Decoder, iter_frames, read_frames
-from hocp_mm.errors import DataError
+from hocp_mm.datasets.frame_crops import FrameCrops
+from hocp_mm.datasets.store.reading import StoredCrops
+from hocp_mm.datasets.video import Decoder
 from hocp_mm.registry import TRANSFORMS
 
 
@@ -71,7 +69,11 @@ class LoadFaceClip:
     A record with ``frame_files`` is read from these image files (see `read_image` for grey, alpha, 16 bits,
     rotation). A frame without a file shows the last one that has one (see `held_frames`), with its crop; such frames
     are not valid, so their labels count nowhere. ``pixel_aspect`` of a record makes its pixels square before the
-    crop, boxes and frames by one rule (`square_scale`).
+    crop, boxes and frames by one rule (`crop_rule`).
+
+    A record of a store (with ``pack``, see `FaceCropDataset`) is read from its pack: the very pictures where size and
+    margin are those of the store, a cut around the same centre where they are smaller. What the store does not hold is
+    an error, not a blur.
 
     Args:
         size: Side of the crops, pixels.
@@ -79,7 +81,7 @@ class LoadFaceClip:
         smooth: Window of the moving average of the boxes, in frames (25 = 1 s of a chat video).
         cache_mb: Megabytes (2**20 bytes) in which whole videos of crops are kept; 0 decodes every clip anew.
             The pixels are the same. Each process, and so each data loader worker, has its own cache.
-        decoder: ``"auto"``, ``"pyav"``, ``"seek"`` or ``"decord"`` (see `read_frames`).
+        decoder: ``"auto"``, ``"pyav"``, ``"seek"`` or ``"decord"`` (see `read_frames`); a store needs none.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -101,69 +103,36 @@ class LoadFaceClip:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``imgs`` to a record with ``frame_inds``."""
-        inds, num_frames, boxes = results["frame_inds"], results["num_frames"], results["boxes"]
-        filename, files = results["filename"], results.get("frame_files")
-        aspect = results.get("pixel_aspect", 1.0)
-        inds = np.where(inds < 0, num_frames - 1, inds)
-        if files is not None:
-            inds = _shown_frames(filename, files, num_frames)[inds]
-        squares = None if boxes is None else face_track(boxes * (2 * square_scale(aspect)), self.margin, self.smooth)
-        # size, margin and smooth are fixed here, but two data sets may give one file different boxes or frames.
-        marks = (aspect, None if squares is None else zlib.crc32(squares.tobytes()))
-        names = None if files is None else zlib.crc32("\0".join(files).encode(errors="surrogateescape"))
-        video = self.cache.get(
-            (filename, num_frames, marks, names),
-            num_frames * self.size**2 * 3,
-            lambda: self._load_all(filename, files, num_frames, squares, aspect),
-        )
+        inds, num_frames = results["frame_inds"], results["num_frames"]
+        source = self._source(results)
+        inds = source.shown()[np.where(inds < 0, num_frames - 1, inds)]
+        # size, margin and smooth are fixed here.
+        size_in_memory = num_frames * self.size**2 * 3
+        video = self.cache.get(source.key, size_in_memory, lambda: self._load_all(source, num_frames))
         if video is not None:
             results["imgs"] = video[inds]
             return results
         wanted, position = np.unique(inds, return_inverse=True)
-        # Image files come one by one, so that no more than one is held at its full size.
-        frames = read_frames(filename, wanted, self.decoder) if files is None else iter_images(files, wanted)
-        crops = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
-        for place, (index, frame) in enumerate(zip(wanted, frames, strict=True)):
-            crops[place] = self._crop(frame, squares, int(index), aspect)
+        crops = self._empty(len(wanted))
+        for place, crop in enumerate(source.read(wanted)):
+            crops[place] = crop
         results["imgs"] = crops[position]
         return results
 
-    def _load_all(
-        self,
-        filename: str,
-        files: Sequence[str] | None,
-        num_frames: int,
-        squares: NDArray[np.float32] | None,
-        aspect: float,
-    ) -> NDArray[np.uint8]:
+    def _source(self, results: dict[str, Any]) -> FrameCrops | StoredCrops:
+        if "pack" in results:
+            return StoredCrops(results, self.size, self.margin, self.smooth)
+        return FrameCrops(results, self.size, self.margin, self.smooth, self.decoder)
+
+    def _load_all(self, source: FrameCrops | StoredCrops, num_frames: int) -> NDArray[np.uint8]:
         """Crop every frame while reading, so that no full-size video is held."""
-        crops = np.zeros((num_frames, self.size, self.size, 3), dtype=np.uint8)
-        if files is not None:
-            shown = np.flatnonzero([bool(file) for file in files])  # nobody asks for the others
-            for index, frame in zip(shown, iter_images(files, shown), strict=True):
-                crops[index] = self._crop(frame, squares, int(index), aspect)
-            return crops
-        count = 0
-        frames = iter_frames(filename) if self.decoder != "decord" else self._read_all(filename, num_frames)
-        for count, frame in enumerate(frames, start=1):
-            crops[count - 1] = self._crop(frame, squares, count - 1, aspect)
-            if count == num_frames:
-                return crops
-        raise DataError(f"{filename}: frame {count} was asked for, but the stream ends after {count} frames.")
+        crops = self._empty(num_frames)
+        for index, crop in source.read_all():
+            crops[index] = crop
+        return crops
 
-    def _read_all(self, filename: str, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-        return iter(read_frames(filename, range(num_frames), self.decoder))
-
-    def _crop(
-        self, frame: NDArray[np.uint8], squares: NDArray[np.float32] | None, index: int, aspect: float
-    ) -> NDArray[np.uint8]:
-        """Return the crop of one frame, ``[size, size, 3]``."""
-        if squares is None:
-            (height, width), (scale_x, scale_y) = frame.shape[:2], square_scale(aspect)
-            square = square_boxes(np.array([[0, 0, width * scale_x, height * scale_y]], np.float32), 1.0)
-        else:
-            square = squares[index : index + 1]
-        return crop_faces(square_pixels(frame, aspect)[None], square, self.size)[0]
+    def _empty(self, count: int) -> NDArray[np.uint8]:
+        return np.zeros((count, self.size, self.size, 3), dtype=np.uint8)
 
     def __repr__(self) -> str:
         """Show the settings."""
@@ -171,11 +140,3 @@ class LoadFaceClip:
             f"LoadFaceClip(size={self.size}, margin={self.margin}, smooth={self.smooth}, "
             f"cache_mb={self.cache.max_bytes / 2**20:g}, decoder={self.decoder!r})"
         )
-
-
-def _shown_frames(filename: str, files: Sequence[str], num_frames: int) -> NDArray[np.int64]:
-    if len(files) != num_frames:
-        raise ValueError(
-            f"LoadFaceClip: frame_files must name one file per frame, got {len(files)} for {num_frames} ({filename})."
-        )
-    return held_frames(files)

@@ -1,0 +1,28 @@
+"""Stores of ready face crops: one video file of pictures per record, and one table of everything known about them.
+
+<store>/store.json              what the store was made from, and how
+<store>/packs/<name>.avi        Motion JPEG (or PNG): every player shows it, frame k lies at a known byte
+<store>/index.npz               all records: labels, boxes, place and checksum of each picture; written last
+<store>/splits/, <store>/folds/ copies of the split and fold files
+<store>/report.csv              what was left out, and why
+"""
+
+from hocp_mm.datasets.store.header import StoreHeader, read_header, write_header
+from hocp_mm.datasets.store.index import StoreIndex, read_index
+from hocp_mm.datasets.store.index_writing import IndexRow, write_index
+from hocp_mm.datasets.store.pack import PackTable, read_pack, write_pack
+from hocp_mm.datasets.store.settings import CropSettings
+
+__all__ = [
+    "CropSettings",
+    "IndexRow",
+    "PackTable",
+    "StoreHeader",
+    "StoreIndex",
+    "read_header",
+    "read_index",
+    "read_pack",
+    "write_header",
+    "write_index",
+    "write_pack",
+]

@@ -1,0 +1,104 @@
+"""``store.json``: what a store was made from, and how."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hocp_mm.datasets.store.settings import CropSettings
+from hocp_mm.errors import DataError, MissingDataError
+
+FORMAT_VERSION = 1
+HEADER_NAME = "store.json"
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """What is known about a store as a whole.
+
+    Attributes:
+        dataset: Class of the raw data set, without scope (``"SEWADataset"``).
+        metainfo: Its metainfo, as far as JSON can hold it; lists come back as tuples.
+        record_options: Its options that shaped the records (`AffectDataset.record_options`).
+        crop: How the pictures were cut.
+        counts: Numbers for people: at least ``records`` and ``frames``.
+        splits: Where the parts are listed: ``"splits"``, ``"folds"`` or both.
+        package_version: Of hocp_mm that wrote it.
+        format_version: Of the files of the store.
+    """
+
+    dataset: str
+    metainfo: Mapping[str, Any]
+    record_options: Mapping[str, Any]
+    crop: CropSettings
+    counts: Mapping[str, int]
+    splits: Sequence[str] = ("splits",)
+    package_version: str = ""
+    format_version: int = field(default=FORMAT_VERSION)
+
+
+def write_header(store: str | Path, header: StoreHeader) -> Path:
+    """Write ``<store>/store.json``, whole or not at all.
+
+    Args:
+        store: Folder of the store.
+        header: What to write.
+
+    Returns:
+        The file.
+    """
+    path = Path(store) / HEADER_NAME
+    draft = path.with_name(f"{HEADER_NAME}.part")
+    values = asdict(header) | {"crop": header.crop.to_json()}
+    draft.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def read_header(store: str | Path) -> StoreHeader:
+    """Read ``<store>/store.json``.
+
+    Args:
+        store: Folder of the store.
+
+    Returns:
+        What it says.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If it is no header, or of a newer format.
+    """
+    path = Path(store) / HEADER_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"{path}: no such file, so {store} is no store of face crops; `python tools/prepare/<data set>.py` writes "
+            "one."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}).") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}; prepare the store again with this "
+            "version of hocp_mm, or use the version that wrote it."
+        )
+    kinds = {
+        "dataset": str,
+        "metainfo": dict,
+        "record_options": dict,
+        "crop": dict,
+        "counts": dict,
+        "splits": list,
+        "package_version": str,
+        "format_version": int,
+    }
+    wrong = [name for name, kind in kinds.items() if not isinstance(values.get(name), kind)]
+    if wrong or set(values) != set(kinds):
+        raise DataError(f"{path}: must hold {', '.join(kinds)}, got {wrong or sorted(set(values) - set(kinds))}.")
+    crop = CropSettings.from_json(values.pop("crop"), str(path))
+    metainfo = values.pop("metainfo")
+    metainfo = {key: tuple(value) if isinstance(value, list) else value for key, value in metainfo.items()}
+    return StoreHeader(crop=crop, metainfo=metainfo, **values)

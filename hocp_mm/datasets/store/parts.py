@@ -1,0 +1,93 @@
+"""Split and fold files of a store: copies of those of the raw folder, or new ones for official parts."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from hocp_mm.datasets.afew_va_files import same_actor
+from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, write_split_files
+from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of
+from hocp_mm.errors import DataError, MissingDataError
+
+SPLITS = "splits"
+FOLDS = "folds"
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a split or fold by part, of those parts that have one.
+
+    Raises:
+        MissingDataError: If there is none.
+    """
+    files = {part: file for part in PARTS if (file := folder / f"{part}.txt").is_file()}
+    if not files:
+        raise MissingDataError(f"{folder}: holds no {', '.join(f'{part}.txt' for part in PARTS)}.")
+    return files
+
+
+def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str, str]) -> list[str]:
+    """Copy split files into a store, byte for byte.
+
+    Args:
+        store: Folder of the store.
+        folders: Folders of split files by their place in the store: ``splits``, ``folds/fold_0`` …
+        subjects: Subject of each record.
+
+    Returns:
+        All keys that they name, each once.
+
+    Raises:
+        DataError: If a file breaks a rule of `read_split_file`, or a subject is in two parts.
+    """
+    named: dict[str, None] = {}
+    _remove_others(store, folders)
+    for place, folder in folders.items():
+        parts = {part: read_split_file(file, allow_empty=True) for part, file in split_files(folder).items()}
+        try:
+            # A record that was left out counts as somebody else: nobody sees it. So does one of an unknown subject.
+            check_no_leak(parts, lambda key: same_actor(subjects.get(key, "")) or f"record {key}")
+        except DataError as error:
+            raise DataError(f"{folder}: {error}") from error
+        (store / place).mkdir(parents=True, exist_ok=True)
+        for part, file in split_files(folder).items():
+            draft = draft_of(store / place / f"{part}.txt")
+            draft.write_bytes(file.read_bytes())
+            draft.replace(store / place / f"{part}.txt")
+            named |= dict.fromkeys(parts[part])
+    return list(named)
+
+
+def write_official_splits(store: Path, parts: Mapping[str, Sequence[str]]) -> None:
+    """Write the parts that a data set itself has as split files.
+
+    Args:
+        store: Folder of the store.
+        parts: Keys by part.
+
+    Raises:
+        DataError: If a key would not come back as it is: one that begins with ``#``, ends with a space, or has a line
+            break in it.
+    """
+    _remove_others(store, (SPLITS,))
+    for part, file in zip(
+        parts, write_split_files(store / SPLITS, parts, seed=None, grouped_by="official part"), strict=True
+    ):
+        try:
+            back = read_split_file(file, allow_empty=True)
+        except DataError:
+            back = []
+        if back != list(parts[part]):
+            odd = next(
+                (key for key in parts[part] if key != key.strip() or key[:1] == "#" or len(key.splitlines()) != 1), ""
+            )
+            file.unlink()
+            raise DataError(f"{file}: keys must be single lines without # or spaces at their ends, got {odd!r}.")
+
+
+def _remove_others(store: Path, places: Collection[str]) -> None:
+    """Remove the split files of an earlier preparation, which must not be taken for those of this one."""
+    for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))):
+        if folder.is_dir() and str(folder.relative_to(store)) not in places:
+            for file in [*folder.glob("*.txt"), *folder.glob(f"*{DRAFT_SUFFIX}")]:
+                file.unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()

@@ -1,0 +1,128 @@
+"""Which packs a store has, and what its index says about their records."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hocp_mm.datasets.store.index_writing import IndexRow
+from hocp_mm.datasets.store.naming import pack_name, part_name, unique_keys
+from hocp_mm.datasets.store.report import ReportRow
+from hocp_mm.datasets.store.settings import CropSettings
+from hocp_mm.datasets.store.sources import PackJob, Source
+from hocp_mm.datasets.store.task import PackResult, read_facts
+from hocp_mm.errors import DataError
+
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """A pack and the records that lie in it.
+
+    Attributes:
+        job: What a worker process makes.
+        records: As `AffectDataset.load_videos` gives them, ``video`` unique in the store.
+    """
+
+    job: PackJob
+    records: Records
+
+
+def plan_packs(parts: Mapping[str, Records], images_per_pack: int) -> list[PackPlan]:
+    """Divide records into packs: a pack for a video, one for every so many images of a part.
+
+    Args:
+        parts: Records by part; where two parts share a key, their records are renamed (see `unique_keys`).
+        images_per_pack: Images in a pack, at most.
+
+    Returns:
+        Packs of different names, in the order of the parts.
+    """
+    keys = unique_keys({part: [record["video"] for record in records] for part, records in parts.items()})
+    plans: list[PackPlan] = []
+    for part, records in parts.items():
+        for key, record in zip(keys[part], records, strict=True):
+            record["video"] = key
+        images = [record for record in records if _is_image(record)]
+        for number, start in enumerate(range(0, len(images), images_per_pack)):
+            plans.append(_plan(part_name(part, number), images[start : start + images_per_pack]))
+        plans += [_plan(pack_name(record["video"]), [record]) for record in records if not _is_image(record)]
+    return plans
+
+
+def check_records(parts: Mapping[str, Records], settings: CropSettings, detected: bool) -> None:
+    """Refuse records that the settings do not describe.
+
+    Args:
+        parts: Records by part.
+        settings: How their crops are cut.
+        detected: A detector gives the boxes, not the records.
+
+    Raises:
+        ValueError: If boxes meet ``margin=None`` or whole frames a margin, or the pixels have another shape.
+    """
+    for record in (record for records in parts.values() for record in records):
+        if not detected and (record["boxes"] is None) != (settings.margin is None):
+            has = "no boxes" if record["boxes"] is None else "boxes"
+            raise ValueError(f"prepare_store: {record['video']!r} has {has}, got margin={settings.margin}.")
+        if record.get("pixel_aspect", 1.0) != settings.pixel_aspect:
+            raise ValueError(
+                f"prepare_store: {record['video']!r} has pixel_aspect {record.get('pixel_aspect', 1.0)}, got "
+                f"{settings.pixel_aspect}."
+            )
+
+
+def index_rows(folder: Path, plans: Iterable[PackPlan], results: Sequence[PackResult]) -> list[IndexRow]:
+    """Return the rows of all records that can be used.
+
+    Args:
+        folder: Folder of the packs.
+        plans: All packs.
+        results: What became of each.
+
+    Returns:
+        One row for each record with a frame that counts.
+
+    Raises:
+        DataError: If what is known about a pack cannot be read.
+    """
+    rows: list[IndexRow] = []
+    for plan, result in zip(plans, results, strict=True):
+        if not result.usable:
+            continue
+        facts = read_facts(folder / f"{plan.job.name}.npz")
+        first = 0
+        for record in plan.records:
+            stop = first + record["num_frames"]
+            if stop > len(facts.table):
+                raise DataError(
+                    f"{folder / plan.job.name}.npz: describes {len(facts.table)} frames, not {stop} or more."
+                )
+            table = facts.table.part(first, stop)
+            boxes = facts.boxes[first:stop]
+            used = record | {
+                # A label whose picture turned out damaged has nothing to be learnt from.
+                "valid": record["valid"] & (table.sizes > 0),
+                "face_found": facts.face_found[first:stop],
+                "boxes": boxes if np.isfinite(boxes).any() else None,
+            }
+            if used["valid"].any():
+                rows.append(IndexRow.from_record(used, plan.job.name, first, table))
+            first = stop
+    return rows
+
+
+def faults_of(results: Iterable[PackResult]) -> list[ReportRow]:
+    """Return what was wrong with the files of all packs, in their order."""
+    return [row for result in results for row in result.rows]
+
+
+def _is_image(record: Mapping[str, Any]) -> bool:
+    return record["num_frames"] == 1 and record.get("frame_files") is not None
+
+
+def _plan(name: str, records: Records) -> PackPlan:
+    return PackPlan(PackJob(name, tuple(Source.of(record["video"], record) for record in records)), records)

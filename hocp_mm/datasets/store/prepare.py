@@ -1,0 +1,257 @@
+"""Make a store of face crops from a raw data set: in parallel, resumable, the same bytes whatever happens on the way.
+
+    lock -> header, splits -> packs, each with its facts -> report, header with counts -> index, last of all
+
+A store without ``index.npz`` is not finished. The same call completes it, and makes only those packs again whose
+files have changed.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.logging import print_log
+
+import hocp_mm
+from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
+from hocp_mm.datasets.store.index import INDEX_NAME, PACKS
+from hocp_mm.datasets.store.index_writing import IndexRow, write_index
+from hocp_mm.datasets.store.locking import LOCK, locked
+from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
+from hocp_mm.datasets.store.plan import PackPlan, Records, check_records, faults_of, index_rows, plan_packs
+from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kinds, report_text
+from hocp_mm.datasets.store.settings import CropSettings
+from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
+from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of, writing
+from hocp_mm.errors import DataError
+from hocp_mm.parallel import run_tasks
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preparation ended with.
+
+    Attributes:
+        records: Records in the store.
+        frames: Their frames.
+        pictures: Frames that have a picture.
+        faces: Frames with a face.
+        num_bytes: Bytes of all packs.
+        packs_made: Packs made by this call.
+        packs_kept: Packs found ready.
+        skipped: Lines of the report by kind.
+    """
+
+    records: int
+    frames: int
+    pictures: int
+    faces: int
+    num_bytes: int
+    packs_made: int
+    packs_kept: int
+    skipped: dict[str, int]
+
+
+def prepare_store(
+    out: str | Path,
+    parts: Mapping[str, AffectDataset],
+    settings: CropSettings,
+    *,
+    split_folders: Mapping[str, str | Path] | None = None,
+    detector: DetectorChoice | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    images_per_pack: int = 1000,
+    overwrite: bool = False,
+) -> Summary:
+    """Cut the faces of a raw data set once, and write them as a store (see `hocp_mm.datasets.store`).
+
+    Call it under ``if __name__ == "__main__":`` where ``workers`` is not 1, as processes are started.
+
+    Args:
+        out: Folder of the store: new, empty, or one that an earlier call has begun with the same settings.
+        parts: Raw data sets of one class and with the same options, built with ``lazy_init=True``; with
+            ``on_fault="skip"`` their faults go to the report. A record is in one part.
+        settings: How crops are cut and written. ``margin=None`` goes with records without boxes.
+        split_folders: Folders with split files by their place in the store (``"splits"``, ``"folds/fold_0"`` …), which
+            are copied; None writes ``parts`` themselves as ``splits/<part>.txt``.
+        detector: Finds the faces of records without boxes; None takes the boxes of the records.
+        workers: Processes; None = one per CPU core, 1 = this process. The bytes are the same.
+        progress: Called with the number of finished packs and of all packs.
+        images_per_pack: Images in a pack, for data sets of single images.
+        overwrite: Replace a store that was prepared with other settings.
+
+    Returns:
+        What the store holds.
+
+    Raises:
+        DataError: If the folder holds something else, is being prepared by another process or cannot be written, or
+            nothing can be used.
+        ValueError: If an option is out of its range, or the settings do not describe the records.
+    """
+    out = Path(out)
+    if images_per_pack < 1 or not parts:
+        raise ValueError(f"prepare_store: needs a part and images_per_pack of 1 or more, got {images_per_pack}.")
+    header = _header(parts, settings, split_folders, detector)
+    _check_folder(out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        _check_settings(out, header, overwrite)
+        records = {part: dataset.load_videos() for part, dataset in parts.items()}
+        check_records(records, settings, detector is not None)
+        plans = plan_packs(records, images_per_pack)
+        with writing(out):
+            (out / INDEX_NAME).unlink(missing_ok=True)  # from here on the store is not finished
+            (out / PACKS).mkdir(exist_ok=True)
+            write_header(out, header)
+            keys = _write_splits(out, records, split_folders)
+        tasks = [(out / PACKS, plan.job, settings, detector) for plan in plans]
+        try:
+            results = run_tasks(make_pack, tasks, workers, progress)
+        except BrokenExecutor as error:
+            raise DataError(
+                f"{out}: a worker process was ended from outside, perhaps for want of memory; the same command goes on "
+                "from here, with fewer workers if need be."
+            ) from error
+        report = [ReportRow(fault.kind, fault.file, str(fault)) for part in parts.values() for fault in part.faults]
+        with writing(out):
+            return _finish(out, header, plans, results, report, keys)
+
+
+def _finish(
+    out: Path,
+    header: StoreHeader,
+    plans: list[PackPlan],
+    results: list[PackResult],
+    report: list[ReportRow],
+    keys: list[str],
+) -> Summary:
+    """Write what belongs to all packs together."""
+    packs = out / PACKS
+    rows = index_rows(packs, plans, results)
+    _clean(packs, {row.pack for row in rows})
+    there = {row.key for row in rows}
+    text = "a split names this record, but it is not in the store; the lines of its files say why"
+    report = [*report, *faults_of(results), *(ReportRow(LEFT_OUT, key, text) for key in keys if key not in there)]
+    draft = draft_of(out / REPORT)
+    draft.write_text(report_text(report), encoding="utf-8", errors="surrogateescape", newline="")
+    draft.replace(out / REPORT)
+    if not rows:
+        raise DataError(f"{out}: at least one record must be usable, got none of {len(keys)}; {out / REPORT} says why.")
+    summary = _summary(packs, rows, results, report)
+    counts = {"records": summary.records, "frames": summary.frames, "pictures": summary.pictures}
+    write_header(out, replace(header, counts={**counts, "bytes": summary.num_bytes}))
+    write_index(out / INDEX_NAME, rows, header.crop)
+    return summary
+
+
+def _header(
+    parts: Mapping[str, AffectDataset],
+    settings: CropSettings,
+    split_folders: Mapping[str, str | Path] | None,
+    detector: DetectorChoice | None,
+) -> StoreHeader:
+    first = next(iter(parts.values()))
+    for dataset in parts.values():
+        if type(dataset) is not type(first) or dataset.record_options() != first.record_options():
+            raise ValueError("prepare_store: all parts must be of one class and have the same options.")
+    if detector is not None and settings.margin is None:
+        raise ValueError("prepare_store: a detector needs a margin, got margin=None.")
+    places = {Path(place).parts[0] for place in split_folders} if split_folders else {SPLITS}
+    if places - {SPLITS, FOLDS}:
+        raise ValueError(f"prepare_store: split_folders go to {SPLITS} or {FOLDS}, got {sorted(places)}.")
+    metainfo = _plain(first.metainfo) | ({"face_detector": detector.description} if detector else {})
+    return StoreHeader(
+        dataset=type(first).__name__,
+        metainfo=metainfo,
+        record_options=_plain(first.record_options()),
+        crop=settings,
+        counts={},
+        splits=sorted(places),
+        package_version=hocp_mm.__version__,
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON gives them back."""
+    return json.loads(json.dumps(dict(values)))
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder with something else in it; a store is never mixed with other files.
+
+    Raises:
+        DataError: If it is one, or no folder.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise DataError(f"{out}: a store goes to a folder, got a file.")
+    content = {file.name for file in out.iterdir()}
+    if HEADER_NAME not in content and content - {LOCK, draft_of(Path(HEADER_NAME)).name, PACKS}:
+        raise DataError(f"{out}: a store goes to a new or empty folder, got one with other content.")
+
+
+def _check_settings(out: Path, header: StoreHeader, overwrite: bool) -> None:
+    """Refuse a store of other settings.
+
+    Raises:
+        DataError: If it is one, and must not be replaced.
+    """
+    if overwrite or not (out / HEADER_NAME).exists():
+        return
+    known = asdict(read_header(out))
+    for name, value in asdict(header).items():
+        if name in ("counts", "package_version") or _plain({name: known[name]}) == _plain({name: value}):
+            continue
+        before, now = (v if isinstance(v, dict) else {name: v} for v in (known[name], value))
+        differ = [key for key in {**before, **now} if _plain({key: before.get(key)}) != _plain({key: now.get(key)})]
+        changes = ", ".join(f"{key} {before.get(key)!r}, now {now.get(key)!r}" for key in differ)
+        raise DataError(
+            f"{out}: holds a store that was prepared with other settings ({changes}); name another folder, or allow "
+            "to replace it (--overwrite)."
+        )
+
+
+def _write_splits(
+    out: Path, records: Mapping[str, Records], split_folders: Mapping[str, str | Path] | None
+) -> list[str]:
+    """Write the split files and return the keys that they name."""
+    if split_folders is None:
+        named = {part: [record["video"] for record in found] for part, found in records.items()}
+        write_official_splits(out, named)
+        return [key for keys in named.values() for key in keys]
+    folders = {place: Path(folder) for place, folder in split_folders.items()}
+    subjects = {record["video"]: record["subject"] for found in records.values() for record in found}
+    return copy_splits(out, folders, subjects)
+
+
+def _clean(packs: Path, used: set[str]) -> None:
+    """Remove what earlier calls left: drafts of killed ones, packs of records that are gone."""
+    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz", DRAFT_SUFFIX)]
+    gone = [file for file in ours if file.suffix == DRAFT_SUFFIX or file.stem not in used]
+    for file in gone:
+        file.unlink()
+    if old := [file.stem for file in gone if file.suffix == ".avi"]:
+        print_log(f"{packs}: {len(old)} packs that no record uses any more removed ({old[0]} …)", logger="current")
+
+
+def _summary(packs: Path, rows: list[IndexRow], results: list[PackResult], report: list[ReportRow]) -> Summary:
+    return Summary(
+        records=len(rows),
+        frames=sum(len(row.table) for row in rows),
+        pictures=sum(int((row.table.sizes > 0).sum()) for row in rows),
+        faces=sum(int(np.count_nonzero(row.face_found)) for row in rows),
+        num_bytes=sum((packs / f"{name}.avi").stat().st_size for name in {row.pack for row in rows}),
+        packs_made=sum(result.made and result.usable for result in results),
+        packs_kept=sum(not result.made for result in results),
+        skipped=count_kinds(report),
+    )

@@ -1,0 +1,28 @@
+"""What a store says about what it lacks."""
+
+import pytest
+
+from hocp_mm.datasets.store.report import LEFT_OUT, ReportRow, count_kinds, left_out_keys, read_report, report_text
+from hocp_mm.errors import DataError, MissingDataError
+
+ROWS = [
+    ReportRow("video", "a, b.avi", 'a, b.avi: a "quoted"\nsentence in two lines'),
+    ReportRow(LEFT_OUT, "Ω/1.jpg#2", "…"),
+    ReportRow("video", "\udcff.avi", "a name that is no UTF-8"),
+]
+
+
+def test_every_text_comes_back(tmp_path):
+    (tmp_path / "report.csv").write_text(report_text(ROWS), encoding="utf-8", errors="surrogateescape", newline="")
+    assert read_report(tmp_path) == ROWS
+    assert left_out_keys(ROWS) == {"Ω/1.jpg#2"}
+    assert list(count_kinds(ROWS).items()) == [("video", 2), (LEFT_OUT, 1)]
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(MissingDataError, match=r"report\.csv: no such file"):
+        read_report(tmp_path)
+    for text in ("", "kind,file\n", "kind,file,text\nvideo,a.avi\n"):
+        (tmp_path / "report.csv").write_text(text)
+        with pytest.raises(DataError, match="must have the columns kind, file, text"):
+            read_report(tmp_path)
