@@ -192,7 +192,7 @@ def _affect(frame: Any, label_range: tuple[float, float]) -> tuple[float, float]
     values = []
     for name in _DIMENSIONS:
         value = frame.get(name)
-        if type(value) not in (int, float) or not _fits(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
             raise DataError(f"{name} must be a number, got {value!r}.")
         if not low <= value <= high:
             raise DataError(f"{name} must lie in label_range ({low:g}, {high:g}), got {value!r}.")

@@ -157,9 +157,14 @@ class AVECDataset(AffectDataset):
         labels = attempt(faults, "labels", read_avec_csv, file)
         video = attempt(faults, "video", self._find_video, file.stem)
         info = None if video is None else attempt(faults, "video", probe_video, video)
-        if labels is None or video is None or info is None:
+        scaled = None if labels is None else attempt(faults, "labels", self._scale, file, labels)
+        if labels is None or scaled is None or video is None or info is None:
             return None, faults
-        return attempt(faults, "lengths", self._make_record, file, labels, video, info, given), faults
+        return attempt(faults, "lengths", self._make_record, file, labels[0], scaled, video, info, given), faults
+
+    def _scale(self, file: Path, labels: tuple[NDArray[np.float64], NDArray[np.float64], int]) -> NDArray[np.float32]:
+        _, raw, first_line = labels
+        return np.stack([scale_labels(column, self.label_range, file, first_line) for column in raw.T], axis=1)
 
     def _find_video(self, name: str) -> Path:
         files = [file for suffix in _VIDEO_SUFFIXES if (file := self.video_folder / f"{name}{suffix}").is_file()]
@@ -175,15 +180,14 @@ class AVECDataset(AffectDataset):
     def _make_record(
         self,
         file: Path,
-        labels: tuple[NDArray[np.float64], NDArray[np.float64], int],
+        times: NDArray[np.float64],
+        scaled: NDArray[np.float32],
         video: Path,
         info: VideoInfo,
         given: dict[str, Any],
     ) -> dict[str, Any]:
-        times, raw, first_line = labels
         if info.fps <= 0:
             raise DataError(f"{video}: the file must state its frame rate, got {info.fps:g}.")
-        scaled = np.stack([scale_labels(column, self.label_range, file, first_line) for column in raw.T], axis=1)
         shown = frame_times(video)
         if len(shown) != info.num_frames:
             raise DataError(f"{video}: {info.num_frames} frames must have one time each, got {len(shown)}.")

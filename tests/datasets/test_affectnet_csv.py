@@ -184,6 +184,13 @@ def test_a_second_reading_comes_from_the_index_until_the_file_changes(tmp_path, 
     assert read_affectnet_csv(path, tmp_path / "images", True).affect[0, 0] == 0.75
 
 
+def test_an_index_without_landmarks_does_not_stand_for_one_with_them(tmp_path):
+    read(tmp_path, row("1/a.jpg"), landmarks=False)
+    for landmarks in (True, False):
+        rows = read_affectnet_csv(tmp_path / "training.csv", tmp_path / "images", landmarks)
+        assert set(rows.boxes) == ({"box", "landmarks", "inner"} if landmarks else {"box"})
+
+
 def test_a_file_with_faults_is_read_again_each_time(tmp_path):
     for _ in range(2):
         assert len(read(tmp_path, row("1/a.jpg", 12)).faults) == 1
