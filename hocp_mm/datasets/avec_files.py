@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.source_files import read_text
+from hocp_mm.datasets.source_files import parse_number, read_text
 from hocp_mm.errors import DataError
 
 PARTITIONS = ("Train", "Devel", "Test")
@@ -152,10 +152,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
 
 
 def _to_number(path: Path, line: int, column: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = np.nan
+    value = parse_number(cell)
     if not np.isfinite(value):
         what = "is empty" if not cell else f"is {cell!r}"
         raise DataError(f"{path}: cells must be finite numbers, but {column} in line {line} {what}.")

@@ -48,7 +48,7 @@ class Delivery:
         at_start: Whether that came before the first sample.
         crash: Traceback of any other exception.
         faults: What the set lists as skipped, by kind and text.
-        warnings: Warnings in the log.
+        log: Its lines.
     """
 
     pairs: Pairs = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Delivery:
     at_start: bool = False
     crash: str = ""
     faults: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
 
 
 def config_of(layout: Layout, root: Path, changes: Any, part: str = "train") -> dict[str, Any]:
@@ -73,7 +73,7 @@ def config_of(layout: Layout, root: Path, changes: Any, part: str = "train") -> 
 def deliver(config: dict[str, Any]) -> Delivery:
     """Build a data set and take every sample once."""
     told = Delivery(at_start=True)
-    MMLogger.get_current_instance().handlers = [_Lines(told.warnings)]
+    MMLogger.get_current_instance().handlers = [_Lines(told.log)]
     try:
         dataset = DATASETS.build(config)
         told.faults = [(fault.kind, str(fault)) for fault in dataset.faults]
@@ -101,7 +101,7 @@ def check(train: dict[str, Any], val: dict[str, Any]) -> Checked:
 
 class _Lines(logging.Handler):
     def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self.lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:

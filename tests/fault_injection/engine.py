@@ -112,7 +112,7 @@ def examine(layout: Layout, damage: Damage, root: Path, clean: Pairs, scratch: P
     training = judge_training(damage, strict, clean, named)
     skip = judge_skip(damage, lenient, clean, named)
     found = judge_check(damage, checked, named)
-    warned = next((line for line in strict.warnings if any(name in line for name in named)), "")
+    warned = next((line for line in strict.log if any(name in line for name in named)), "")
     return Verdict(layout.name, damage.name, training, skip, found, shorten(strict.error or warned, copy, scratch))
 
 

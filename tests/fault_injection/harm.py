@@ -1,10 +1,14 @@
 """Ways to harm any file, byte by byte, and things that are there but cannot be read."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from tests.fault_injection.layouts import Layout
 
@@ -27,6 +31,21 @@ def overwrite(path: Path, patch: bytes, at: int) -> Path:
 def flip_bit(path: Path, at: int, bit: int = 3) -> Path:
     """Turn one bit over."""
     return overwrite(path, bytes([path.read_bytes()[at] ^ 1 << bit]), at)
+
+
+def flip_pixels(path: Path) -> Path:
+    """Flip a bit in the pixels of a JPEG that leaves all markers whole and that many pixels show."""
+    raw, wanted = path.read_bytes(), np.asarray(Image.open(path), np.float32)
+    for at in range(raw.rindex(b"\xff\xda") + 40, len(raw) - 2):
+        changed = raw[:at] + bytes([raw[at] ^ 16]) + raw[at + 1 :]
+        markers = [changed[place + 1] for place in range(at - 1, at + 1) if changed[place] == 0xFF]
+        if any(markers) or raw[at - 1] == 0xFF or raw[at] == 0xFF:
+            continue
+        picture = np.asarray(Image.open(io.BytesIO(changed)), np.float32)
+        if np.abs(picture - wanted).mean() > 10:
+            path.write_bytes(changed)
+            return path
+    raise ValueError(f"{path}: no bit of it is such a one.")
 
 
 def replace(path: Path, old: str, new: str, count: int = 1) -> Path:

@@ -31,7 +31,7 @@ def judge_training(damage: Damage, told: Delivery, clean: Pairs, named: tuple[st
         words = {"harmless": "same pairs", "fewer": "frames left out, told", "unseen": "not seen"}[outcome]
     if outcome != damage.expects:
         wrong = sorted(key for key in clean if not same_pair(told.pairs.get(key), clean[key]))
-        text = f"{told.error} {wrong[:3]} … {len(wrong)} differ, {told.warnings}"
+        text = f"{told.error} {wrong[:3]} … {len(wrong)} differ, {told.log}"
         raise RuleError(f"training: expected {damage.expects}, got {outcome} ({text})")
     return words
 
@@ -61,8 +61,8 @@ def judge_skip(damage: Damage, told: Delivery, clean: Pairs, named: tuple[str, .
             raise RuleError(f"skip: left out {changed[:3]} of a set that is in order")
         return "nothing to skip"
     listed = any(name in text for _, text in told.faults for name in named)
-    if not listed and not _is_named(told.warnings, named):
-        raise RuleError(f"skip: {named} must be named, got {told.faults} and {told.warnings}")
+    if not listed and not _is_named(told.log, named):
+        raise RuleError(f"skip: {named} must be named, got {told.faults} and {told.log}")
     if not changed:
         return "named"
     if not listed and damage.expects == "refused":
@@ -102,7 +102,7 @@ def _compare(told: Delivery, clean: Pairs, named: tuple[str, ...]) -> str:
         return "unseen"
     if told.pairs.keys() == clean.keys():
         return "harmless"
-    return "fewer" if _is_named(told.warnings, named) else "unseen"
+    return "fewer" if _is_named(told.log, named) else "unseen"
 
 
 def _is_named(warnings: list[str], named: tuple[str, ...]) -> bool:
