@@ -264,10 +264,16 @@ def longer_image(root):
         file.write(b"\0" * 999)
 
 
-@AFFECTNET_2017.refused("an image was made smaller, its face box was not")
+@AFFECTNET_2017.refused("an image was made ten times smaller, its face box was not")
 def smaller_image(root):
-    Image.open(picture(root)).resize((60, 45)).save(picture(root))
+    Image.open(picture(root)).resize((32, 24)).save(picture(root))
     return table(root), picture(root)
+
+
+@AFFECTNET_2017.unseen("an image was made half as large, its face box was not")
+def half_image(root):
+    Image.open(picture(root)).resize((160, 120)).save(picture(root))
+    return picture(root)
 
 
 @AFFECTNET_2017.refused("an image is a GIF")

@@ -367,7 +367,7 @@ def locked_zip(root):
     return path
 
 
-def _name(root: Path, *keys: str) -> Path:
+def write_keys(root: Path, *keys: str) -> Path:
     """Write the split by hand, without a checksum."""
     split(root).write_text("".join(f"{key}\n" for key in keys))
     return split(root)
@@ -375,7 +375,7 @@ def _name(root: Path, *keys: str) -> Path:
 
 @SEWA.refused("a key is in the split twice", whole=True)
 def double_key(root):
-    return _name(root, KEY, OTHER, KEY)
+    return write_keys(root, KEY, OTHER, KEY)
 
 
 @SEWA.refused("a key was taken out of the split by hand", whole=True)
@@ -386,7 +386,7 @@ def edited_split(root):
 @SEWA.refused("the split names a segment that is not there")
 def unknown_key(root):
     key = KEY.replace("P001", "P002")
-    _name(root, *KEYS[:3], key)
+    write_keys(root, *KEYS[:3], key)
     return root / key
 
 
@@ -398,13 +398,13 @@ def empty_split(root):
 
 @SEWA.refused("a key is written in other case")
 def lower_key(root):
-    _name(root, KEY.lower(), OTHER, THIRD)
+    write_keys(root, KEY.lower(), OTHER, THIRD)
     return Path(KEY.lower())
 
 
 @SEWA.refused("a key climbs out of the set")
 def climbing_key(root):
-    _name(root, f"../{KEY}", OTHER, THIRD)
+    write_keys(root, f"../{KEY}", OTHER, THIRD)
     return Path(f"../{KEY}")
 
 
