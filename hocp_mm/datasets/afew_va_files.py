@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.source_files import read_bytes
 from hocp_mm.errors import DataError, MissingDataError
 
 NUM_LANDMARKS = 68
@@ -155,12 +156,7 @@ def read_afew_va_json(path: str | Path, label_range: tuple[float, float] = AFEW_
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object, checked to belong to the folder that it lies in."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: no such label file.") from error
-    except OSError as error:
-        raise DataError(f"{path}: the label file cannot be read ({error.strerror or error}).") from error
+    raw = read_bytes(path, "label file")
     try:
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ import ast
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.faults import Fault, attempt
+from hocp_mm.datasets.source_files import parse_number
 from hocp_mm.errors import DataError, MissingDataError
 
 _KINDS = ("exp", "val", "aro", "lnd")
@@ -100,7 +102,8 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
 
 def _listing(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries)
+        # Names with a dot in front are what systems leave behind: ._0_val.npy of a Mac is no annotation.
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
 def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[Fault]]:
@@ -185,10 +188,7 @@ def _to_list(path: str, values: NDArray[Any]) -> list[Any]:
 
 def _to_float(path: str, value: object) -> float:
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    try:
-        number = float(text)  # pyright: ignore[reportArgumentType] - whatever it is, float() knows
-    except (TypeError, ValueError):
-        number = np.nan
+    number = parse_number(text if isinstance(text, str) else str(text))
     if not np.isfinite(number):
         raise DataError(f"{path}: values must be finite numbers, got {value!r}.")
     return number
@@ -210,8 +210,10 @@ def read_npy(path: str) -> NDArray[Any]:
         MissingDataError: If there is no such file.
     """
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would be waited for
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise DataError(f"{path}: not a readable file (a folder, a named pipe or a device).")
             raw = os.read(handle, 1 << 20)
         finally:
             os.close(handle)
@@ -226,7 +228,7 @@ def read_npy(path: str) -> NDArray[Any]:
     end = start + struct.unpack_from("<I" if wide else "<H", raw, 8)[0]
     try:
         dtype, shape = _parse_header(raw[start:end])
-    except (ValueError, SyntaxError, TypeError, KeyError) as error:
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise DataError(f"{path}: not a readable npy header ({error}).") from error
     size = dtype.itemsize * math.prod(shape)
     if len(raw) - end != size:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.avec_files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
 from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
+from hocp_mm.datasets.twins import Claim, without_twins
 from hocp_mm.datasets.video import VideoInfo, frame_times, probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -101,10 +102,16 @@ class AVECDataset(AffectDataset):
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             scanned = list(pool.map(lambda file: self._scan(file, given), files))
         records = [record for record, _ in scanned if record is not None]
-        left_out = [file.stem for file, (record, _) in zip(files, scanned, strict=True) if record is None]
-        self.settle_faults(where, [fault for _, found in scanned for fault in found], len(records), left_out)
+        faults = [fault for _, found in scanned for fault in found]
+        records = without_twins(records, faults, self._claims)
+        used = {record["video"] for record in records}
+        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
         self._report(where, records)
         return records
+
+    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+        """Name what no two recordings may share; label files bear their name in every row."""
+        yield Claim(record["video"], record["video"], record["filename"], (record["filename"],))
 
     def _find_labels(self) -> list[Path]:
         """Return the label files of the partition and its cultures."""
