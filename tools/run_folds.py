@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm.evaluation import pool_folds
 
     work_dir: Path = args.work_dir or Path("work_dirs") / f"{Path(args.config).stem}_folds"
-    numbers = choose_folds(load(args, 0), args.folds)
+    first = load(args, 0)
+    numbers = choose_folds(first, args.folds)
+    check_tests(Path(first.test_dataloader.dataset.data_root), numbers)
     configs = {fold: load(args, fold) for fold in numbers}
     for fold, cfg in configs.items():  # all of them before the first: a wrong folder is known at once
         check_stamp(work_dir / f"fold_{fold}", args, cfg, fold)
@@ -107,6 +109,28 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     if unknown := [fold for fold in chosen if not 0 <= fold < count]:
         raise HOCPError(f"--folds: {Path(root) / 'folds'} holds folds 0 to {count - 1}, got {unknown[0]}.")
     return chosen
+
+
+def check_tests(root: Path, numbers: list[int]) -> None:
+    """Refuse folds whose results could not be pooled, before days of training; say what nobody will be tested on.
+
+    Raises:
+        DataError: If a clip is in two test parts.
+    """
+    from hocp_mm.datasets.folds import count_folds, read_fold
+
+    tested: dict[str, int] = {}
+    everything: set[str] = set()
+    for fold in numbers:
+        parts = read_fold(root, fold)
+        everything.update(*parts.values())
+        for key in parts["test"]:
+            if (other := tested.setdefault(key, fold)) != fold:
+                raise DataError(f"{root / 'folds'}: a clip is tested once, but {key!r} is in {other} and {fold}.")
+    untested = sorted(everything - tested.keys())
+    if untested and len(numbers) == count_folds(root):
+        some = ", ".join(untested[:5]) + (" …" if len(untested) > 5 else "")
+        print(f"{root / 'folds'}: {len(untested)} clips are in no test part: {some}", flush=True)
 
 
 def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from hocp_mm.datasets.faults import attempt
 from hocp_mm.datasets.folds import Parts, count_folds, read_fold
 from hocp_mm.datasets.image_frames import square_scale
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.twins import Claim, label_claim, picture_claim, without_twins
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -114,9 +116,18 @@ class AFEWVADataset(AffectDataset):
                     print_log(f"{where}: {len(scans)} of {len(keys)} clips checked", logger="current")
         faults = [fault for scan in scans.values() for fault in scan.faults]
         records = [scan.record for scan in scans.values() if scan.record is not None]
-        self.settle_faults(where, faults, len(records), [key for key, scan in scans.items() if scan.record is None])
+        records = without_twins(records, faults, self._claims)
+        used = {record["video"] for record in records}
+        self.settle_faults(where, faults, len(records), [key for key in scans if key not in used])
         self._report(where, scans, records)
         return records
+
+    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+        """Name what no two clips may share."""
+        key = record["video"]
+        yield picture_claim(record, key)
+        if record["boxes"] is not None:  # whole numbers alone repeat by chance, landmarks do not
+            yield from label_claim(record, key, self.root / key / f"{key}.json")
 
     def _read_split(self) -> list[str]:
         if not self.root.is_dir():
@@ -128,7 +139,10 @@ class AFEWVADataset(AffectDataset):
             )
         if self.fold is None:
             path = Path(self.split) if Path(self.split).is_file() else self.root / self.split
-            return read_split_file(path)
+            keys = read_split_file(path)
+            if paths := [key for key in keys if Path(key).name != key]:  # 001 and ./001 would be two clips of one name
+                raise DataError(f"{path}: a clip must be the name of a folder, got {paths[0]!r}.")
+            return keys
         if count_folds(self.root) == 0:
             raise MissingDataError(
                 f"AFEWVADataset: {self.root / 'folds'} holds no folds; `python tools/prepare/split_afew_va.py "

@@ -5,7 +5,6 @@
 """
 
 import json
-import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.source_files import read_bytes
 from hocp_mm.errors import DataError, MissingDataError
 
 NUM_LANDMARKS = 68
@@ -24,6 +24,7 @@ AFEW_VA_RANGE = (-10.0, 10.0)
 _CLIP = re.compile(r"[0-9]{3}")
 _FRAME = re.compile(r"[0-9]{5}")
 _DIMENSIONS = ("valence", "arousal")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass
@@ -155,12 +156,7 @@ def read_afew_va_json(path: str | Path, label_range: tuple[float, float] = AFEW_
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object, checked to belong to the folder that it lies in."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: no such label file.") from error
-    except OSError as error:
-        raise DataError(f"{path}: the label file cannot be read ({error.strerror or error}).") from error
+    raw = read_bytes(path, "label file")
     try:
         content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError) as error:
@@ -196,7 +192,7 @@ def _affect(frame: Any, label_range: tuple[float, float]) -> tuple[float, float]
     values = []
     for name in _DIMENSIONS:
         value = frame.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
             raise DataError(f"{name} must be a number, got {value!r}.")
         if not low <= value <= high:
             raise DataError(f"{name} must lie in label_range ({low:g}, {high:g}), got {value!r}.")
@@ -218,9 +214,14 @@ def _landmarks(frame: dict[str, Any]) -> NDArray[np.float32] | None:
         raise DataError(f"landmarks must be {NUM_LANDMARKS} points [x, y] or an empty list, got {got}.")
     for point in points:
         pair = isinstance(point, list) and len(point) == 2
-        if not pair or not all(type(x) in (int, float) and math.isfinite(x) for x in point):
+        if not pair or not all(type(x) in (int, float) and _fits(x) for x in point):
             raise DataError(f"landmarks must be finite points [x, y], got {point!r}.")
     return np.array(points, dtype=np.float32)
+
+
+def _fits(value: float) -> bool:
+    """Tell whether a number is finite in float32; NaN and whole numbers of hundreds of digits are not."""
+    return -_LARGEST <= value <= _LARGEST
 
 
 def _kind(value: Any) -> str:

@@ -1,6 +1,7 @@
 """One clip of AFEW-VA, checked: labels, boxes and images joined on the frame id."""
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def scan_clip(folder: Path, label_range: tuple[float, float], use_landmarks: boo
     scan.faults += [Fault(text, "labels") for text in clip.faults.values()]
     labelled = clip.affect.keys() | clip.faults.keys()
     scan.unseen, scan.unlabelled = sorted(labelled - files.keys()), sorted(files.keys() - labelled)
+    if text := _shift(folder, labelled, files.keys()):
+        scan.faults.append(Fault(text, "lengths"))
+        return scan
     count = max(labelled | files.keys()) + 1
     files = _usable_images(scan, files, check_images)
     boxes = _landmark_boxes(scan, json_file, clip, count) if use_landmarks else None
@@ -68,6 +72,17 @@ def scan_clip(folder: Path, label_range: tuple[float, float], use_landmarks: boo
     else:
         scan.record = _record(folder, clip, files, boxes, count, label_range)
     return scan
+
+
+def _shift(folder: Path, labelled: Set[int], seen: Set[int]) -> str:
+    """Return the fault of labels and frames that are numbered the same but for their start, as from zero and one."""
+    start, other = min(labelled), min(seen, default=-1)
+    if abs(start - other) != 1 or {number - start for number in labelled} != {number - other for number in seen}:
+        return ""
+    return (
+        f"{folder}: labels and frames must be numbered alike, but the {len(labelled)} labels start at {start:05d} and "
+        f"as many PNG at {other:05d}: were the frames extracted anew?"
+    )
 
 
 def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> dict[int, str]:

@@ -28,6 +28,7 @@ from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
 
 OnFault = Literal["error", "skip"]
+_HOPELESS = 100  # mmengine would try a thousand clips, then raise an error that names no file
 
 
 class AffectDataset(BaseDataset):
@@ -90,6 +91,7 @@ class AffectDataset(BaseDataset):
         self.faults: list[Fault] = []
         self._videos: list[bytes] = []
         self._told: set[str] = set()
+        self._damaged_in_a_row = 0
         metainfo = {"label_range": self.label_range, **(kwargs.pop("metainfo", None) or {})}
         super().__init__(
             data_root=str(data_root), pipeline=steps, test_mode=test_mode, metainfo=metainfo, data_prefix={}, **kwargs
@@ -139,12 +141,16 @@ class AffectDataset(BaseDataset):
             takes another one.
 
         Raises:
-            HOCPError: If the clip is damaged; with ``on_fault="skip"`` only in test mode.
+            HOCPError: If the clip is damaged; with ``on_fault="skip"`` only in test mode, or if so many clips are
+                damaged in a row that hardly any can be left.
         """
         try:
-            return super().prepare_data(idx)
+            packed = super().prepare_data(idx)
+            self._damaged_in_a_row = 0
+            return packed
         except HOCPError as error:
-            if self.on_fault == "error" or self.test_mode:
+            self._damaged_in_a_row += 1
+            if self.on_fault == "error" or self.test_mode or self._damaged_in_a_row >= _HOPELESS:
                 raise
             if str(error) not in self._told:  # once per data loader worker
                 self._told.add(str(error))

@@ -104,6 +104,8 @@ class AffectNetDataset(AffectDataset):
             raise ValueError("AffectNetDataset: faces='box' needs release='2017'; that of 2021 has crops and no boxes.")
         if release == "2021" and (labels_file or image_folder):
             raise ValueError("AffectNetDataset: labels_file and image_folder belong to release='2017'.")
+        if emonet_clean and tuple(kwargs.get("label_range", (-1, 1))) != (-1, 1):
+            raise ValueError("AffectNetDataset: emonet_clean=True has rules for label_range (-1, 1), got another one.")
         self.root, self.split, self.release = Path(data_root), split, release
         self.classes: Classes = classes
         self.faces: Faces = faces
@@ -138,7 +140,8 @@ class AffectNetDataset(AffectDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the expression of sample ``idx``, for mmengine's ``ClassBalancedDataset``."""
-        return [int(self._table.expression[BaseDataset.get_data_info(self, idx)["row"]])]
+        row = BaseDataset.get_data_info(self, idx)["row"]  # first: it loads a set that was built with lazy_init
+        return [int(self._table.expression[row])]
 
     def _load_table(self) -> AffectNetTable:
         """Read, check and select the rows of the split."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NO_EXPRESSION, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import file_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.faults import Fault
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import check_file, parse_number
+from hocp_mm.errors import DataError
 
 COLUMNS = (
     "subDirectory_filePath",
@@ -60,8 +61,7 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
         MissingDataError: If there is no such file.
         DataError: If the file is no such csv at all: no text, no row, a header without one of the columns.
     """
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such csv file.")
+    check_file(path, "csv file")
     store = index_file(path, "landmarks" if landmarks else "boxes") if cache else None
     state = file_state(path) if store else ""
     known = None if store is None else load_index(store, state)
@@ -70,11 +70,11 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
     parser = _Parser(path, landmarks)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for lines, table in _chunks(path, csv.reader(file), parser.faults):
+            for lines, table in _chunks(path, csv.reader(file, strict=True), parser.faults):
                 parser.parse(lines, table)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: a csv file must be UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except csv.Error as error:
+    except (csv.Error, OSError) as error:  # strict: a quote that is never closed would swallow the rest of the file
         raise DataError(f"{path}: not a readable csv file ({error}).") from error
     columns = parser.joined()
     if store is not None and not parser.faults:
@@ -165,10 +165,7 @@ class _Parser:
         """Return a column; NULL is NaN, anything else that is no finite number is a fault."""
         null = np.fromiter((cell.strip() in _NULLS for cell in cells), np.bool_, len(cells))
         texts = ["nan" if empty else cell for cell, empty in zip(cells, null, strict=True)]
-        try:
-            values = np.array(texts, dtype=np.float64)
-        except ValueError:
-            values = np.array([_to_float(text) for text in texts])
+        values = _to_numbers(texts)
         for row in np.flatnonzero(~np.isfinite(values) & ~null).tolist():
             text = f"line {lines[row]}: {name} must be a finite number or NULL, got {cells[row]!r}"
             self._fault(good, row, text)
@@ -200,10 +197,7 @@ class _Parser:
         points = np.full((len(texts), _NUMBERS_PER_ROW), np.nan)
         used = np.flatnonzero(given).tolist()
         numbers = {row: texts[row].split(None if separator == " " else separator) for row in used}
-        try:  # all at once: there are 50 million of them
-            values = np.array(list(numbers.values()), dtype=np.float64).reshape(-1, _NUMBERS_PER_ROW)
-        except ValueError:
-            values = np.array([[_to_float(number) for number in row] for row in numbers.values()])
+        values = _to_numbers([number for row in numbers.values() for number in row]).reshape(-1, _NUMBERS_PER_ROW)
         finite: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
         for row, point, good_point in zip(used, values, finite, strict=True):
             if good_point:
@@ -234,15 +228,19 @@ def _rows(
 
 
 def _leaves(file: str) -> bool:
-    """Tell whether a path is empty, absolute or climbs out of its folder."""
-    if ".." not in file and file[:1].isalnum():
+    """Tell whether a path is empty, absolute, climbs out of its folder, or cannot be one (NUL)."""
+    if ".." not in file and "\0" not in file and file[:1].isalnum():
         return False
     path = PurePosixPath(file.strip())
-    return not path.parts or path.is_absolute() or ".." in path.parts
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file
 
 
-def _to_float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return np.nan
+def _to_numbers(texts: list[str]) -> NDArray[np.float64]:
+    """Return numbers, NaN for anything else; all at once where they are plain, as there are 50 million of them."""
+    joined = "".join(texts)
+    if joined.isascii() and "_" not in joined:
+        try:
+            return np.array(texts, dtype=np.float64)
+        except ValueError:
+            return np.array([parse_number(text) for text in texts])
+    return np.array([parse_number(text) for text in texts])

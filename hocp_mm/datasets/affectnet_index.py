@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.functional.native.build import cache_folder
 
-_VERSION = 1  # raise it when the same files are read differently
+_VERSION = 2  # raise it when the same files are read differently
 
 
 def folder_state(folder: Path) -> str:
@@ -60,10 +60,13 @@ def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
         with store.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as kept:
             if str(kept["state"]) != state:
                 return None
-            return {name: kept[name] for name in kept.files if name != "state"}
+            index = {name: kept[name] for name in kept.files if name not in ("state", "names")}
+            if sorted(index) != kept["names"].tolist():  # damage in the list of contents loses some without a word
+                raise ValueError(f"it must hold {', '.join(kept['names'].tolist())}, got {', '.join(sorted(index))}")
+            return index
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         print_log(f"{store}: not a readable index, reading the annotations again ({error})", logger="current")
         return None
 
@@ -74,7 +77,7 @@ def save_index(store: Path, state: str, index: dict[str, NDArray[Any]]) -> None:
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         try:
-            np.savez(draft, state=np.array(state), **index)  # pyright: ignore[reportArgumentType]
+            np.savez(draft, state=np.array(state), names=np.array(sorted(index)), **index)  # pyright: ignore[reportArgumentType]
             draft.replace(store)
         finally:
             draft.unlink(missing_ok=True)

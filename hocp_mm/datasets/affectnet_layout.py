@@ -31,7 +31,7 @@ def find_csv(root: Path, split: str, given: str | None) -> Path:
     if given is not None:
         return _named(root, root / given, "labels_file", Path.is_file)
     places = [root / folder / _CSV[split] for folder in _CSV_FOLDERS]
-    return _only(root, places, Path.is_file, f"{_CSV[split]} of the release of 2017", "labels_file")
+    return _only(root, places, _is_there, f"{_CSV[split]} of the release of 2017", "labels_file")
 
 
 def find_images(root: Path, given: str | None) -> Path:
@@ -83,6 +83,11 @@ def _only(root: Path, places: list[Path], exists: Callable[[Path], bool], what: 
             f"AffectNetDataset: there must be one {what}, got {' and '.join(map(str, found))}; name one by `{option}`."
         )
     return found[0]
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is anything of this name; reading it says what is wrong with it."""
+    return path.is_symlink() or path.exists()
 
 
 def _check_root(root: Path) -> None:

@@ -12,6 +12,7 @@ import ast
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
 from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.faults import Fault, attempt
+from hocp_mm.datasets.source_files import parse_number
 from hocp_mm.errors import DataError, MissingDataError
 
 _KINDS = ("exp", "val", "aro", "lnd")
@@ -68,6 +70,7 @@ def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
 def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]], faults: list[Fault]) -> AffectNetRows:
     """Join annotations and images on their names."""
     names: dict[str, str] = {}
+    doubled: set[str] = set()
     for name in _listing(images):
         stem, dot, suffix = name.rpartition(".")
         if not stem or dot + suffix.lower() not in _IMAGE_SUFFIXES:
@@ -75,10 +78,12 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
         if stem in names:
             text = f"{images}: an image must have one file, got {names[stem]!r} and {name!r}."
             faults.append(Fault(text, "image"))
+            doubled.add(stem)  # which of them the labels belong to would be a guess
         names[stem] = name
     ids = unpack(index["ids"])
-    there = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
-    for row in np.flatnonzero(~there):
+    listed = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
+    there = listed & np.fromiter((stem not in doubled for stem in ids), np.bool_, len(ids))
+    for row in np.flatnonzero(~listed):
         text = f"{images / ids[row]}.jpg: no such image file, but it has annotations."
         faults.append(Fault(text, "image missing"))
     boxes = {name: index[name][there] for name in ("landmarks", "inner")}
@@ -97,7 +102,8 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
 
 def _listing(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries)
+        # Names with a dot in front are what systems leave behind: ._0_val.npy of a Mac is no annotation.
+        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
 def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[Fault]]:
@@ -152,9 +158,10 @@ def _read_value(annotations: Path, stem: str, kind: str, kinds: int) -> float:
     array = read_npy(path)
     if array.size != 1:
         raise DataError(f"{path}: must hold one value, got shape {array.shape}.")
-    value = _to_float(path, array.reshape(()).item())
+    content = _to_list(path, array.ravel())[0]
+    value = _to_float(path, content)
     if kind == "exp" and not (value == round(value) and 0 <= value <= LAST_CLASS):
-        raise DataError(f"{path}: expression must be a class from 0 to {LAST_CLASS}, got {array.reshape(()).item()!r}.")
+        raise DataError(f"{path}: expression must be a class from 0 to {LAST_CLASS}, got {content!r}.")
     return value
 
 
@@ -165,19 +172,23 @@ def _read_landmarks(annotations: Path, stem: str) -> NDArray[np.float64]:
     if array.size != 2 * NUM_LANDMARKS:
         raise DataError(f"{path}: must hold {2 * NUM_LANDMARKS} landmark numbers, got {array.size}.")
     if array.dtype.kind in "US":
-        return np.array([_to_float(path, value) for value in array.tolist()])
+        return np.array([_to_float(path, value) for value in _to_list(path, array)])
     points = array.astype(np.float64)
     if not np.isfinite(points).all():
         raise DataError(f"{path}: values must be finite numbers, got {points[~np.isfinite(points)][0]}.")
     return points
 
 
+def _to_list(path: str, values: NDArray[Any]) -> list[Any]:
+    try:
+        return values.tolist()
+    except (ValueError, SystemError) as error:  # bytes that are no character, by the version of Python
+        raise DataError(f"{path}: not readable as text ({error}).") from error
+
+
 def _to_float(path: str, value: object) -> float:
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    try:
-        number = float(text)  # pyright: ignore[reportArgumentType] - whatever it is, float() knows
-    except (TypeError, ValueError):
-        number = np.nan
+    number = parse_number(text if isinstance(text, str) else str(text))
     if not np.isfinite(number):
         raise DataError(f"{path}: values must be finite numbers, got {value!r}.")
     return number
@@ -199,8 +210,10 @@ def read_npy(path: str) -> NDArray[Any]:
         MissingDataError: If there is no such file.
     """
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would be waited for
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise DataError(f"{path}: not a readable file (a folder, a named pipe or a device).")
             raw = os.read(handle, 1 << 20)
         finally:
             os.close(handle)
@@ -215,7 +228,7 @@ def read_npy(path: str) -> NDArray[Any]:
     end = start + struct.unpack_from("<I" if wide else "<H", raw, 8)[0]
     try:
         dtype, shape = _parse_header(raw[start:end])
-    except (ValueError, SyntaxError, TypeError, KeyError) as error:
+    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
         raise DataError(f"{path}: not a readable npy header ({error}).") from error
     size = dtype.itemsize * math.prod(shape)
     if len(raw) - end != size:

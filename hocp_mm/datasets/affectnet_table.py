@@ -94,4 +94,11 @@ def image_keys(files: list[str], kept: NDArray[np.integer]) -> list[str]:
     for file in files:
         seen[file] = number = seen.get(file, 0) + 1
         numbers.append(number)
-    return [files[row] if numbers[row] == 1 else f"{files[row]}#{numbers[row]}" for row in kept.tolist()]
+
+    def name(row: int) -> str:
+        key = files[row] if numbers[row] == 1 else f"{files[row]}#{numbers[row]}"
+        while numbers[row] > 1 and key in seen:  # an image of that very name
+            key += "#"
+        return key
+
+    return [name(row) for row in kept.tolist()]

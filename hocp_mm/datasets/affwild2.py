@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.affwild2_files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
 from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.splits import check_no_leak
+from hocp_mm.datasets.twins import Claim, label_claim, picture_claim, without_twins
 from hocp_mm.datasets.video import probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -71,6 +72,11 @@ class AffWild2Dataset(AffectDataset):
                 f"AffWild2Dataset: fps must be positive and length_tolerance 0 or more, got {fps} and "
                 f"{length_tolerance}."
             )
+        if tuple(kwargs.get("label_range", (-1, 1))) != (-1, 1):
+            raise ValueError(
+                f"AffWild2Dataset: label_range must be (-1, 1), as marks are told from labels by being below -1, got "
+                f"{tuple(kwargs['label_range'])}."
+            )
         self.root = Path(data_root)
         self.split = split
         self.annotations = annotations
@@ -98,10 +104,17 @@ class AffWild2Dataset(AffectDataset):
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             scanned = list(pool.map(self._scan, files))
         records = [record for record, _ in scanned if record is not None]
-        left_out = [file.stem for file, (record, _) in zip(files, scanned, strict=True) if record is None]
-        self.settle_faults(where, [fault for _, found in scanned for fault in found], len(records), left_out)
+        faults = [fault for _, found in scanned for fault in found]
+        records = without_twins(records, faults, self._claims)
+        used = {record["video"] for record in records}
+        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
         self._report(where, records)
         return records
+
+    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+        """Name what no two videos may share; the two people of one may share its pictures, but no labels."""
+        yield picture_claim(record, record["subject"])
+        yield from label_claim(record, record["video"], record.pop("label_file"))
 
     def _check_leak(self, folder: Path) -> None:
         """Refuse parts that share a video: its two people may not be in different ones."""
@@ -169,6 +182,7 @@ class AffWild2Dataset(AffectDataset):
             "valid": valid,
             "boxes": None,
             "face_found": shown,
+            "label_file": str(file),
             "counts": {
                 "marked": int((~counts).sum()),
                 "marked otherwise than by -5": int((values[~counts].min(axis=1) != -5).sum()),

@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.source_files import parse_number, read_text
 from hocp_mm.errors import DataError, MissingDataError
 
 HEADER = "valence,arousal"
@@ -103,14 +104,7 @@ def read_va_file(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.bool
             finite numbers.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such label file.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: a label file must be UTF-8 text ({error.reason}).") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    lines = read_text(path, "label file").rstrip().splitlines()
     header = lines[0].replace(" ", "").lower() if lines else ""
     if header != HEADER:
         got = repr(lines[0][:80]) if lines else "an empty file"
@@ -119,11 +113,9 @@ def read_va_file(path: str | Path) -> tuple[NDArray[np.float64], NDArray[np.bool
         raise DataError(f"{path}: a label file must hold one line per frame, got none.")
     values = np.empty((len(lines) - 1, 2))
     for row, line in enumerate(lines[1:]):
-        try:
-            values[row] = [float(cell) for cell in line.split(",")]
-        except ValueError:
-            values[row] = np.nan
-        if not np.isfinite(values[row]).all() or line.count(",") != 1:
+        cells = line.split(",", 2)
+        values[row] = [parse_number(cell) for cell in cells] if len(cells) == 2 else np.nan
+        if not np.isfinite(values[row]).all():
             raise DataError(f"{path}: a line must be two finite numbers, but line {row + 2} is {line[:80]!r}.")
     return values, (values[:, 0] >= -1) & (values[:, 1] >= -1)
 

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.avec_files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
 from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
+from hocp_mm.datasets.twins import Claim, without_twins
 from hocp_mm.datasets.video import VideoInfo, frame_times, probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -101,10 +102,16 @@ class AVECDataset(AffectDataset):
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             scanned = list(pool.map(lambda file: self._scan(file, given), files))
         records = [record for record, _ in scanned if record is not None]
-        left_out = [file.stem for file, (record, _) in zip(files, scanned, strict=True) if record is None]
-        self.settle_faults(where, [fault for _, found in scanned for fault in found], len(records), left_out)
+        faults = [fault for _, found in scanned for fault in found]
+        records = without_twins(records, faults, self._claims)
+        used = {record["video"] for record in records}
+        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
         self._report(where, records)
         return records
+
+    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+        """Name what no two recordings may share; label files bear their name in every row."""
+        yield Claim(record["video"], record["video"], record["filename"], (record["filename"],))
 
     def _find_labels(self) -> list[Path]:
         """Return the label files of the partition and its cultures."""
@@ -150,9 +157,14 @@ class AVECDataset(AffectDataset):
         labels = attempt(faults, "labels", read_avec_csv, file)
         video = attempt(faults, "video", self._find_video, file.stem)
         info = None if video is None else attempt(faults, "video", probe_video, video)
-        if labels is None or video is None or info is None:
+        scaled = None if labels is None else attempt(faults, "labels", self._scale, file, labels)
+        if labels is None or scaled is None or video is None or info is None:
             return None, faults
-        return attempt(faults, "lengths", self._make_record, file, labels, video, info, given), faults
+        return attempt(faults, "lengths", self._make_record, file, labels[0], scaled, video, info, given), faults
+
+    def _scale(self, file: Path, labels: tuple[NDArray[np.float64], NDArray[np.float64], int]) -> NDArray[np.float32]:
+        _, raw, first_line = labels
+        return np.stack([scale_labels(column, self.label_range, file, first_line) for column in raw.T], axis=1)
 
     def _find_video(self, name: str) -> Path:
         files = [file for suffix in _VIDEO_SUFFIXES if (file := self.video_folder / f"{name}{suffix}").is_file()]
@@ -168,15 +180,14 @@ class AVECDataset(AffectDataset):
     def _make_record(
         self,
         file: Path,
-        labels: tuple[NDArray[np.float64], NDArray[np.float64], int],
+        times: NDArray[np.float64],
+        scaled: NDArray[np.float32],
         video: Path,
         info: VideoInfo,
         given: dict[str, Any],
     ) -> dict[str, Any]:
-        times, raw, first_line = labels
         if info.fps <= 0:
             raise DataError(f"{video}: the file must state its frame rate, got {info.fps:g}.")
-        scaled = np.stack([scale_labels(column, self.label_range, file, first_line) for column in raw.T], axis=1)
         shown = frame_times(video)
         if len(shown) != info.num_frames:
             raise DataError(f"{video}: {info.num_frames} frames must have one time each, got {len(shown)}.")

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import parse_number, read_text
+from hocp_mm.errors import DataError
 
 PARTITIONS = ("Train", "Devel", "Test")
 HOP = 0.1
@@ -135,14 +136,7 @@ def labels_at(
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
     """Return the names of the columns, the rows of cells without quotes and the line number of the first row."""
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such label file.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: a label file must be UTF-8 text ({error.reason}).") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    lines = read_text(path, "label file").rstrip().splitlines()
     rows = [[cell.strip().strip("'\"") for cell in line.split(";")] for line in lines]
     has_header = bool(rows) and rows[0][0].lower() == "name"
     names: list[str] = [cell.lower() for cell in rows[0]] if has_header else list(_COLUMNS)
@@ -158,10 +152,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
 
 
 def _to_number(path: Path, line: int, column: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = np.nan
+    value = parse_number(cell)
     if not np.isfinite(value):
         what = "is empty" if not cell else f"is {cell!r}"
         raise DataError(f"{path}: cells must be finite numbers, but {column} in line {line} {what}.")

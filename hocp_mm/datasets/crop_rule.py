@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces import crop_faces, face_track, square_boxes
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
+from hocp_mm.errors import DataError
 
 
 def squares_of(
@@ -49,3 +50,23 @@ def crop_frame(
     else:
         square = squares[index : index + 1]
     return crop_faces(square_pixels(frame, pixel_aspect)[None], square, size)[0]
+
+
+def check_face(frame: NDArray[np.uint8], boxes: NDArray[np.floating] | None, index: int, where: str) -> None:
+    """Refuse a face that lies beside its frame, of which a crop would show the smeared edge.
+
+    Args:
+        frame: As read from the file, ``[H, W, 3]``.
+        boxes: Face boxes of the record, ``[F, 4]``, NaN rows without a face; None for whole frames.
+        index: Number of the frame in the record.
+        where: File, for the message.
+
+    Raises:
+        DataError: If box and frame have no pixel in common.
+    """
+    if boxes is None:
+        return
+    (height, width), box = frame.shape[:2], boxes[index]
+    # Written so that NaN, a frame without a face, passes.
+    if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+        raise DataError(f"{where}: the face must lie in the {width}x{height} frame, got the box {box.tolist()}.")

@@ -15,7 +15,8 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import check_file
+from hocp_mm.errors import DataError
 
 # From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
 _PIXELS_WORTH_THREADS = 1280 * 720
@@ -29,8 +30,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         MissingDataError: If there is no such file.
         DataError: If it is no video.
     """
-    if not Path(path).is_file():
-        raise MissingDataError(f"{path}: no such video file.")
+    check_file(path, "video file")  # FFmpeg would wait for a named pipe, and read a device for ever
     try:
         container = av.open(str(path))
     except (FFmpegError, ValueError, OSError) as error:
@@ -111,11 +111,8 @@ def orientation(path: str | Path) -> tuple[bool, bool, bool]:
         MissingDataError: If there is no such file.
         DataError: If the matrix turns by other than quarter turns, or the first frame cannot be decoded.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise MissingDataError(f"{path}: no such video file.")
-    stat = file.stat()
-    return _orientation(str(file), stat.st_mtime_ns, stat.st_size)
+    stat = check_file(path, "video file")
+    return _orientation(str(path), stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=65536)
@@ -145,16 +142,39 @@ def read_in_order(path: str | Path, frames: NDArray[np.integer]) -> NDArray[np.u
         RGB pictures, uint8 ``[n, H, W, 3]``.
 
     Raises:
-        DataError: If the file ends before a wanted frame, or a frame cannot be decoded or has another size.
+        DataError: If the file ends before a wanted frame, or a frame cannot be decoded, is damaged or leans on a
+            damaged one, or has another size.
     """
     pictures = Pictures(path, frames)
-    index = 0
+    index, damaged = 0, None
     for index, frame in enumerate(decode(path), start=1):
+        # Pictures lean on those before them, back to a key frame; only the damaged one itself is marked.
+        damaged = index - 1 if frame.is_corrupt else None if frame.key_frame else damaged
         if pictures.wants == index - 1:
+            if damaged not in (None, index - 1):
+                raise DataError(f"{path}: frame {damaged} is damaged in the file, and frame {index - 1} leans on it.")
             pictures.add(frame)
             if pictures.wants is None:
                 return pictures.array
     raise DataError(f"{path}: frame {pictures.wants} was asked for, but the stream ends after {index} frames.")
+
+
+def check_size(path: str | Path, index: int, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+    """Refuse a frame of another size than the first, whose boxes it would be cropped by.
+
+    Args:
+        path: Video file, for the message.
+        index: Number of the frame.
+        shape: ``[H, W, 3]`` of it.
+        first: That of the first frame.
+
+    Raises:
+        DataError: If they differ.
+    """
+    if shape != first:
+        raise DataError(
+            f"{path}: all frames must have one size, but frame {index} has {shape[1::-1]} after {first[1::-1]}."
+        )
 
 
 class Pictures:
@@ -187,10 +207,6 @@ class Pictures:
         picture = to_rgb(self._path, index, frame)
         if self._found == 0:
             self.array = np.empty((len(self._frames), *picture.shape), dtype=np.uint8)
-        if picture.shape != self.array.shape[1:]:
-            raise DataError(
-                f"{self._path}: all frames must have one size, but frame {index} has {picture.shape[1::-1]} "
-                f"after {self.array.shape[2:0:-1]}."
-            )
+        check_size(self._path, index, picture.shape, self.array.shape[1:])
         self.array[self._found] = picture
         self._found += 1

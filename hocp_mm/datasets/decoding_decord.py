@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.decoding import decode, orientation
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import check_file
+from hocp_mm.errors import DataError
 
 # decord 0.6.0 hangs on transport streams until it is killed, so they are not even opened for the self-check.
 _SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")
@@ -35,16 +36,13 @@ def read_with_decord(path: str | Path, frames: NDArray[np.integer]) -> NDArray[n
         MissingDataError: If there is no such file.
         DataError: If decord must not read this file, or a frame lies beyond its end.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise MissingDataError(f"{path}: no such video file.")
-    stat = file.stat()
-    fault = _decord_fault(str(file), stat.st_mtime_ns, stat.st_size)
+    stat = check_file(path, "video file")
+    fault = _decord_fault(str(path), stat.st_mtime_ns, stat.st_size)
     if fault:
         raise DataError(f"{path}: decord cannot be trusted with this file: {fault}. Use decoder='auto'.")
     import decord  # optional: it has no wheels for many platforms
 
-    reader = decord.VideoReader(str(file))
+    reader = decord.VideoReader(str(path))
     if frames[-1] >= len(reader):
         raise DataError(f"{path}: frame {frames[-1]} was asked for, but the stream ends after {len(reader)} frames.")
     return reader.get_batch(frames.tolist()).asnumpy()

@@ -169,7 +169,8 @@ def _draw(sizes: Mapping[str, int], share: float, shuffler: random.Random) -> se
     chosen: set[str] = set()
     count = 0
     for group in order:
-        if len(chosen) < len(order) - 1 and (not chosen or abs(count + sizes[group] - wanted) < abs(count - wanted)):
+        if len(chosen) < len(order) - 1 and abs(count + sizes[group] - wanted) < abs(count - wanted):
             chosen.add(group)
             count += sizes[group]
-    return chosen
+    # Every group alone may be more than twice the share; the smallest then is the nearest.
+    return chosen or {min(order, key=lambda group: sizes[group])}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.crop_rule import crop_frame, squares_of
+from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.image_frames import held_frames, iter_images
 from hocp_mm.datasets.video import Decoder, iter_frames, read_frames
 from hocp_mm.errors import DataError
@@ -39,7 +39,8 @@ class FrameCrops:
                 f"LoadFaceClip: frame_files must name one file per frame, got {len(self._files)} for {self._count} "
                 f"({self.filename})."
             )
-        self._squares = squares_of(record["boxes"], self._aspect, margin, smooth)
+        self._boxes: NDArray[np.float32] | None = record["boxes"]
+        self._squares = squares_of(self._boxes, self._aspect, margin, smooth)
 
     @property
     def key(self) -> Hashable:
@@ -66,7 +67,11 @@ class FrameCrops:
         files = self._files
         pictures = read_frames(self.filename, frames, self._decoder) if files is None else iter_images(files, frames)
         for index, picture in zip(frames.tolist(), pictures, strict=True):
-            yield crop_frame(picture, self._squares, index, self._aspect, self.size)
+            yield self._cut(index, picture)
+
+    def _cut(self, index: int, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        check_face(picture, self._boxes, index, self.filename if self._files is None else self._files[index])
+        return crop_frame(picture, self._squares, index, self._aspect, self.size)
 
     def read_all(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield the number and the crop of every frame with a picture; one full-size frame is held at a time.
@@ -83,7 +88,7 @@ class FrameCrops:
             return
         count = 0
         for count, frame in enumerate(iter_frames(self.filename), start=1):
-            yield count - 1, crop_frame(frame, self._squares, count - 1, self._aspect, self.size)
+            yield count - 1, self._cut(count - 1, frame)
             if count == self._count:
                 return
         raise DataError(f"{self.filename}: frame {count} was asked for, but the stream ends after {count} frames.")

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hocp_mm.datasets.image_structure import check_png_pixels, check_structure
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import read_bytes
+from hocp_mm.errors import DataError
 
 # Named one by one: Pillow would hand other content to external programs (EPS) or read it from other files.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -154,7 +155,8 @@ def held_frames(frame_files: Sequence[str] | NDArray[np.integer]) -> NDArray[np.
         >>> held_frames(["", "b.png", "", "d.png"]).tolist()
         [1, 1, 1, 3]
     """
-    usable = np.flatnonzero([bool(file) for file in frame_files])
+    given = frame_files if isinstance(frame_files, np.ndarray) else [bool(file) for file in frame_files]
+    usable = np.flatnonzero(given)
     if len(usable) == 0:
         raise ValueError(f"held_frames: at least one frame must have a file, got none of {len(frame_files)}.")
     place = np.searchsorted(usable, np.arange(len(frame_files)), side="right") - 1
@@ -190,12 +192,7 @@ def iter_images(
 
 
 def _read_whole(path: str | Path) -> bytes:
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise MissingDataError(f"{path}: no such image file.") from error
-    except OSError as error:  # a folder, no permission, a loop of links, a failing disk
-        raise DataError(f"{path}: the image file cannot be read ({error.strerror or error}).") from error
+    raw = read_bytes(path, "image file")
     if not raw:
         raise DataError(f"{path}: an image file must hold a picture, got 0 bytes.")
     return raw

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import read_bytes
+from hocp_mm.errors import DataError
 
 NUM_LANDMARKS = 49
+_LARGEST_MEMBER = 1 << 20  # a frame takes 2 kB; a member that unpacks to gigabytes is damage, or an attack
+_LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\.[^/]*$)")  # what systems add when they pack a folder
 _FRAME_NUMBER = re.compile(r"(\d+)[^\d./\\]*(?:\.\w+)?$")  # the last digits of the name before its suffix
 
 
@@ -38,14 +41,13 @@ def read_landmarks_zip(path: str | Path, num_frames: int, tolerance: int = 0) ->
         DataError: If it is no zip, a file in it has no number or no landmarks, two share a number, or a
             number lies beyond the video.
     """
-    if not Path(path).is_file():
-        raise MissingDataError(f"{path}: no such landmarks file.")
+    raw = read_bytes(path, "landmarks file")
     landmarks = np.full((num_frames, 2 * NUM_LANDMARKS), np.nan, dtype=np.float32)
     try:
         # From memory: a set has hundreds of thousands of members, and seeking in the file costs as much as parsing.
-        with zipfile.ZipFile(io.BytesIO(Path(path).read_bytes())) as archive:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             for frame, name in _number_members(path, archive, num_frames, tolerance).items():
-                points = _parse_landmarks(f"{path}:{name}", archive.read(name))
+                points = _parse_landmarks(f"{path}:{name}", _unpack(f"{path}:{name}", archive, name))
                 if points is not None:
                     landmarks[frame] = points
     except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # RuntimeError: encrypted
@@ -58,7 +60,7 @@ def _number_members(path: str | Path, archive: zipfile.ZipFile, num_frames: int,
     """Map zero-based frame numbers to the names of the files in the zip."""
     members: dict[int, str] = {}
     for name in archive.namelist():
-        if name.endswith("/"):
+        if name.endswith("/") or _LEFTOVER.search(name):
             continue
         match = _FRAME_NUMBER.search(name)
         if match is None:
@@ -74,6 +76,15 @@ def _number_members(path: str | Path, archive: zipfile.ZipFile, num_frames: int,
             f"{path}: frame numbers must lie in the video of {num_frames} frames, got {members[max(members)]!r}."
         )
     return {number: name for number, name in members.items() if number < num_frames}
+
+
+def _unpack(where: str, archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return the content of a member, of which no more is unpacked than a frame may have."""
+    with archive.open(name) as member:
+        content = member.read(_LARGEST_MEMBER + 1)
+    if len(content) > _LARGEST_MEMBER:
+        raise DataError(f"{where}: a frame must unpack to at most {_LARGEST_MEMBER} bytes, got more.")
+    return content
 
 
 def _parse_landmarks(where: str, raw: bytes) -> list[float] | None:

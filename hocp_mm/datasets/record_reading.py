@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.decoding_check import check_random_access
 from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.image_frames import read_image
+from hocp_mm.datasets.source_files import check_file
 from hocp_mm.datasets.video import Decoder, probe_video
+from hocp_mm.errors import DataError, MissingDataError
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,19 @@ def _read_pack(record: dict[str, Any]) -> Reading:
     table, path = record["pack"], record["filename"]
     shown = np.flatnonzero(np.asarray(table.sizes) > 0)
     try:
+        check_file(path, "pack")
         with Path(path).open("rb") as file:
             for frame in shown.tolist():
                 file.seek(int(table.offsets[frame]))
                 data = file.read(int(table.sizes[frame]))
                 if text := _picture_fault(data, int(table.checksums[frame]), record["crop"].size):
                     faults.append(Fault(f"{path}: frame {frame} of {record['video']!r} {text}.", "crops"))
-    except FileNotFoundError:
+    except MissingDataError:
         text = f"{path}: no such pack; the store must be copied whole, or prepared again."
         return Reading("", (Fault(text, "crops missing"),))
+    except (DataError, OSError) as error:  # a folder, a named pipe, a disk that fails
+        text = str(error) if isinstance(error, DataError) else f"{path}: the pack cannot be read ({error.strerror})."
+        return Reading("", (*faults, Fault(text, "crops")))
     unseen = record["valid"].copy()
     unseen[shown] = False
     if unseen.any():

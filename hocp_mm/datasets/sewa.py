@@ -14,17 +14,24 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.affect_dataset import AffectDataset, scale_labels
 from hocp_mm.datasets.faces import landmark_boxes
 from hocp_mm.datasets.faults import Fault, attempt
-from hocp_mm.datasets.given_boxes import expand_boxes, read_boxes_file
+from hocp_mm.datasets.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
 from hocp_mm.datasets.landmarks import read_landmarks_zip
 from hocp_mm.datasets.sewa_files import parse_sewa_key, read_affect_csv
 from hocp_mm.datasets.sewa_metadata import contradictions
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.twins import Claim, without_twins
 from hocp_mm.datasets.video import VideoInfo, probe_video
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
 Labels = Literal["A", "V", "AV"]
 Faces = Literal["landmarks", "given", "frame"]
+
+
+def _conversation(key: str) -> str:
+    """Return the conversation of a key; a name of another form, which the scan refuses, is one by itself."""
+    parts = attempt([], "name", parse_sewa_key, key)
+    return key if parts is None else parts.conversation
 
 
 @DATASETS.register_module()
@@ -100,6 +107,7 @@ class SEWADataset(AffectDataset):
             if number % 100 == 0:
                 print_log(f"{where}: {number} of {len(keys)} videos checked", logger="current")
         self._given = {}
+        videos = without_twins(videos, faults, self._claims)
         used = {video["video"] for video in videos}
         self.settle_faults(where, faults, len(videos), [key for key in keys if key not in used])
         self._report(where, videos)
@@ -108,6 +116,17 @@ class SEWADataset(AffectDataset):
     def _scan_all(self, keys: list[str]) -> Iterator[tuple[dict[str, Any] | None, list[Fault]]]:
         with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
             yield from pool.map(self._scan, keys)
+
+    def _claims(self, video: dict[str, Any]) -> Iterator[Claim]:
+        """Name the files that no two recordings may share."""
+        key, folder = video["video"], self.root / video["video"]
+        parts = parse_sewa_key(key)
+        recording = (parts.conversation, parts.person, parts.first, parts.last)  # several segments may be one
+        files = [video["filename"], *([] if self.faces == "frame" else [self._face_source(key)])]
+        for dimension, values in zip(("Valence", "Arousal"), video["affect"].T, strict=True):
+            if np.ptp(values) > 0:  # traces of people who moved nothing may be equal
+                files.append(folder / f"{key}_{dimension}_{self.labels}_Aligned.csv")
+        yield from (Claim(key, recording, file, (file,)) for file in files if file != self.boxes_file)
 
     def _read_split(self) -> list[str]:
         if not self.root.is_dir():
@@ -131,7 +150,7 @@ class SEWADataset(AffectDataset):
             siblings = [file for part in PARTS if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
             parts = {file.name: read_split_file(file, allow_empty=True) for file in siblings}
             try:
-                check_no_leak(parts, lambda key: parse_sewa_key(key).conversation)
+                check_no_leak(parts, _conversation)
             except DataError as error:
                 raise DataError(f"{path.parent}: {error}") from error
         return keys
@@ -222,13 +241,7 @@ class SEWADataset(AffectDataset):
             raise MissingDataError(
                 f"{source}: no such landmarks file; set boxes_file for this video, or faces='frame' if it is cropped."
             )
-        outside = (boxes[:, :2] >= (info.width, info.height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-        if outside.any():
-            frame = int(np.argmax(outside))
-            raise DataError(
-                f"{source}: faces must lie in the {info.width}x{info.height} frame, but {key} frame {frame} has the "
-                f"box {boxes[frame].tolist()}."
-            )
+        check_boxes_inside(boxes, info.width, info.height, source, key)
         return boxes
 
     def _report(self, where: str, videos: list[dict[str, Any]]) -> None:

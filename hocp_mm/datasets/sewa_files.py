@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.source_files import parse_number, read_text
 from hocp_mm.errors import DataError, MissingDataError
 
 _KEY = re.compile(r"([A-Z]+)_C(\w+?)_S(\d+)_P(\d+)_VC\d+_(\d+)_(\d+)")
@@ -114,19 +115,18 @@ def read_affect_csv(path: str | Path, dimension: str, first_frame: int = 0) -> t
 
 def _read_cells(path: Path) -> tuple[list[str], list[list[str]], int]:
     """Return header (empty if there is none), rows of stripped cells and the line number of the first row."""
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such label file.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: a label file must be UTF-8 text ({error.reason}).") from error
-    lines = text.rstrip().splitlines()
+    lines = read_text(path, "label file").rstrip().splitlines()
     separator = ";" if lines and ";" in lines[0] else ","
     rows = [[cell.strip() for cell in line.split(separator)] for line in lines]
-    header = [cell.strip("'\"").lower() for cell in rows[0]] if rows and not all(map(_is_number, rows[0])) else []
+    header = [cell.strip("'\"").lower() for cell in rows[0]] if rows and any(map(_is_word, rows[0])) else []
     rows = rows[1:] if header else rows
     if not rows:
         raise DataError(f"{path}: a label file must hold one row per frame, got none.")
+    if header and len(header) != len(rows[0]):
+        raise DataError(
+            f"{path}: rows must have the {len(header)} cells of the header, but line 2 has {len(rows[0])}: are the "
+            "decimals written with a comma?"
+        )
     if len(rows[0]) < 2:
         raise DataError(f"{path}: rows must hold a frame number and a value, got {lines[0]!r}.")
     return header, rows, 2 if header else 1
@@ -162,17 +162,18 @@ def _check_numbering(
         raise DataError(f"{path}: frames must be numbered from {allowed}, got {numbers[0]:g}.{hint}")
 
 
-def _is_number(cell: str) -> bool:
+def _is_word(cell: str) -> bool:
+    """Tell whether a cell is no number, not even ``nan`` or ``inf``."""
     try:
         float(cell)
     except ValueError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _to_number(path: str | Path, line: int, column: int, cell: str) -> float:
-    value = float(cell) if _is_number(cell) else math.nan
-    if not math.isfinite(value):
+    value = parse_number(cell)
+    if math.isnan(value):
         what = "is empty" if not cell else f"is {cell!r}"
         raise DataError(f"{path}: cells must be finite numbers, but line {line}, column {column + 1} {what}.")
     return value

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hocp_mm.datasets.sewa_files import SEWAKey
+from hocp_mm.datasets.source_files import read_bytes
 from hocp_mm.errors import DataError, MissingDataError
 
 
@@ -41,10 +42,7 @@ def read_sewa_metadata(path: str | Path) -> SEWAMetadata:
         MissingDataError: If there is no such file.
         DataError: If it is no text, or holds no ``name=value`` line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such metadata file.")
-    raw = path.read_bytes()
+    raw = read_bytes(path, "metadata file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -85,11 +83,10 @@ def contradictions(folder: Path, parts: SEWAKey) -> str:
     Returns:
         One line, empty if nothing contradicts.
     """
-    path = folder / "metadata.ini"
-    if not path.is_file():
-        return ""
     try:
-        metadata = read_sewa_metadata(path)
+        metadata = read_sewa_metadata(folder / "metadata.ini")
+    except MissingDataError:
+        return ""
     except DataError as error:
         return str(error)
     told = []

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.source_files import read_text
+from hocp_mm.errors import DataError
 
 PARTS = ("train", "val", "test")
 _CHECKSUM = re.compile(r"\bsha256=([0-9a-f]{64})\b")
@@ -125,12 +126,7 @@ def read_split_file(path: str | Path, allow_empty: bool = False) -> list[str]:
         DataError: If it is no text, holds no key, repeats one, or differs from the checksum in its header.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such split file.")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: a split file must be UTF-8 text ({error.reason}).") from error
+    lines = [line.strip() for line in read_text(path, "split file").splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys and not allow_empty:
         raise DataError(f"{path}: a split must name at least one video, got none.")

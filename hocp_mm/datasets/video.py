@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from hocp_mm.datasets.decoding import decode, open_video, orientation, read_in_order, to_rgb
+from hocp_mm.datasets.decoding import check_size, decode, open_video, orientation, read_in_order, to_rgb
 from hocp_mm.datasets.decoding_decord import read_with_decord
 from hocp_mm.datasets.decoding_seek import read_by_jumps, seek_table
 from hocp_mm.errors import DataError
@@ -171,10 +171,14 @@ def iter_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 
     Raises:
         MissingDataError: If there is no such file.
-        DataError: If the file cannot be opened or a frame cannot be decoded.
+        DataError: If the file cannot be opened, or a frame cannot be decoded or has another size than the first.
     """
+    first: tuple[int, ...] | None = None
     for index, frame in enumerate(decode(path)):
-        yield to_rgb(path, index, frame)
+        picture = to_rgb(path, index, frame)
+        first = first or picture.shape
+        check_size(path, index, picture.shape, first)
+        yield picture
 
 
 def _read(path: str | Path, frames: NDArray[np.integer], decoder: Decoder) -> NDArray[np.uint8]:

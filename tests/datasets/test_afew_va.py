@@ -239,6 +239,18 @@ def test_squeezed_faces_come_out_as_wide_as_they_are(root):
     assert beside.mean() == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.parametrize(("size", "warned"), [((300, 240), False), ((192, 240), True), ((240, 240), True)])
+def test_frames_of_another_shape_than_the_release_are_named_where_their_pixels_are_stretched(root, log, size, warned):
+    for file in (root / "001").glob("*.png"):
+        Image.fromarray(squeezed_number(20)).resize(size).save(file)
+    AFEWVADataset(str(root), "one.txt")
+    text = f"these are not, look whether their faces are too wide now ({size[0]}x{size[1]}: 001)"
+    assert any(text in line for line in log if line.startswith("WARNING")) == warned
+    log.clear()
+    AFEWVADataset(str(root), "one.txt", pixel_aspect=1)
+    assert not [line for line in log if line.startswith("WARNING")]
+
+
 # Bad input: what is done to the set, and what the error must say.
 
 
@@ -309,6 +321,13 @@ def test_with_skip_a_faulty_frame_is_not_valid_counted_and_named(root, damage, m
     sample = dataset[0]
     assert sample["data_samples"].gt_valid.tolist() == [True, True, False, True, True, True]
     assert_pairs_are_exact(sample)
+
+
+def test_a_first_frame_of_another_size_is_the_odd_one_and_not_all_the_others(root):
+    Image.fromarray(squeezed_number(20)).resize((120, 240)).save(root / "001/00000.png")
+    dataset = AFEWVADataset(str(root), "one.txt", on_fault="skip")
+    assert dataset[0]["valid"].tolist() == [False, True, True, True, True, True]
+    assert len(dataset.faults) == 1
 
 
 def _json(change):
@@ -398,6 +417,10 @@ def test_missing_folders_say_where_to_get_them(root, tmp_path):
         AFEWVADataset(str(root), "train", fold=0)
     with pytest.raises(MissingDataError, match=r"mine\.txt: no such split file"):
         AFEWVADataset(str(root), "mine.txt")
+    for name in ("./001", "001/", "../set/001"):
+        (root / "mine.txt").write_text(f"001\n{name}\n")  # would be two clips of one name
+        with pytest.raises(DataError, match=rf"mine\.txt: a clip must be the name of a folder, got '{name}'"):
+            AFEWVADataset(str(root), "mine.txt")
 
 
 BAD_OPTIONS = {

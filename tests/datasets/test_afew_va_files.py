@@ -104,6 +104,15 @@ FRAME = {
     "too high": (frames(valence="11"), f"valence {RANGE} 11"),
     "too low": (frames(arousal="-10.5"), f"arousal {RANGE} -10.5"),
     "divided by ten": (frames(valence="0.3"), "valence must be a whole number on the scale of -10 to 10, got 0.3"),
+    "whole number of 400 digits": (frames(valence="9" * 400), "valence must be a number, got 9999"),
+    "point of 400 digits": (
+        frames(landmarks=json.dumps([[10**400, 1]] * 68)),
+        r"landmarks must be finite points \[x, y\], got \[1000",
+    ),
+    "point beyond float32": (
+        frames(landmarks=json.dumps([[1e39, 1]] * 68)),
+        r"landmarks must be finite points \[x, y\], got \[1e\+39, 1\]",
+    ),
     "no object": (frames().replace('{"valence"', '[{"valence"').replace("[]}", "[]}]"), "must be an object .* a list"),
     "67 points": (frames(landmarks=json.dumps(POINTS[:67])), "landmarks must be 68 points .*, got 67 points"),
     "no landmarks": (frames(landmarks=None), "landmarks must be 68 points .* or an empty list, got nothing"),

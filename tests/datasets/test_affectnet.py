@@ -163,6 +163,10 @@ def test_rare_expressions_can_be_repeated(tmp_path):
     assert [balanced[n]["expression"] for n in range(len(balanced))] == [1] * 15 + [7, 7]
 
 
+def test_expressions_are_known_before_a_lazy_set_is_asked_for_anything_else(root):
+    assert AffectNetDataset(root, lazy_init=True).get_cat_ids(0) == AffectNetDataset(root).get_cat_ids(0)
+
+
 def test_subsets_and_scopes_work_as_in_mmengine(root):
     dataset = DATASETS.build({"type": "hocp_mm.AffectNetDataset", "data_root": str(root), "indices": 2})
     assert len(dataset) == 2
@@ -356,6 +360,10 @@ BAD_OPTIONS = {
     "fault": ({"on_fault": "warn"}, "on_fault must be one of error, skip, got 'warn'"),
     "no boxes": ({"release": "2021", "faces": "box"}, "faces='box' needs release='2017'"),
     "no csv": ({"release": "2021", "labels_file": "a"}, "labels_file and image_folder belong to release='2017'"),
+    "clean on another scale": (
+        {"emonet_clean": True, "label_range": (-10, 10)},
+        r"emonet_clean=True has rules for label_range \(-1, 1\), got another one",
+    ),
     "range": ({"label_range": (1, -1)}, r"label_range must be \(lowest, highest\), got \(1, -1\)"),
 }
 

@@ -111,6 +111,7 @@ FAULTS = {
     ),
     "absolute path": (row("/etc/a.jpg"), "line 3: a path must lie below the images, got '/etc/a.jpg'"),
     "climbing path": (row("1/../../a.jpg"), "line 3: a path must lie below the images, got '1/../../a.jpg'"),
+    "a path with NUL": (row("1/a\0.jpg"), "line 3: a path must lie below the images, got '1/a\\x00.jpg'"),
     "no path": (row(""), "line 3: a path must lie below the images, got ''"),
 }
 
@@ -181,6 +182,13 @@ def test_a_second_reading_comes_from_the_index_until_the_file_changes(tmp_path, 
         np.testing.assert_array_equal(again.boxes[name], first.boxes[name])
     path.write_text(path.read_text().replace("0.25", "0.75"))  # as long as before
     assert read_affectnet_csv(path, tmp_path / "images", True).affect[0, 0] == 0.75
+
+
+def test_an_index_without_landmarks_does_not_stand_for_one_with_them(tmp_path):
+    read(tmp_path, row("1/a.jpg"), landmarks=False)
+    for landmarks in (True, False):
+        rows = read_affectnet_csv(tmp_path / "training.csv", tmp_path / "images", landmarks)
+        assert set(rows.boxes) == ({"box", "landmarks", "inner"} if landmarks else {"box"})
 
 
 def test_a_file_with_faults_is_read_again_each_time(tmp_path):

@@ -102,6 +102,7 @@ def test_a_row_keeps_its_name_whatever_else_is_dropped():
     files = ["a", "b", "a", "a", "b"]
     assert image_keys(files, np.arange(5)) == ["a", "b", "a#2", "a#3", "b#2"]
     assert image_keys(files, np.array([3, 4])) == ["a#3", "b#2"]
+    assert image_keys(["a", "a", "a#2"], np.arange(3)) == ["a", "a#2#", "a#2"]  # nor shares it
 
 
 def test_a_hundred_bytes_hold_a_record():

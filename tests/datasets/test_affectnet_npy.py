@@ -67,6 +67,11 @@ def save(name, value):
     return lambda part: np.save(part / "annotations" / name, value)
 
 
+def npy_bytes(dtype, values, shape=""):
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({shape}), }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + values
+
+
 def _pickled(part):
     np.save(part / "annotations/10_exp.npy", np.array({"a": 1}, dtype=object), allow_pickle=True)
 
@@ -80,6 +85,14 @@ def _cut(name):
 
 
 FAULTS = {
+    "no character": (
+        lambda part: (part / "annotations/10_val.npy").write_bytes(npy_bytes("<U1", b"\0\0\x63\x75")),
+        "10_val.npy: not readable as text (",
+    ),
+    "landmarks of no characters": (
+        lambda part: (part / "annotations/10_lnd.npy").write_bytes(npy_bytes("<U1", b"\0\0\x63\x75" * 136, "136,")),
+        "10_lnd.npy: not readable as text (",
+    ),
     "a pickle": (_pickled, r"10_exp.npy: not a readable npy header (values must be numbers or strings, got '|O' of "),
     "a bare pickle": (
         lambda part: (part / "annotations/10_exp.npy").write_bytes(pickle.dumps(3)),
@@ -149,7 +162,11 @@ def test_each_fault_is_one_line_and_the_other_images_are_read(part, damage, text
 
 def test_two_files_for_one_image_are_a_fault(part):
     write_picture(part / "images/10.png")
-    assert "images: an image must have one file, got '10.jpg' and '10.png'." in read_affectnet_folder(part).faults[0]
+    rows = read_affectnet_folder(part)
+    assert [fault.partition("images: ")[2] for fault in rows.faults] == [
+        "an image must have one file, got '10.jpg' and '10.png'."
+    ]
+    assert rows.files == ["0.jpg", "ü.jpg"]  # which of the two the labels belong to would be a guess
 
 
 def test_missing_folders_and_empty_ones_are_refused(part, tmp_path):
@@ -202,6 +219,20 @@ def test_a_damaged_index_counts_as_none(part, tmp_path, damage):
     assert load_index(index, folder_state(part / "annotations")) is None
     assert read_affectnet_folder(part).files == first.files
     assert load_index(index, folder_state(part / "annotations")) is not None  # written anew
+
+
+def test_a_damaged_byte_in_the_contents_of_an_index_gives_the_same_rows_or_none(part, tmp_path):
+    read_affectnet_folder(part)
+    (index,) = (tmp_path / "cache/affectnet").iterdir()
+    state, whole = folder_state(part / "annotations"), index.read_bytes()
+    good = load_index(index, state)
+    assert good is not None
+    for place in range(whole.index(b"PK\x01\x02"), len(whole), 2):  # where the zip file lists what it holds
+        for value in {whole[place] ^ 1, 255} - {whole[place]}:
+            index.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            got = load_index(index, state)
+            assert got is None or got.keys() == good.keys()
+            assert got is None or all(got[name].tobytes() == good[name].tobytes() for name in good)
 
 
 def test_no_place_for_an_index_is_no_error(part, tmp_path, monkeypatch):

@@ -244,6 +244,7 @@ BAD_OPTIONS = {
     "split": ({"split": "test"}, "split must be one of train, val, got 'test'"),
     "fps": ({"fps": 0}, "fps must be positive and length_tolerance 0 or more, got 0 and 0"),
     "tolerance": ({"length_tolerance": -1}, "fps must be positive and length_tolerance 0 or more, got 30.0 and -1"),
+    "scale": ({"label_range": (-1000, 1000)}, r"label_range must be \(-1, 1\), as marks .* got \(-1000, 1000\)"),
     "images": ({"images": ()}, "images must name at least one folder of crops, got none"),
 }
 

@@ -146,6 +146,15 @@ def test_each_fault_is_one_clear_error(root, damage, message):
         AVECDataset(str(root))
 
 
+def test_a_fault_is_told_by_its_kind(avec_root):
+    _out_of_range(avec_root)
+    dataset = AVECDataset(str(avec_root), on_fault="skip")
+    assert [(fault.kind, fault.file) for fault in dataset.faults] == [
+        ("labels", str(avec_root / "labels/Train_DE_01.csv"))
+    ]
+    assert [dataset[n]["video"] for n in range(len(dataset))] == ["Train_HU_01"]
+
+
 def test_missing_parts_say_what_is_there(avec_root):
     with pytest.raises(MissingDataError, match=r"Train must have labels of CN, got DE, HU\."):
         AVECDataset(str(avec_root), cultures=("CN",))

@@ -1,5 +1,6 @@
 """Folds keep people together, test every clip once, are balanced and reproducible, and refuse leaks."""
 
+import hashlib
 from collections import Counter
 
 import pytest
@@ -48,6 +49,24 @@ def test_test_parts_differ_by_no_more_clips_than_the_largest_group_has(sizes, se
 def test_many_people_make_70_10_20():
     folds = make_folds(*_set([3] * 200), seed=1)
     assert [[len(keys) for keys in parts.values()] for parts in folds] == [[420, 60, 120]] * 5
+
+
+def test_a_person_of_many_clips_does_not_make_most_of_the_training_part_validation():
+    sizes = [30, *[1] * 30]
+    for seed in range(12):
+        for parts in make_folds(*_set(sizes), 5, seed):
+            assert abs(len(parts["val"]) - 0.125 * (len(parts["val"]) + len(parts["train"]))) <= 1
+    # Where everybody is more than twice the share, the one with the fewest clips comes nearest.
+    for parts in make_folds(*_set([9, 9, 4, 9, 9]), 2, 3):
+        sizes = sorted(Counter(key[:3] for key in [*parts["train"], *parts["val"]]).values())
+        assert len(parts["val"]) == sizes[0]
+
+
+def test_a_seed_makes_the_same_folds_everywhere():
+    """The digits are those of this code: another Python, system or order of hashing must not move a person."""
+    folds = make_folds([f"{clip:03d}" for clip in range(40)], [f"actor {clip % 13}" for clip in range(40)], 5, 7)
+    text = ";".join(",".join(parts["test"]) + "/" + ",".join(parts["val"]) for parts in folds)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "565cc76cd57dc5d9"
 
 
 def test_the_seed_decides_not_the_order_of_the_keys():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_results_of_another_config_fold_or_source_are_not_mixed_in(tool, config,
         run(tool, config)
 
 
+def test_folds_that_could_not_be_pooled_are_refused_before_anything_is_run(tool, config, fake, capsys):
+    data = config.parent / "data"
+    folds = [read_fold(data, fold) for fold in range(3)]
+    # Half of a new set of folds over an old one, as a killed writer leaves it.
+    other = make_folds(CLIPS, CLIPS, 3, seed=1)
+    write_fold_files(data, [folds[0], *other[1:]], seed=1, grouped_by="actor")
+    with pytest.raises(DataError, match=r"folds: a clip is tested once, but '\d+' is in \d and \d"):
+        run(tool, config)
+    assert fake.done == []
+    write_fold_files(data, folds, seed=0, grouped_by="actor")
+    shutil.rmtree(data / "folds/fold_2")
+    run(tool, config)
+    missing = ", ".join(sorted(folds[2]["test"]))
+    assert f"folds: 4 clips are in no test part: {missing}" in capsys.readouterr().out
+
+
 def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
     run(tool, config, "--static-checkpoint", "static/fold_{fold}.pth")
     sources = [words[words.index("--static-checkpoint") + 1] for words in fake.calls if words[0] == "train.py"]
@@ -218,7 +235,7 @@ def test_the_demo_recipe_runs_all_folds_on_the_synthetic_twin(tmp_path, monkeypa
     subprocess.run(make, check=True, cwd=tmp_path)
     given = [f"{part}_dataloader.dataset.data_root={data}" for part in ("train", "val", "test")]
     given += ["train_cfg.max_epochs=1", "param_scheduler.1.T_max=1", "param_scheduler.1.end=1"]
-    given += ["train_dataloader.dataset.clips_per_video=2"]
+    given += ["train_dataloader.dataset.clips_per_video=2", "custom_hooks=[]"]  # from scratch, without an image network
     command = [sys.executable, str(ROOT / "tools/run_folds.py"), str(ROOT / "configs/hocp_afew_va_demo.py")]
     subprocess.run([*command, "--work-dir", str(tmp_path / "work"), "--cfg-options", *given], check=True, cwd=tmp_path)
     scores = json.loads((tmp_path / "work/folds.json").read_text())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hocp_mm.datasets.source_files import read_text, unique_keys
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.errors import DataError, MissingDataError
 
@@ -71,13 +72,15 @@ def read_header(store: str | Path) -> StoreHeader:
     """
     path = Path(store) / HEADER_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        values = json.loads(read_text(path, "header"), object_pairs_hook=unique_keys)
+    except MissingDataError as error:
         raise MissingDataError(
             f"{path}: no such file, so {store} is no store of face crops; `python tools/prepare/<data set>.py` writes "
             "one."
         ) from error
-    except (OSError, ValueError) as error:
+    except DataError:  # a ValueError, too
+        raise
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}).") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:

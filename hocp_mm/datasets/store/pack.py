@@ -148,7 +148,7 @@ def iter_pack(path: str | Path, table: PackTable, indices: NDArray[np.integer]) 
         frame = int(indices[np.argmax(table.sizes[indices] <= 0)])
         raise ValueError(f"read_pack: a frame must have a picture, but frame {frame} has none ({path}).")
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would be waited for
     except FileNotFoundError as error:
         raise MissingDataError(f"{path}: no such pack; the store must be copied whole, or prepared again.") from error
     except OSError as error:

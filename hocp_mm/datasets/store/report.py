@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hocp_mm.datasets.source_files import check_file
 from hocp_mm.errors import DataError, MissingDataError
 
 REPORT = "report.csv"
@@ -52,9 +53,10 @@ def read_report(store: str | Path) -> list[ReportRow]:
     """
     path = Path(store) / REPORT
     try:
+        check_file(path, "report")
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
-    except FileNotFoundError as error:
+    except MissingDataError as error:
         raise MissingDataError(f"{path}: no such file; prepare the store again.") from error
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}).") from error

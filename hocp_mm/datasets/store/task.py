@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.crop_rule import crop_frame, squares_of
+from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
 from hocp_mm.datasets.store.index import DAMAGE
@@ -188,8 +188,23 @@ class _Crops:
         crop = self._settings
         squares = squares_of(boxes, crop.pixel_aspect, crop.margin, crop.smooth)
         for index, frame in enumerate(frames_of(source, self.rows)):
-            self.pictures += frame is not None
-            yield None if frame is None else crop_frame(frame, squares, index, crop.pixel_aspect, crop.size)
+            if frame is None or not self._shows_face(source, frame, boxes, index):
+                yield None
+                continue
+            self.pictures += 1
+            yield crop_frame(frame, squares, index, crop.pixel_aspect, crop.size)
+
+    def _shows_face(
+        self, source: Source, frame: NDArray[np.uint8], boxes: NDArray[np.float32] | None, index: int
+    ) -> bool:
+        """Tell whether the face lies in the frame; if not, say so in the report."""
+        file = source.filename if source.frame_files is None else source.frame_files[index]
+        try:
+            check_face(frame, boxes, index, file)
+        except DataError as error:
+            self.rows.append(fault_row("faces", file, error))
+            return False
+        return True
 
     def _faces(self, source: Source) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """Return the boxes of a record, and where they show a face."""

@@ -1,0 +1,136 @@
+"""Files that users bring: one clear error for everything that is there and yet is no file that can be read.
+
+A path may lead to a folder, to nowhere, in a circle, to a named pipe (opening it waits for ever) or to a device that
+never ends; a disk may fail in the middle. Whoever reads a file of a data set reads it by way of here.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hocp_mm.errors import DataError, MissingDataError
+
+_OTHERS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "Is a directory"),
+    (stat.S_ISFIFO, "Is a named pipe"),
+    (stat.S_ISSOCK, "Is a socket"),
+    (lambda mode: True, "Is a device"),
+)
+_LARGEST = 1 << 30
+
+
+def check_file(path: str | Path, what: str) -> os.stat_result:
+    """Refuse a path that leads to no regular file.
+
+    Args:
+        path: File, or a link to one.
+        what: What it should be, for the message: ``"label file"``.
+
+    Returns:
+        Its state.
+
+    Raises:
+        MissingDataError: If there is nothing at this path, or a link to nowhere.
+        DataError: If there is something else than a file, or it cannot be reached.
+    """
+    try:
+        state = os.stat(path)  # noqa: PTH116 - half the time of a Path, and there are a million files
+    except (FileNotFoundError, NotADirectoryError) as error:
+        link = Path(path)
+        hint = f" (a link to {link.readlink()}, which is not there)" if link.is_symlink() else ""
+        raise MissingDataError(f"{path}: no such {what}{hint}.") from error
+    except (OSError, ValueError) as error:  # a circle of links, no permission; a name with a zero byte
+        raise DataError(f"{path}: the {what} cannot be read ({_reason(error)}).") from error
+    if not stat.S_ISREG(state.st_mode):
+        kind = next(name for test, name in _OTHERS if test(state.st_mode))
+        raise DataError(f"{path}: the {what} cannot be read ({kind}).")
+    return state
+
+
+def read_bytes(path: str | Path, what: str, largest: int = _LARGEST) -> bytes:
+    """Read a whole file.
+
+    Args:
+        path: File.
+        what: What it should be, for the message.
+        largest: Bytes that it may have.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If it cannot be read or is larger.
+    """
+    state = check_file(path, what)
+    if state.st_size > largest:
+        raise DataError(f"{path}: the {what} must have at most {largest} bytes, got {state.st_size}.")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: the {what} cannot be read ({_reason(error)}).") from error
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """Read a whole text file in UTF-8, with or without byte order mark, any line ends.
+
+    Args:
+        path: File.
+        what: What it should be, for the message.
+
+    Returns:
+        Its text, lines ending in a line feed.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If it cannot be read or is no such text.
+    """
+    try:
+        text = read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the {what} must be UTF-8 text ({error.reason} at byte {error.start}).") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_number(text: str) -> float:
+    """Return the finite number that a cell holds, NaN where it holds anything else.
+
+    Stricter than ``float``, which takes ``1_0`` for ten and knows the digits of all scripts.
+
+    Example:
+        >>> parse_number(" -0.5"), parse_number("1_0"), parse_number("inf")
+        (-0.5, nan, nan)
+    """
+    if not text.isascii() or "_" in text:
+        return math.nan
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its pairs (``object_pairs_hook``), refusing a repeated key.
+
+    Args:
+        pairs: Keys and values in the order of the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: If a key is given twice: the json module would keep the last one without a word.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
