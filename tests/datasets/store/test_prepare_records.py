@@ -82,6 +82,8 @@ def test_a_detector_finds_what_the_data_set_does_not_say(own_talks, tmp_path):
         prepare_store(
             tmp_path / "crops", parts, crops, detector=DetectorChoice(SquareDetector(), "square 2"), **options
         )
+    second = DetectorChoice(SquareDetector(), "square 2")
+    assert prepare_store(tmp_path / "crops", parts, crops, detector=second, **options, overwrite=True).packs_made == 1
     with pytest.raises(DataError, match="at least one record must be usable, got none of 4"):
         prepare_store(tmp_path / "none", parts, crops, detector=DetectorChoice(SquareDetector(900), "huge"), **options)
     assert "it sees squares" in (tmp_path / "none/report.csv").read_text()
