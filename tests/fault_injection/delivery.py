@@ -16,11 +16,13 @@ from mmengine.logging import MMLogger
 from hocp_mm.apis import check_data
 from hocp_mm.datasets import transforms  # noqa: F401 - registers them
 from hocp_mm.errors import HOCPError
-from hocp_mm.registry import DATASETS
+from hocp_mm.registry import DATASETS, TRANSFORMS
 from tests.fault_injection.layouts import Layout
 from tests.sewa_files import read_number
 
 SIDE = 48
+DATASETS.import_from_location()  # or every process would look for the classes anew
+TRANSFORMS.import_from_location()
 Pairs = dict[tuple[str, int], tuple[int, bytes, bytes]]
 """By record and frame, those that count: the number that the picture shows, the bytes of the labels, and the crop."""
 

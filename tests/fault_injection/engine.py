@@ -6,13 +6,17 @@ result and not the end of the tests.
 
 import gc
 import multiprocessing
+import os
 import resource
 import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.fault_injection.delivery import Checked, Delivery, Pairs, check, config_of, deliver
 from tests.fault_injection.layouts import Damage, Layout
@@ -20,8 +24,10 @@ from tests.fault_injection.verdicts import RuleError, judge_check, judge_skip, j
 
 SECONDS = 60.0
 _MEMORY = 2 << 30
+_ROOT = Path(__file__).resolve().parents[2]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hocp_mm.apis", "hocp_mm.datasets.transforms"])
+# Imported once, in the server; each process is a copy of it.
+_context.set_forkserver_preload(["pytest", "tests.fault_injection.delivery"])
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ def isolated(function: Callable[..., Any], *args: Any, seconds: float = SECONDS)
     Raises:
         RuleError: If it hangs, crashes, or takes too much memory.
     """
+    _start_server()
     ours, theirs = _context.Pipe(duplex=False)
     process = _context.Process(target=_serve, args=(theirs, function, args))
     process.start()
@@ -72,6 +79,13 @@ def isolated(function: Callable[..., Any], *args: Any, seconds: float = SECONDS)
         process.kill()
         process.join()
         ours.close()
+
+
+@lru_cache(maxsize=1)
+def _start_server() -> None:
+    """Start the server where it finds this folder: it has no other path than that of the environment."""
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])):
+        forkserver.ensure_running()
 
 
 def _serve(connection: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
