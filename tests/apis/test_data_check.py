@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.apis import TimeLimits, check_data
+from hocp_mm.apis.data_overlap import PartContent
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.errors import HOCPError
 from tests.afew_va_files import write_afew_va
@@ -182,14 +183,23 @@ def test_a_test_loader_may_read_the_validation_part_again(tmp_path):
     assert check(val=val, test=other).kinds == {"image": 1}
 
 
-def test_one_file_under_two_keys_is_a_fault(damaged):
+def test_one_file_under_two_names_is_a_fault_of_both(damaged):
     first, second = (damaged / key / f"{key}.avi" for key in KEYS)
     second.unlink()
     os.link(first, second)
-    (fault,) = check(train=dataset_config("SEWADataset", damaged), deep=False).faults
+    report = check(train=dataset_config("SEWADataset", damaged), deep=False)
+    assert report.kinds == {"set": 1, "twins": 2}
+    assert {fault.file for fault in report.faults if fault.kind == "twins"} == {str(first), str(second)}
+
+
+def test_one_file_under_two_keys_is_a_fault(tmp_path):
+    (tmp_path / "a.avi").write_bytes(b"x")
+    record = {"filename": str(tmp_path / "a.avi"), "subject": "S1"}
+    part = PartContent("train", "train", "SEWADataset")
+    assert part.add({**record, "video": "one"}) == []
+    (fault,) = part.add({**record, "video": "two"})
     assert fault.kind == "same file"
-    assert fault.file == str(second)
-    assert KEYS[0] in fault
+    assert fault.startswith(f"{tmp_path / 'a.avi'}: a file must have one key, but is that of 'one'")
 
 
 def test_wrapped_and_joined_data_sets_are_parts_of_their_own(sewa, tmp_path):
