@@ -25,10 +25,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # pip must act on .venv alone, whatever the caller's shell has set.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
 
-.PHONY: help setup test test-slow lint types contracts unit demo bench format clean distclean
+.PHONY: help setup test test-slow lint types contracts unit demo demo-afew-va demo-affectnet bench format clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install everything into it (about 3 minutes and 6 GB the first time)
 
@@ -75,7 +75,13 @@ test-slow: setup ## the tests that take minutes
 demo: setup ## the whole recipe on synthetic videos: at most 10 minutes, results in demo_output/
 	$(PY) tools/run_demo.py
 
-bench: setup ## every benchmark (about 40 minutes on a quiet machine), results in benchmarks/results/
+demo-afew-va: setup ## five folds by actor on synthetic AFEW-VA: at most 10 minutes, results in demo_output/afew_va/
+	$(PY) tools/run_demo.py --set afew_va
+
+demo-affectnet: setup ## stage 1 with expressions on synthetic AffectNet: a few minutes, results in demo_output/affectnet/
+	$(PY) tools/run_demo.py --set affectnet
+
+bench: setup ## every benchmark (about 45 minutes on a quiet machine), results in benchmarks/results/
 	$(PY) -m benchmarks.run
 
 format: setup ## let ruff repair and format the code

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.data_report import data_lines
 from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
+from benchmarks.markdown import table
 from benchmarks.networks import OURS, PUBLISHED, TWIN
 from benchmarks.networks import PARENT as PARENT_NETWORK
 from benchmarks.timing import geometric_mean
@@ -26,6 +28,7 @@ def write_report(folder: Path, name: str) -> Path:
         "choices": _choices,
         "fits": _fits,
         "starts": _starts,
+        "data": data_lines,
     }
     lines = [
         f"# Benchmark: {name.replace('_', ', ')}",
@@ -41,15 +44,6 @@ def write_report(folder: Path, name: str) -> Path:
     if "layers" in found:
         plot_layers(found["layers"], folder / f"{name}.png")
     return page
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Render a Markdown table, first column left-aligned."""
-    return [
-        "| " + " | ".join(head) + " |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
 
 
 def _layers(results: list[Numbers], name: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, decomposition, layers, networks, starts
+from benchmarks import choices, data_throughput, decomposition, layers, networks, starts
 from benchmarks.contenders import cp_layer, tltorch_layer
 from benchmarks.report import write_report
 
@@ -95,6 +95,10 @@ def _starts(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return starts.measure(("resnet18", "resnet50"))
 
 
+def _data(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return data_throughput.measure(8 * seconds)
+
+
 SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "layers": _layers,
     "memory": _memory,
@@ -102,6 +106,7 @@ SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "choices": _choices,
     "fits": _fits,
     "starts": _starts,
+    "data": _data,
 }
 
 

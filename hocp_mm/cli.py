@@ -1,8 +1,9 @@
-"""What every command-line tool shares: user errors without traceback, and lines of progress.
+"""What command-line tools share: user errors without traceback, the override of config keys, lines of progress.
 
 Imports nothing but the errors, so that ``--help`` and data preparation start at once.
 """
 
+import argparse
 import os
 import sys
 import time
@@ -73,6 +74,20 @@ def _text(error: HOCPError) -> str:
         kind = type(error)
         text = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]
     return text.strip()
+
+
+def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--cfg-options KEY=VALUE …``, read as MMEngine's tools read it.
+
+    Args:
+        parser: Parser of a tool that reads a config.
+        example: An override that its users need.
+    """
+    from mmengine.config import DictAction  # here: it takes a second, and tools without a config do without
+
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
+    )
 
 
 class ProgressLine:

@@ -1,6 +1,7 @@
 """Options of a config that concern all of its data sets at once: ``fold`` and ``store``."""
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ def use_store(cfg: Config) -> None:
     ours = [item for item in found if isinstance(item[2], type) and issubclass(item[2], AffectDataset)]
     if not ours:
         raise HOCPError(f"config: store={str(store)!r} needs a loader with a data set of hocp_mm, got none.")
+    # Joined ones of two folders would become the same store twice.
+    roots = {os.path.normpath(str(dataset.get("data_root"))) for _, dataset, _ in ours}
     replaced: set[str] = set()
     for loader, dataset, kind in ours:
         if issubclass(kind, FaceCropDataset):
@@ -102,6 +105,9 @@ def use_store(cfg: Config) -> None:
         expected = _expected(loader, kind, dataset)
         dataset.clear()
         dataset.update(type=f"hocp_mm.{FaceCropDataset.__name__}", data_root=str(store), expected=expected, **kept)
+    if len(roots) > 1:
+        names = " and ".join(sorted(map(repr, roots)))
+        raise HOCPError(f"config: a store holds one data set, got the folders {names} to replace.")
     if len(replaced) > 1:
         raise HOCPError(f"config: a store holds one data set, got {' and '.join(sorted(replaced))} to replace.")
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import cv2
 
+from hocp_mm.parallel import end_with_parent
+
 Task = tuple[Callable[..., Any], tuple[Any, ...], float | None]
 """A function of a module, its arguments, and the seconds it may take (None = any)."""
 
@@ -200,6 +202,7 @@ def _next_outcomes(busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
 def _serve(connection: Connection) -> None:
     """Do tasks until the other side ends this process."""
     cv2.setNumThreads(1)
+    end_with_parent()  # a connection that is closed is only seen between two tasks
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     while True:
         try:

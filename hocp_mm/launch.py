@@ -143,7 +143,9 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
     for split, dataset in datasets.items():
         # The config keeps the description, for the copy in work_dir; the runner gets the object.
         loader = dict(copy.deepcopy(cfg[f"{split}_dataloader"]).items())
-        arguments[f"{split}_dataloader"] = loader | {"dataset": dataset}
+        # Memory is pinned for a GPU; without one PyTorch would only warn, once for every loader.
+        pinned = bool(loader.get("pin_memory")) and torch.cuda.is_available()
+        arguments[f"{split}_dataloader"] = loader | {"dataset": dataset, "pin_memory": pinned}
     return runner_class(**arguments, cfg=cfg)
 
 

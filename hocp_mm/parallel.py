@@ -63,11 +63,16 @@ def cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin_worker() -> None:
-    cv2.setNumThreads(1)
+def end_with_parent() -> None:
+    """See to it that this process ends when the one that started it does, be it killed in the middle of a file."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _begin_worker() -> None:
+    cv2.setNumThreads(1)
+    end_with_parent()
 
 
 def _end_with(sentinel: int) -> None:

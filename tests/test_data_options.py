@@ -193,6 +193,13 @@ val_dataloader = dict(dataset=dict(type="hocp_mm.AVECDataset", data_root="raw"))
 """
 
 
+TWO_FOLDERS = """
+train_dataloader = dict(dataset=dict(type="ConcatDataset", datasets=[
+    dict(type="hocp_mm.SEWADataset", data_root="raw"), dict(type="hocp_mm.SEWADataset", data_root="more")]))
+val_dataloader = dict(dataset=dict(type="hocp_mm.SEWADataset", data_root="raw/", split="val"))
+"""
+
+
 @pytest.mark.parametrize("store", ["sewa"], indirect=True)
 def test_stores_that_replace_nothing_or_too_much_are_refused(store, tmp_path):
     path = tmp_path / "config.py"
@@ -201,6 +208,9 @@ def test_stores_that_replace_nothing_or_too_much_are_refused(store, tmp_path):
         load_config(path, {"store": str(store)})
     path.write_text(TWO_SETS)
     with pytest.raises(HOCPError, match="a store holds one data set, got AVECDataset and SEWADataset to replace"):
+        load_config(path, {"store": str(store)})
+    path.write_text(TWO_FOLDERS)
+    with pytest.raises(HOCPError, match="a store holds one data set, got the folders 'more' and 'raw' to replace"):
         load_config(path, {"store": str(store)})
     path.write_text("train_dataloader = dict(dataset=dict(type='hocp_mm.SEWADataset', data_root='raw', label='V'))\n")
     with pytest.raises(DataError, match=r"config: train_dataloader: .*unexpected keyword argument 'label'"):

@@ -3,7 +3,11 @@
 import operator
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +54,50 @@ def test_no_process_is_this_process():
 def test_a_negative_number_is_refused():
     with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
         IsolatedPool(-1)
+
+
+SCRIPT = """
+import os, sys, time
+from hocp_mm.isolation import IsolatedPool
+
+def hang(path):
+    with open(path, "w") as file:
+        file.write(str(os.getpid()) + "\\n")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with IsolatedPool(1) as pool:
+        list(pool.run([(hang, (sys.argv[1],), None)]))
+"""
+
+
+def test_a_process_in_the_middle_of_an_endless_file_ends_with_a_killed_parent(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    note = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(note)])
+    _wait_until(lambda: note.is_file() and note.read_text().endswith("\n"))
+    parent.kill()
+    parent.wait()
+    child = int(note.read_text())
+    try:
+        _wait_until(lambda: not _runs(child))
+    finally:
+        if _runs(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Ended, but not yet asked for by whoever inherited it.
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.is_file() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

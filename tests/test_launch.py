@@ -3,8 +3,10 @@ import logging
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
+from hocp_mm import launch
 from hocp_mm.apis import AffectInferencer
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
 from hocp_mm.launch import load_config, load_weights, read_fitting
@@ -35,6 +37,26 @@ def test_options_override_keys(tmp_path):
     path = tmp_path / "small.py"
     path.write_text("model = dict(rank=4)\n")
     assert load_config(path, {"model.rank": 8}).model.rank == 8
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(launch, "Runner", FakeRunner)
+    loaders = {"train_dataloader": {"pin_memory": True}, "val_dataloader": {"pin_memory": False}, "test_dataloader": {}}
+    cfg = Config({"work_dir": "w", **loaders})
+    runner = launch.make_runner(cfg, {"train": [1], "val": [2], "test": [3]})
+    pinned = [runner.arguments[name]["pin_memory"] for name in loaders]
+    assert pinned == [gpu, False, False]
+    assert {name: cfg[name].to_dict() for name in loaders} == loaders  # the record stays as it was written
+    assert runner.arguments["train_dataloader"]["dataset"] == [1]
+
+
+class FakeRunner:
+    """Keeps what it is built with."""
+
+    def __init__(self, model=None, work_dir=None, cfg=None, **loaders):
+        self.arguments = loaders
 
 
 @pytest.fixture

@@ -8,13 +8,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hocp_mm.cli import run
+from hocp_mm.cli import add_config_options, run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="default: train")
@@ -22,13 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=8, help="frames to show of each clip, default: 8")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw and of the augmentation, default: 0")
     parser.add_argument("--out", default="sheet.png", metavar="FILE", help="picture to write, default: sheet.png")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override keys, e.g. train_dataloader.dataset.data_root=data/SEWA",
-    )
+    add_config_options(parser, "train_dataloader.dataset.data_root=data/SEWA")
     args = parser.parse_args(argv)
     for name in ("clips", "frames"):
         if getattr(args, name) < 1:

@@ -8,24 +8,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hocp_mm.cli import ProgressLine, run
+from hocp_mm.cli import ProgressLine, add_config_options, run
 
 FAULTS_FOUND = 1
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override keys, e.g. train_dataloader.dataset.data_root=data/SEWA",
-    )
+    add_config_options(parser, "train_dataloader.dataset.data_root=data/SEWA")
     parser.add_argument(
         "--splits", nargs="+", choices=["train", "val", "test"], default=["train", "val", "test"], help="parts to check"
     )

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hocp_mm.cli import run
+from hocp_mm.cli import add_config_options, run
 from hocp_mm.errors import HOCPError
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="weights to test (.pth or .safetensors)")
@@ -30,13 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--out-dir", help="folder of metrics.json and the CSV files; without it metrics.json goes to the work dir"
     )
     parser.add_argument("--dump", metavar="FILE.pkl", help="pickle of all predictions, for other programs")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override keys, e.g. test_dataloader.batch_size=2",
-    )
+    add_config_options(parser, "test_dataloader.batch_size=2")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers")
     args = parser.parse_args(argv)

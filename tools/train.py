@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hocp_mm.cli import run
+from hocp_mm.cli import add_config_options, run
 from hocp_mm.errors import HOCPError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    from mmengine.config import DictAction
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", help="folder of logs and checkpoints; work_dirs/<name of the config> by default")
@@ -36,13 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="random seed, instead of the config's")
     parser.add_argument("--diff-rank-seed", action="store_true", help="give every process a seed of its own")
     parser.add_argument("--deterministic", action="store_true", help="use deterministic cuDNN kernels")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="override keys, e.g. train_cfg.max_epochs=3",
-    )
+    add_config_options(parser, "train_cfg.max_epochs=3")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by some launchers")
     args = parser.parse_args(argv)

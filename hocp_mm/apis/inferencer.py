@@ -82,7 +82,8 @@ class AffectInferencer:
             stride: Frames from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
                 test windows by default.
             batch_size: Windows per forward pass.
-            flip: Whether to average with the mirror image, in addition to what the config's ``test_cfg`` says.
+            flip: Average with the mirror image even if the config's ``test_cfg`` does not say so. A network that does
+                it already is not asked twice.
             progress: Called as ``progress(stage, done, total)`` in frames.
 
         Returns:
@@ -128,7 +129,7 @@ class AffectInferencer:
     ) -> list[Tensor]:
         """Return ``[T, 2]`` for each window."""
         views = [[clip for _, clip in batch]]
-        if flip:
+        if flip and not getattr(self.model, "flip", False):
             views.append([clip.flip(-1) for _, clip in batch])
         sums = [torch.zeros(()) for _ in batch]
         for clips in views:

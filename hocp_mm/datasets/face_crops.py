@@ -95,6 +95,7 @@ class FaceCropDataset(AffectDataset):
         self.header = read_header(self.root)
         check_expected(str(self.root), self.header, expected or {})
         self._index: StoreIndex | None = None
+        self._identity: int | None = None
         given = kwargs.pop("metainfo", None) or {}
         kwargs.setdefault("serialize_data", False)  # the items are an array as they are
         super().__init__(str(data_root), metainfo=given, **kwargs)
@@ -150,6 +151,10 @@ class FaceCropDataset(AffectDataset):
                 f"{path}: must belong to {self.root / 'store.json'}, but that tells of {told} cut with "
                 f"{self.header.crop}, and the index holds {counts} cut with {index.crop}; copy the store as a whole."
             )
+        # The rows of the samples were chosen in the index that was read first, perhaps by another process.
+        if self._identity not in (None, index.identity):
+            raise DataError(f"{path}: the store was prepared again while it was in use; start again.")
+        self._identity = index.identity
         return index
 
     def _select(self) -> NDArray[np.int32]:

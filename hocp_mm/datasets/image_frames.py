@@ -155,7 +155,8 @@ def held_frames(frame_files: Sequence[str] | NDArray[np.integer]) -> NDArray[np.
         >>> held_frames(["", "b.png", "", "d.png"]).tolist()
         [1, 1, 1, 3]
     """
-    usable = np.flatnonzero([bool(file) for file in frame_files])
+    given = frame_files if isinstance(frame_files, np.ndarray) else [bool(file) for file in frame_files]
+    usable = np.flatnonzero(given)
     if len(usable) == 0:
         raise ValueError(f"held_frames: at least one frame must have a file, got none of {len(frame_files)}.")
     place = np.searchsorted(usable, np.arange(len(frame_files)), side="right") - 1
@@ -182,12 +183,27 @@ def iter_images(
         file = frame_files[index]
         frame = read_image(file)
         first = first or (file, frame.shape)
-        if frame.shape != first[1]:
-            raise DataError(
-                f"{file}: all frames of a clip must have one size, got {frame.shape[1]}x{frame.shape[0]} after "
-                f"{first[1][1]}x{first[1][0]} ({first[0]})."
-            )
+        check_same_size(file, frame.shape, *first)
         yield frame
+
+
+def check_same_size(file: str, shape: tuple[int, ...], first_file: str, first_shape: tuple[int, ...]) -> None:
+    """Refuse a frame of another size than the first one of its clip.
+
+    Args:
+        file: File of the frame.
+        shape: ``(H, W, 3)``.
+        first_file: File of the first frame.
+        first_shape: Its shape.
+
+    Raises:
+        DataError: If the shapes differ.
+    """
+    if shape != first_shape:
+        raise DataError(
+            f"{file}: all frames of a clip must have one size, got {shape[1]}x{shape[0]} after "
+            f"{first_shape[1]}x{first_shape[0]} ({first_file})."
+        )
 
 
 def _read_whole(path: str | Path) -> bytes:

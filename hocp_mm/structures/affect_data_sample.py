@@ -154,6 +154,18 @@ class AffectDataSample(BaseDataElement):
             self.pred_expression = self.pred_scores.argmax(dim=1)
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel between processes by value: a data loader would open shared memory for each of these few numbers."""
+        state = self.__dict__.copy()
+        small = {name: value for name in self.keys() if _goes_by_value(value := state[name])}
+        arrays = {name: state.pop(name).numpy() for name in small}
+        return {**state, "_arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up what `__getstate__` packed."""
+        arrays = state.pop("_arrays")
+        self.__dict__.update(state, **{name: torch.from_numpy(array) for name, array in arrays.items()})
+
     def set_field(self, value: Any, name: str, dtype: Any = None, field_type: str = "data") -> None:
         """Set any field; labels, masks and predictions are checked first (mmengine routes all setters here).
 
@@ -166,6 +178,15 @@ class AffectDataSample(BaseDataElement):
         if name in _CHECKED_FIELDS:
             _check_field(name, value)
         super().set_field(value, name, dtype, field_type)
+
+
+def _goes_by_value(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.device.type == "cpu"
+        and not value.requires_grad
+        and value.dtype in (torch.float32, torch.int64, torch.bool)
+    )
 
 
 def _to_tensor(name: str, affect: AffectLike) -> Tensor:

@@ -118,6 +118,21 @@ def test_flip_makes_a_mirrored_video_equal(tmp_path: Path, network: Any):
     assert np.abs(flipped[0] - flipped[1]).max() < 0.2 * np.abs(plain[0] - plain[1]).max()
 
 
+def test_a_checkpoint_remembers_that_its_network_is_tested_with_flip(tmp_path: Path, network: Any, video: Path):
+    cfg = tiny_config()
+    cfg.model.test_cfg = {"flip": True}
+    inferencer = AffectInferencer(write_checkpoint(tmp_path / "flip.pth", cfg, network), device="cpu")
+    passes: list[int] = []
+    inferencer.model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    recorded = inferencer.predict(video, BOX, batch_size=100).pred
+    assert len(passes) == 2
+    plain = make(tmp_path, network)
+    np.testing.assert_allclose(recorded, plain.predict(video, BOX, flip=True).pred, atol=1e-6)
+    assert np.abs(recorded - plain.predict(video, BOX).pred).max() > 0.01
+    inferencer.predict(video, BOX, batch_size=100, flip=True)
+    assert len(passes) == 4  # asked for twice, done once
+
+
 def test_a_track_is_taken_as_it_is_and_reaches_the_timeline(tmp_path: Path, network: Any, video: Path):
     x, y, w, h = BOX
     found = np.arange(21) % 2 == 0

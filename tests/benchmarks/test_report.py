@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import contenders, report, timing
+from benchmarks.data_sets import RAW, STOCK, STORE
 from benchmarks.layers import FORMS, RIVALS, STAGES, saved_bytes
 from hocp_mm.layers import HOCPConv3d
 
@@ -41,6 +42,19 @@ def folder(tmp_path):
             "second_process": 9.5,
         }
     ]
+    sections["data"] = {
+        "videos": 8,
+        "frames": 750,
+        "clips_per_second": {
+            STOCK: {"1 process": 10.0, "2 workers": 20.0},
+            RAW: {"1 process": 15.0, "2 workers": 30.0},
+            STORE: {"1 process": 60.0, "2 workers": 150.0},
+        },
+        "wrong": {STOCK: 384, RAW: 0},
+        "checked": 1536,
+        "memory": {kind: {"curve": {"200": 400.0, "2000": 404.0}, "growth": 0.01} for kind in (RAW, STORE)},
+        "bytes": {"videos": 4e7, "packs": 6.5e7},
+    }
     for name, numbers in sections.items():
         (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
     return tmp_path
@@ -53,6 +67,10 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "3.0 (1.50x)" in page
     assert "| resnet18, 16 kernels | 30.0 | 0.50 | **60x** | 40.0 | 9.5 |" in page
     assert re.search(r"in 1 of 2 cases; worst\s+ratio 1\.20", page)
+    assert "| 1 process | 10.0 | 15.0 | 60.0 | **6.0** | **1.5** | **4.0** |" in page
+    assert "| 2 workers | 20.0 | 30.0 | 150.0 | **7.5** | **1.5** | **5.0** |" in page
+    assert "| MMAction2 | 1536 | 384 | 25.0 % |" in page
+    assert "| store | 400 | 404 | **+1.0 %** |" in page
     assert (folder / "cpu_float32.png").stat().st_size > 0
 
 

@@ -46,13 +46,27 @@ def test_scores_choose_the_best_checkpoint(cfg: Config) -> None:
 def test_windows_agree_with_sampling(cfg: Config) -> None:
     for split in ("val", "test"):
         dataset = cfg[f"{split}_dataloader"].dataset
-        # Test parts of AffectNet and Aff-Wild2 were never published.
-        unpublished = dataset.type in ("hocp_mm.AffectNetDataset", "hocp_mm.AffWild2Dataset")
+        # Labels of the test parts were never published.
+        unpublished = dataset.type in (
+            "hocp_mm.AffectNetDataset",
+            "hocp_mm.AffWild2Dataset",
+            "hocp_mm.AVECDataset",
+        )
         assert dataset.split in ((split, "val") if unpublished else (split,))
         assert dataset.windows.clip_len == dataset.pipeline[0].clip_len
         assert dataset.windows.stride <= dataset.windows.clip_len
     train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
     assert train[2].size == test[1].size, "train and test must see one image size"
+
+
+def test_clips_wait_in_pinned_memory_and_workers_live_on(cfg: Config) -> None:
+    for split in ("train", "val", "test"):
+        loader = cfg[f"{split}_dataloader"]
+        assert loader.pin_memory
+        # Workers that are started anew for every epoch are seeded alike and would draw the same clips again.
+        assert loader.num_workers > 0
+        assert loader.persistent_workers
+    assert cfg.model.data_preprocessor.non_blocking
 
 
 def test_schedule_fits_the_epochs(cfg: Config) -> None:

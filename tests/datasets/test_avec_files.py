@@ -129,8 +129,9 @@ def test_the_frame_of_a_label_gets_that_label_though_the_times_are_rounded():
         assert labels_at(TIMES, LABELS, TIMES + offset)[1].all()
 
 
-def test_frames_before_the_first_label_have_none():
-    affect, valid = labels_at(TIMES + 0.5, LABELS, np.array([0.0, 0.4, 0.5]), "hold")
+@pytest.mark.parametrize("join", ["linear", "hold"])
+def test_frames_before_the_first_label_have_none(join):
+    affect, valid = labels_at(TIMES + 0.5, LABELS, np.array([0.0, 0.4, 0.5]), join)
     assert valid.tolist() == [False, False, True]
     assert affect[0].tolist() == [0, 0]
 

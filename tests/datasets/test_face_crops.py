@@ -74,6 +74,18 @@ def test_windows_cover_every_frame_with_its_picture_and_label(store):
     assert seen == {"a": set(range(7)), "b": set(range(5))}
 
 
+def test_a_process_that_finds_another_index_does_not_take_its_rows(tmp_path):
+    """As a data loader's worker does that starts after the store was prepared again."""
+    dataset = FaceCropDataset(make_store(tmp_path / "store"))
+    packed = pickle.dumps(dataset)
+    assert pickle.loads(packed).get_data_info(0)["video"] == "b"
+    (tmp_path / "store").rename(tmp_path / "before")
+    records = {key: [picture(frame) for frame in range(LENGTHS[key])] for key in reversed(KEYS)}
+    write_store(tmp_path / "store", records, CROP)  # as many records and frames
+    with pytest.raises(DataError, match="the store was prepared again while it was in use"):
+        pickle.loads(packed).get_data_info(0)
+
+
 def test_the_registry_knows_it(store):
     dataset = DATASETS.build({"type": "hocp_mm.FaceCropDataset", "data_root": str(store), "split": "val"})
     assert [record["video"] for record in dataset.load_videos()] == ["c"]

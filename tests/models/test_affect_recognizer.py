@@ -75,16 +75,52 @@ def test_predictions_come_per_frame_in_the_samples_that_went_in(stride: int) -> 
     assert expected.shape == (2, 6, 2)
 
 
-def test_flip_averages_the_clip_and_its_mirror_image() -> None:
-    plain, mirrored = build().eval(), build(test_cfg={"flip": True}).eval()
-    clip = torch.randn(2, 3, 6, 8, 8)
+def predict(model: AffectRecognizer, clip: Tensor) -> Tensor:
+    """Return ``[N, T, 2]`` of evaluation mode."""
     with torch.no_grad():
-        expected = (plain(clip) + plain(clip.flip(-1))) / 2
-        samples = mirrored(clip, mode="predict")
-        again = mirrored(clip.flip(-1), mode="predict")
-    torch.testing.assert_close(torch.stack([s.pred_affect for s in samples]), expected)
-    torch.testing.assert_close(samples[0].pred_affect, again[0].pred_affect)
-    assert not torch.allclose(expected, plain(clip))
+        return torch.stack([sample.pred_affect for sample in model.eval()(clip, mode="predict")])
+
+
+def test_flip_averages_the_clip_and_its_mirror_image() -> None:
+    plain, mirrored = build(), build(test_cfg={"flip": True})
+    clip = torch.randn(2, 3, 6, 8, 8)
+    one, other = predict(plain, clip), predict(plain, clip.flip(-1))
+    torch.testing.assert_close(predict(mirrored, clip), (one + other) / 2)
+    assert not torch.allclose(one, other)
+
+
+def test_with_flip_a_clip_and_its_mirror_image_get_the_very_same() -> None:
+    clip = torch.randn(2, 3, 6, 8, 8)
+    mirrored = build(test_cfg={"flip": True})
+    assert torch.equal(predict(mirrored, clip), predict(mirrored, clip.flip(-1)))
+
+
+def test_flip_changes_nothing_where_the_network_sees_no_sides() -> None:
+    clip = torch.randn(2, 3, 6, 9, 9)  # odd, so that the strided convolution meets the same columns from both sides
+    networks = [build(), build(test_cfg={"flip": True})]
+    for network in networks:
+        weight = network.backbone.conv.weight.data
+        weight.add_(weight.flip(-1).clone())  # a symmetric kernel: the map of the mirror image is the mirrored map
+    plain, averaged = (predict(network, clip) for network in networks)
+    torch.testing.assert_close(averaged, plain)
+    assert not torch.allclose(predict(build(), clip), plain)
+
+
+def test_flip_is_off_by_default_and_for_predictions_alone() -> None:
+    plain, mirrored, batch = build().eval(), build(test_cfg={"flip": True}).eval(), data()
+    inputs = plain.data_preprocessor(batch)["inputs"]
+    seen: list[int] = []
+    for model in (plain, mirrored):
+        model.backbone.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        assert torch.equal(plain(inputs), mirrored(inputs))
+        one, other = (m(inputs, batch["data_samples"], mode="loss")["loss_affect"] for m in (plain, mirrored))
+    assert torch.equal(one, other)
+    assert len(seen) == 4  # one pass for each of these
+    predict(plain, inputs)
+    assert len(seen) == 5
+    predict(mirrored, inputs)
+    assert len(seen) == 7
 
 
 def test_a_neck_sits_between_backbone_and_head() -> None:

@@ -1,5 +1,9 @@
 """`AffectDataSample` keeps fractions and refuses what would lose them."""
 
+import copy
+import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,41 @@ def test_the_sample_owns_its_labels() -> None:
     labels = np.zeros((3, 2), dtype=np.float32)
     sample = AffectDataSample.from_clip(labels, **CLIP)
     labels[:] = 1
+    assert sample.gt_affect.abs().max() == 0
+
+
+def test_travels_between_processes_by_value() -> None:
+    """A tensor in the queue of a data loader takes a file of shared memory; a sample takes none."""
+    sample = AffectDataSample.from_clip(np.full((3, 2), 0.37), expression=[1, 2, -1], **CLIP)
+    sample.set_pred(torch.full((3, 2), 0.25), torch.rand(3, 4))
+    sample.set_field(np.float32([0.5]), "score")  # an array stays an array
+    shared: list[Any] = []
+
+    class Pickler(ForkingPickler):
+        def reducer_override(self, value: Any) -> Any:
+            shared.extend([value] if isinstance(value, torch.Tensor) else [])
+            return NotImplemented
+
+    buffer = io.BytesIO()
+    Pickler(buffer, -1).dump(sample)
+    assert shared == []
+    for again in (pickle.loads(buffer.getvalue()), copy.deepcopy(sample), copy.copy(sample)):
+        assert again.metainfo == sample.metainfo
+        assert set(again.keys()) == set(sample.keys())
+        for name in sample.keys():  # noqa: SIM118 - fields, not a dict
+            value, expected = again.get(name), sample.get(name)
+            assert type(value) is type(expected)
+            assert value.dtype == expected.dtype
+            assert np.array_equal(value, expected)
+        again.pred_affect[:] = 0.5  # neither frozen nor refused
+    assert isinstance(again.score, np.ndarray)
+    with pytest.raises(TypeError, match="must be bool"):
+        again.gt_valid = torch.ones(3)
+
+
+def test_a_deep_copy_is_a_copy() -> None:
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
+    copy.deepcopy(sample).gt_affect[:] = 1
     assert sample.gt_affect.abs().max() == 0
 
 

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from hocp_mm import cli
+from hocp_mm.apis.recorded_config import read_recorded_config
 from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
 from hocp_mm.registry import DATASETS, HOOKS, MODELS
 from hocp_mm.structures import AffectDataSample
@@ -188,6 +189,23 @@ def test_options_reach_the_runner(config: Path, runners: list[Runner]) -> None:
     assert runner.cfg.val_dataloader is None
     assert "save_best" not in runner.cfg.default_hooks.checkpoint
     assert runner.cfg.optim_wrapper.optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("tool", ["train", "test"])
+def test_flip_of_the_predictions_is_one_option_and_is_recorded(
+    tool: str, config: Path, runners: list[Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = ["--cfg-options", "model.test_cfg.flip=True"]
+    if tool == "train":
+        train(config, *option)
+    else:
+        weights = config.parent / "weights.pth"
+        torch.save({"state_dict": MODELS.build({"type": "hocp_mm.AffectRecognizer", **PARTS}).state_dict()}, weights)
+        monkeypatch.setattr(Runner, "test", lambda runner: runners.append(runner) or {})
+        monkeypatch.setattr(TEST, "report", lambda *_: None)
+        TEST.main([str(config), str(weights), "--work-dir", str(config.parent / "work"), *option])
+    assert runners[0].model.flip is True
+    assert read_recorded_config(runners[0].cfg.pretty_text, "checkpoint").model.test_cfg.flip is True
 
 
 def test_static_checkpoint_becomes_the_source_of_the_hook(config: Path, runners: list[Runner]) -> None:

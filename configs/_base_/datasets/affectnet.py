@@ -15,6 +15,7 @@ train_dataloader: dict = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="hocp_mm.AffectNetDataset",
@@ -39,6 +40,7 @@ val_dataloader: dict = dict(
     batch_size=128,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="hocp_mm.AffectNetDataset",
@@ -62,6 +64,7 @@ test_dataloader: dict = dict(
     batch_size=128,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="hocp_mm.AffectNetDataset",

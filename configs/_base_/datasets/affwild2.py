@@ -9,6 +9,7 @@ train_dataloader: dict = dict(
     batch_size=16,
     num_workers=8,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
         type="hocp_mm.AffWild2Dataset",
@@ -31,6 +32,7 @@ val_dataloader: dict = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="hocp_mm.AffWild2Dataset",
@@ -51,6 +53,7 @@ test_dataloader: dict = dict(
     batch_size=8,
     num_workers=4,
     persistent_workers=True,
+    pin_memory=True,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
         type="hocp_mm.AffWild2Dataset",

@@ -6,7 +6,8 @@ the weights of one fill the other except for ``factors.t``.
 
 model: dict = dict(
     type="hocp_mm.AffectRecognizer",
-    data_preprocessor=dict(type="hocp_mm.AffectDataPreprocessor"),
+    # Clips lie in pinned memory (`pin_memory` of the loaders): their way to the GPU need not be waited for.
+    data_preprocessor=dict(type="hocp_mm.AffectDataPreprocessor", non_blocking=True),
     backbone=dict(
         type="hocp_mm.TimmHOCPBackbone",
         model_name="resnet18",

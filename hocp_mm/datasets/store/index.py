@@ -40,7 +40,7 @@ FRAME_COLUMNS: dict[str, tuple[Any, ...]] = {  # kind, then the sizes of further
     "checksums": (np.uint32,),
 }
 # What zipfile and numpy raise on a file with a changed byte.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     OSError,
@@ -92,6 +92,14 @@ class StoreIndex:
     def keys(self) -> list[str]:
         """Return the name of each record, as new strings."""
         return self._keys.tolist()
+
+    @property
+    def identity(self) -> int:
+        """A checksum of keys, lengths, labels and pictures: two indices that agree in it give the same samples."""
+        mark = zlib.crc32(self._keys.arrays()[0].tobytes())
+        for name in ("num_frames", "affect", "valid", "checksums"):
+            mark = zlib.crc32(np.ascontiguousarray(self._columns[name]).tobytes(), mark)
+        return mark
 
     @property
     def num_frames(self) -> NDArray[np.int64]:
@@ -155,7 +163,7 @@ def read_index(path: str | Path) -> StoreIndex:
         _check(columns)
         crop = CropSettings.from_json(json.loads(columns["crop"].tobytes()), str(path))
         return StoreIndex(path.parent, crop, columns)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(
             f"{path}: the index is damaged ({error}); copy it again, or prepare the store again."
         ) from error

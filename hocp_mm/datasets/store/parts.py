@@ -39,7 +39,7 @@ def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str,
         DataError: If a file breaks a rule of `read_split_file`, or a subject is in two parts.
     """
     named: dict[str, None] = {}
-    _remove_others(store, folders)
+    _remove_others(store, {place: split_files(folder) for place, folder in folders.items()})
     for place, folder in folders.items():
         parts = {part: read_split_file(file, allow_empty=True) for part, file in split_files(folder).items()}
         try:
@@ -67,7 +67,7 @@ def write_official_splits(store: Path, parts: Mapping[str, Sequence[str]]) -> No
         DataError: If a key would not come back as it is: one that begins with ``#``, ends with a space, or has a line
             break in it.
     """
-    _remove_others(store, (SPLITS,))
+    _remove_others(store, {SPLITS: parts})
     for part, file in zip(
         parts, write_split_files(store / SPLITS, parts, seed=None, grouped_by="official part"), strict=True
     ):
@@ -83,11 +83,18 @@ def write_official_splits(store: Path, parts: Mapping[str, Sequence[str]]) -> No
             raise DataError(f"{file}: keys must be single lines without # or spaces at their ends, got {odd!r}.")
 
 
-def _remove_others(store: Path, places: Collection[str]) -> None:
-    """Remove the split files of an earlier preparation, which must not be taken for those of this one."""
+def _remove_others(store: Path, wanted: Mapping[str, Collection[str]]) -> None:
+    """Remove the split files of an earlier preparation, which must not be taken for those of this one.
+
+    Args:
+        store: Folder of the store.
+        wanted: Parts of this preparation by their place in the store.
+    """
     for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))):
-        if folder.is_dir() and str(folder.relative_to(store)) not in places:
+        if folder.is_dir():
+            kept = {f"{part}.txt" for part in wanted.get(str(folder.relative_to(store)), ())}
             for file in [*folder.glob("*.txt"), *folder.glob(f"*{DRAFT_SUFFIX}")]:
-                file.unlink()
+                if file.name not in kept:
+                    file.unlink()
             if not any(folder.iterdir()):
                 folder.rmdir()

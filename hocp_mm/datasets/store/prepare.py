@@ -119,7 +119,8 @@ def prepare_store(
         except BrokenExecutor as error:
             raise DataError(
                 f"{out}: a worker process was ended from outside, perhaps for want of memory; the same command goes on "
-                "from here, with fewer workers if need be."
+                "from here, with fewer workers if need be. If it ends so again, a file crashes its decoder: "
+                "tools/check_data.py names it."
             ) from error
         report = [ReportRow(fault.kind, fault.file, str(fault)) for part in parts.values() for fault in part.faults]
         with writing(out):

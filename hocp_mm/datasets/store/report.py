@@ -33,7 +33,7 @@ class ReportRow(NamedTuple):
 def report_text(rows: Iterable[ReportRow]) -> str:
     """Return the content of the file."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)  # its line ends, \r\n, make it quote fields with either of the two
     writer.writerows([_HEADER, *rows])
     return text.getvalue()
 

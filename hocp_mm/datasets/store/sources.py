@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.image_frames import read_image
+from hocp_mm.datasets.image_frames import check_same_size, read_image
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.video import iter_frames
@@ -153,11 +153,7 @@ def _images(files: Sequence[str], rows: list[ReportRow]) -> Iterator[NDArray[np.
         try:
             frame = read_image(file)
             first = first or (file, frame.shape)
-            if frame.shape != first[1]:
-                raise DataError(
-                    f"{file}: all frames of a clip must have one size, got {frame.shape[1]}x{frame.shape[0]} after "
-                    f"{first[1][1]}x{first[1][0]} ({first[0]})."
-                )
+            check_same_size(file, frame.shape, *first)
         except HOCPError as error:
             rows.append(fault_row("image", file, error))
             yield None

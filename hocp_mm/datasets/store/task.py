@@ -4,7 +4,7 @@ A pack is done when ``<name>.npz`` lies beside ``<name>.avi``: it is written aft
 one replaces it. So whatever a killed process leaves is either done, or made again from its beginning.
 """
 
-import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
+from hocp_mm.datasets.store.index import DAMAGE
 from hocp_mm.datasets.store.pack import PackTable, write_pack
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -139,7 +140,7 @@ def read_facts(file: Path) -> PackFacts:
                 int(kept["length"]),
                 bool(kept["complete"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise DataError(f"{file}: the facts about a pack cannot be read ({error}).") from error
 
 
@@ -210,13 +211,15 @@ class _Crops:
         if self._choice is None:
             return source.boxes, source.face_found
         aspect = self._settings.pixel_aspect
-        # Detectors know faces of natural width; a damaged image is reported when its crop is made.
-        frames = (None if frame is None else square_pixels(frame, aspect) for frame in frames_of(source, []))
+        damaged: list[ReportRow] = []  # told here only where no crop is made
+        # Detectors know faces of natural width.
+        frames = (None if frame is None else square_pixels(frame, aspect) for frame in frames_of(source, damaged))
         try:
             track = track_detections(
                 frames, source.num_frames, source.fps, self._choice.detector, source=source.filename
             )
         except NoFaceError as error:
+            self.rows += damaged
             raise UnusableSourceError(fault_row("faces", source.filename, error)) from error
         if track.boxes is None:  # the detector takes the whole frame for the crop
             return None, track.face_found
@@ -226,9 +229,21 @@ class _Crops:
 def _is_done(path: Path, facts_file: Path, mark: str) -> bool:
     try:
         facts = read_facts(facts_file)
-        return facts.complete and facts.fingerprint == mark and facts.length == path.stat().st_size
+        same = facts.complete and facts.fingerprint == mark and facts.length == path.stat().st_size
+        return same and _is_sound(path, facts.table)
     except (OSError, DataError):
         return False
+
+
+def _is_sound(path: Path, table: PackTable) -> bool:
+    """Compare every picture with its checksum: who is told of a damaged pack prepares the store again."""
+    places = zip(table.offsets.tolist(), table.sizes.tolist(), table.checksums.tolist(), strict=True)
+    with path.open("rb") as file:
+        for offset, size, checksum in places:
+            file.seek(offset)
+            if zlib.crc32(file.read(size)) != checksum:
+                return False
+    return True
 
 
 def _write_facts(file: Path, facts: PackFacts) -> None:

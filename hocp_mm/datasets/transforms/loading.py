@@ -113,10 +113,11 @@ class LoadFaceClip:
             results["imgs"] = video[inds]
             return results
         wanted, position = np.unique(inds, return_inverse=True)
-        crops = self._empty(len(wanted))
+        crops = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
         for place, crop in enumerate(source.read(wanted)):
             crops[place] = crop
-        results["imgs"] = crops[position]
+        # Most clips are in order and without repeats: nothing to copy.
+        results["imgs"] = crops if np.array_equal(wanted, inds) else crops[position]
         return results
 
     def _source(self, results: dict[str, Any]) -> FrameCrops | StoredCrops:
@@ -126,13 +127,10 @@ class LoadFaceClip:
 
     def _load_all(self, source: FrameCrops | StoredCrops, num_frames: int) -> NDArray[np.uint8]:
         """Crop every frame while reading, so that no full-size video is held."""
-        crops = self._empty(num_frames)
+        crops = np.zeros((num_frames, self.size, self.size, 3), dtype=np.uint8)
         for index, crop in source.read_all():
             crops[index] = crop
         return crops
-
-    def _empty(self, count: int) -> NDArray[np.uint8]:
-        return np.zeros((count, self.size, self.size, 3), dtype=np.uint8)
 
     def __repr__(self) -> str:
         """Show the settings."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from hocp_mm.registry import TRANSFORMS
 from hocp_mm.structures import AffectDataSample
@@ -12,6 +13,9 @@ from hocp_mm.structures import AffectDataSample
 @TRANSFORMS.register_module()
 class PackAffectInputs:
     """Pack clip and labels: ``dict(inputs=uint8 [3, T, H, W], data_samples=AffectDataSample)``.
+
+    Pixels stay bytes and stay where they are: ``inputs`` is ``imgs`` seen with its channels in front. Normalisation is
+    the data preprocessor's, on the device.
 
     Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
     valid, so neither loss nor metric reads it. ``expression``, where a record has it (one class for all frames, or
@@ -39,8 +43,12 @@ class PackAffectInputs:
             expression=expression,
             face_found=None if found is None else found[inds],  # padding is overwritten with False
         )
-        clip = np.ascontiguousarray(results["imgs"].transpose(3, 0, 1, 2))  # [T, H, W, 3] -> [3, T, H, W]
-        return {"inputs": torch.from_numpy(clip), "data_samples": sample}
+        clip = torch.from_numpy(np.ascontiguousarray(results["imgs"]))
+        if get_worker_info() is not None:
+            # The queue of a data loader would do it, but later: a worker that holds the clips of a batch until then
+            # gives their memory back to the system and asks for it again, batch after batch.
+            clip.share_memory_()
+        return {"inputs": clip.permute(3, 0, 1, 2), "data_samples": sample}  # [T, H, W, 3] -> [3, T, H, W]
 
     def __repr__(self) -> str:
         """Show the class; there are no settings."""

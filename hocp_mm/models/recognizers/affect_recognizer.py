@@ -29,7 +29,10 @@ class AffectRecognizer(BaseModel):
         neck: Tuple of feature maps -> the same; None for none. A config without ``in_channels`` gets those of the
             backbone's map, or of all its maps if it returns several.
         data_preprocessor: `AffectDataPreprocessor` with ImageNet statistics by default.
-        test_cfg: ``flip``: whether predictions are the mean over the clip and its mirror image.
+        test_cfg: ``flip``: whether predictions of validation and test (``mode="predict"``) are the mean over the clip
+            and its mirror image, as in EmoNet's ``evaluate_flip``; probabilities of expressions, too. Off by default,
+            at twice the cost; ``--cfg-options model.test_cfg.flip=True`` turns it on, and a checkpoint trained with
+            it records it. Other modes never mirror.
         init_cfg: As in every ``BaseModule``.
 
     Raises:

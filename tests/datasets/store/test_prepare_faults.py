@@ -67,6 +67,7 @@ def test_what_the_data_set_itself_skips_is_in_the_report(talks, tmp_path):
 
 
 def test_nothing_usable_is_an_error_and_leaves_no_store(talks, tmp_path):
+    prepare_sewa(talks, tmp_path / "crops")  # nor the index of an earlier one
     for key in KEYS:
         damage_frame(_video(talks, key), 6)
     with pytest.raises(DataError, match=r"at least one record must be usable, got none of 4; .*report\.csv says why"):

@@ -82,6 +82,8 @@ def test_a_detector_finds_what_the_data_set_does_not_say(own_talks, tmp_path):
         prepare_store(
             tmp_path / "crops", parts, crops, detector=DetectorChoice(SquareDetector(), "square 2"), **options
         )
+    second = DetectorChoice(SquareDetector(), "square 2")
+    assert prepare_store(tmp_path / "crops", parts, crops, detector=second, **options, overwrite=True).packs_made == 1
     with pytest.raises(DataError, match="at least one record must be usable, got none of 4"):
         prepare_store(tmp_path / "none", parts, crops, detector=DetectorChoice(SquareDetector(900), "huge"), **options)
     assert "it sees squares" in (tmp_path / "none/report.csv").read_text()
@@ -117,6 +119,20 @@ def test_an_image_without_a_face_is_left_out_of_its_pack(tmp_path):
     )
     assert read_index(tmp_path / "crops/index.npz").keys() == ["1/1.jpg"]
     assert summary.skipped == {"faces": 2, LEFT_OUT: 2}
+
+
+def test_an_image_in_which_nothing_can_be_seen_is_named_as_damaged(tmp_path):
+    root = write_2017(tmp_path / "raw", [row("1/0.jpg"), row("1/1.jpg")])
+    images = root / "Manually_Annotated/Manually_Annotated_Images/1"
+    write_picture(images / "0.jpg", grey=255)
+    (images / "1.jpg").write_bytes(b"no picture")
+    options = {"faces": "frame", "index_cache": False, "verify_images": False, "lazy_init": True}
+    raw = AffectNetDataset(str(root), "train", **options)
+    crops = CropSettings(size=24, codec="png", faces="square")
+    summary = prepare_store(
+        tmp_path / "crops", {"train": raw}, crops, detector=DetectorChoice(SquareDetector(), "square"), workers=1
+    )
+    assert summary.skipped == {"faces": 1, "image": 1, LEFT_OUT: 1}
 
 
 def test_frames_beyond_the_labels_are_not_in_the_store(own_talks, tmp_path):

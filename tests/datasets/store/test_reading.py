@@ -86,10 +86,11 @@ def test_a_cut_between_pixels_keeps_its_centre(record):
     [
         ({"size": 33}, "wants size=33, margin=1.5; prepare it again with --size 33 --margin 1.5"),
         ({"size": 16, "margin": 1.6}, "wants size=16, margin=1.6; prepare it again with --size 16 --margin 1.6"),
+        ({"size": 16, "margin": 1.53}, "wants size=16, margin=1.53; prepare it again with --size 16 --margin 1.53"),
         ({"size": 32, "margin": 1.2}, "wants size=32, margin=1.2; prepare it again with --size 40 --margin 1.5"),
         ({"size": 16, "smooth": 1}, "averaged over 25 frames, LoadFaceClip wants smooth=1; prepare the store again"),
     ],
-    ids=["more pixels", "a wider cut", "more pixels in a narrower cut", "another average"],
+    ids=["more pixels", "a wider cut", "a slightly wider cut", "more pixels in a narrower cut", "another average"],
 )
 def test_what_the_store_does_not_hold_is_refused(record, wanted, rule):
     with pytest.raises(DataError, match=rf"clip\.avi: .*{rule}"):

@@ -9,6 +9,8 @@ ROWS = [
     ReportRow("video", "a, b.avi", 'a, b.avi: a "quoted"\nsentence in two lines'),
     ReportRow(LEFT_OUT, "Ω/1.jpg#2", "…"),
     ReportRow("video", "\udcff.avi", "a name that is no UTF-8"),
+    ReportRow("labels", "a.csv", "got 'a\rb'"),
+    ReportRow("labels", "b\n.csv", "got 'a\r\nb'"),
 ]
 
 
@@ -16,7 +18,7 @@ def test_every_text_comes_back(tmp_path):
     (tmp_path / "report.csv").write_text(report_text(ROWS), encoding="utf-8", errors="surrogateescape", newline="")
     assert read_report(tmp_path) == ROWS
     assert left_out_keys(ROWS) == {"Ω/1.jpg#2"}
-    assert list(count_kinds(ROWS).items()) == [("video", 2), (LEFT_OUT, 1)]
+    assert list(count_kinds(ROWS).items()) == [("labels", 2), ("video", 2), (LEFT_OUT, 1)]
 
 
 def test_other_files_are_refused(tmp_path):

@@ -41,6 +41,34 @@ def test_labels_keep_fraction_and_order_and_the_mask():
     )
 
 
+class _Packed(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        inputs = PackAffectInputs()(_record())["inputs"]
+        return {"inputs": inputs, "shared": inputs.is_shared()}
+
+
+def test_workers_put_clips_where_the_main_process_finds_them():
+    here = _Packed()[0]
+    assert not here["shared"]
+    loader = torch.utils.data.DataLoader(_Packed(), batch_size=None, num_workers=1)
+    items = list(loader)
+    assert len(items) == 3
+    for item in items:
+        assert item["shared"]  # so the queue sends a handle and copies nothing
+        assert torch.equal(item["inputs"], here["inputs"])
+
+
+def test_pixels_stay_where_they_are():
+    record = _record()
+    record["imgs"] = np.ascontiguousarray(record["imgs"])
+    inputs = PackAffectInputs()(record)["inputs"]
+    assert inputs.data_ptr() == record["imgs"].ctypes.data
+    assert not inputs.is_contiguous()
+
+
 def test_an_expression_of_the_record_counts_on_real_frames_alone():
     sample = PackAffectInputs()({**_record(), "expression": 6})["data_samples"]
     assert (sample.gt_expression.dtype, sample.gt_expression.tolist()) == (torch.int64, [6, 6, -1])

@@ -1,9 +1,12 @@
 """Clips and windows: which frames they hold."""
 
+import itertools
 import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hocp_mm.datasets.transforms import SampleClip, clip_frames, window_starts
 
@@ -17,6 +20,46 @@ def test_the_last_window_ends_with_the_video():
     assert window_starts(8, 4, 4) == [0, 4]
     assert window_starts(3, 4, 4) == [0]
     assert window_starts(7, 2, 2, frame_interval=3) == [0, 3, 1, 2]  # phases 0 3 6 · 1 4 · 2 5
+
+
+@given(frames=st.integers(1, 90), length=st.integers(1, 20), stride=st.integers(1, 20), interval=st.integers(1, 5))
+def test_windows_cover_every_frame_and_no_two_are_the_same(frames, length, stride, interval):
+    stride = min(stride, length)
+    starts = window_starts(frames, length, stride, interval)
+    clips = [clip_frames(frames, start, length, interval) for start in starts]
+    assert {int(frame) for clip in clips for frame in clip if frame >= 0} == set(range(frames))
+    assert len(set(starts)) == len(starts)
+    assert starts == sorted(starts) or interval > 1
+    for start, clip in zip(starts, clips, strict=True):
+        expected = [start + interval * k for k in range(length)]  # dense or strided, and padded at the end alone
+        assert clip.tolist() == [frame if frame < frames else -1 for frame in expected]
+        # Only a sequence shorter than a window is padded: all of it lies in that one window.
+        assert clip[-1] >= 0 or start < interval
+    for one, other in itertools.pairwise(starts):
+        assert interval > 1 or other - one <= stride
+
+
+@given(frames=st.integers(1, 60), length=st.integers(1, 20), interval=st.integers(1, 5), seed=st.integers(0, 99))
+def test_random_clips_are_evenly_spaced_and_padded_only_where_the_video_is_too_short(frames, length, interval, seed):
+    random.seed(seed)
+    clip = SampleClip(length, interval)({"num_frames": frames})["frame_inds"]
+    assert (len(clip), clip.dtype) == (length, np.int64)
+    real = clip[clip >= 0]
+    assert (np.diff(real) == interval).all()
+    assert real.max() < frames
+    assert (clip[len(real) :] == -1).all()
+    if (length - 1) * interval < frames:
+        assert len(real) == length
+    else:
+        assert real[0] == 0  # nothing of a short video is left out
+
+
+def test_the_seed_repeats_the_clips():
+    def draw(seed):
+        random.seed(seed)
+        return [int(SampleClip(4)({"num_frames": 500})["frame_inds"][0]) for _ in range(20)]
+
+    assert draw(1) == draw(1) != draw(2)
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)])

@@ -1,0 +1,1 @@
+"""The demos of ``tools/run_demo.py``, one module per data set."""
