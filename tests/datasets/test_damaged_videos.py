@@ -78,9 +78,7 @@ def test_a_video_that_changes_its_size_is_refused_however_it_is_read(tmp_path):
                         packet.dts = packet.pts
                         packet.stream = stream
                         joined.mux(packet)
-    with pytest.raises(
-        DataError, match=r"must have one size, but frame 3 has \(320, 120\) after \(320, 240\)"
-    ):
+    with pytest.raises(DataError, match=r"must have one size, but frame 3 has \(320, 120\) after \(320, 240\)"):
         list(iter_frames(path))
     with pytest.raises(DataError, match="all frames must have one size"):
         read_frames(path, [0, 4])

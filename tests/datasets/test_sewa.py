@@ -420,7 +420,7 @@ def test_the_seed_of_python_random_decides_the_clips(sewa_root):
 
 
 def test_with_skip_a_set_whose_clips_are_all_damaged_ends_with_an_error_that_names_one(sewa_root):
-    """mmengine would try a thousand clips and raise an error without a file."""
+    """Mmengine would try a thousand clips and raise an error without a file."""
     tries = []
 
     def fail(record):
