@@ -212,8 +212,9 @@ def read_npy(path: str) -> NDArray[Any]:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # or a named pipe would be waited for
         try:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise DataError(f"{path}: not a readable file (a folder, a named pipe or a device).")
+            mode = os.fstat(handle).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a folder says so itself
+                raise DataError(f"{path}: not a readable file (Is a named pipe or a device).")
             raw = os.read(handle, 1 << 20)
         finally:
             os.close(handle)

@@ -195,3 +195,22 @@ def test_a_file_with_faults_is_read_again_each_time(tmp_path):
     for _ in range(2):
         assert len(read(tmp_path, row("1/a.jpg", 12)).faults) == 1
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("number", ["0.1_5", "\u0660", "1e999"])
+def test_a_number_that_only_python_would_take_is_a_fault(tmp_path, number):
+    rows = read(tmp_path, row("1/a.jpg"), row("1/b.jpg", arousal=number))
+    assert rows.files == ["1/a.jpg"]
+    assert len(rows.faults) == 1
+    assert "line 3: arousal must be a finite number or NULL" in rows.faults[0]
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(tmp_path):
+    with pytest.raises(DataError, match=r"training\.csv: not a readable csv file \(unexpected end of data\)"):
+        read(tmp_path, row("1/a.jpg"), f'"{row("1/b.jpg")}', row("1/c.jpg"))
+
+
+def test_a_disk_that_fails_is_told(tmp_path):
+    (tmp_path / "training.csv").symlink_to("/proc/self/mem")
+    with pytest.raises(DataError, match=r"training\.csv: not a readable csv file \(.*Input/output error\)"):
+        read_affectnet_csv(tmp_path / "training.csv", tmp_path, landmarks=False, cache=False)

@@ -267,3 +267,22 @@ def test_a_header_that_promises_more_is_refused(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
     with pytest.raises(DataError, match=r"a\.npy: must hold 799999999992 bytes of values, got 0\."):
         read_npy(str(tmp_path / "a.npy"))
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"a\.npy: not a readable file \(Is a named pipe or a device\)"):
+        read_npy(str(tmp_path / "a.npy"))
+
+
+def test_what_a_mac_leaves_behind_is_no_annotation(part):
+    for file in ("annotations/._10_val.npy", "annotations/.DS_Store", "images/._10.jpg"):
+        (part / file).write_bytes(b"\0\5\x16\7")
+    rows = read_affectnet_folder(part)
+    assert (rows.files, rows.faults, rows.extra_images) == (["0.jpg", "10.jpg", "ü.jpg"], [], 0)
+
+
+@pytest.mark.parametrize("text", ["0.1_5", "\u0660"])
+def test_a_number_that_only_python_would_take_is_a_fault(part, text):
+    np.save(part / "annotations/10_val.npy", np.array(text))
+    assert [fault.file for fault in read_affectnet_folder(part).faults] == [str(part / "annotations/10_val.npy")]

@@ -188,3 +188,11 @@ def test_a_submission_is_not_written_from_bad_predictions(tmp_path, frames, pred
     with pytest.raises(ValueError, match=rf"a\.txt: .*{message}"):
         write_va_file(tmp_path / "a.txt", frames, pred, num_frames=9)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["0.1_5,0", "\u0660,0", "0,0,0", "0"])
+def test_a_line_is_two_plain_numbers(tmp_path, line):
+    path = tmp_path / "v.txt"
+    path.write_text(f"valence,arousal\n0,0\n{line}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"v\.txt: a line must be two finite numbers, but line 3 is"):
+        read_va_file(path)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.crop_rule import crop_frame, squares_of
+from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.faces import crop_faces, face_track
+from hocp_mm.errors import DataError
 
 
 def frame_of(height: int, width: int) -> np.ndarray:
@@ -40,3 +41,15 @@ def test_without_boxes_or_margin_the_frame_is_whole(boxes, margin):
 def test_the_crop_is_that_of_crop_faces():
     frame, squares = frame_of(30, 30), np.array([[3.25, 4.5, 20.75, 22.0]], np.float32)
     assert np.array_equal(crop_frame(frame, squares, 0, 1.0, 16), crop_faces(frame[None], squares, 16)[0])
+
+
+@pytest.mark.parametrize("box", [[40, 0, 50, 9], [0, 20, 9, 30], [-9, 0, 0, 9], [0, -9, 9, 0]])
+def test_a_face_beside_its_frame_is_refused(box):
+    with pytest.raises(DataError, match=r"a\.jpg: the face must lie in the 40x20 frame, got the box"):
+        check_face(frame_of(20, 40), np.array([box], np.float32), 0, "a.jpg")
+
+
+@pytest.mark.parametrize("box", [[39, 0, 50, 9], [-9, -9, 1, 1], [np.nan] * 4])
+def test_a_face_that_leaves_the_frame_or_is_not_there_is_none(box):
+    check_face(frame_of(20, 40), np.array([box], np.float32), 0, "a.jpg")
+    check_face(frame_of(20, 40), None, 0, "a.jpg")

@@ -87,3 +87,17 @@ def test_files_beyond_the_end_are_passed_over_only_within_the_tolerance(tmp_path
     assert read_landmarks_zip(path, num_frames=2, tolerance=1).shape == (2, 49, 2)
     with pytest.raises(DataError, match=r"video of 1 frames, got 'K_2\.txt'"):
         read_landmarks_zip(path, num_frames=1, tolerance=1)
+
+
+def test_what_a_mac_adds_to_a_zip_is_passed_over(tmp_path):
+    members = {"K_0.txt": LINE, "__MACOSX/._K_0.txt": "\0", "__MACOSX/": "", ".DS_Store": "\0", "./K_1.txt": LINE}
+    landmarks = read_landmarks_zip(_zip(tmp_path / "l.zip", members), num_frames=2)
+    np.testing.assert_array_equal(landmarks.reshape(2, 98), [np.arange(98)] * 2)
+
+
+def test_a_member_that_unpacks_to_more_than_a_frame_may_have_is_refused(tmp_path):
+    path = tmp_path / "l.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("K_0.txt", LINE + "\n" * (1 << 20))
+    with pytest.raises(DataError, match=r"K_0\.txt: a frame must unpack to at most 1048576 bytes, got more"):
+        read_landmarks_zip(path, num_frames=1)

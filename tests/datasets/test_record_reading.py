@@ -1,5 +1,6 @@
 """Every frame of a record against its files: what is whole is read, what is not is named."""
 
+import os
 import re
 import zlib
 from pathlib import Path
@@ -188,3 +189,11 @@ def test_a_clip_that_a_network_cannot_take_is_a_fault_of_the_pipeline(video, ste
     (fault,) = check_clip(pipeline(step), record_of(video, 30)).faults
     assert (fault.kind, fault.file) == ("pipeline", str(video))
     assert re.search(text, fault)
+
+
+def test_a_pack_that_is_no_file_is_told_and_not_waited_for(tmp_path):
+    table = SimpleNamespace(offsets=np.array([0]), sizes=np.array([4]), checksums=np.array([0]))
+    record = record_of(tmp_path / "a.avi", 1, pack=table, crop=SimpleNamespace(size=8))
+    os.mkfifo(tmp_path / "a.avi")
+    (fault,) = read_record(record).faults
+    assert (fault.kind, fault) == ("crops", f"{tmp_path / 'a.avi'}: the pack cannot be read (Is a named pipe).")

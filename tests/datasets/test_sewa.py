@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -416,3 +417,31 @@ def test_the_seed_of_python_random_decides_the_clips(sewa_root):
         random.seed(seed)
         draws.append([dataset[i]["frame_inds"][0] for i in range(10)])
     assert draws[0] == draws[1] != draws[2]
+
+
+def test_with_skip_a_set_whose_clips_are_all_damaged_ends_with_an_error_that_names_one(sewa_root):
+    """Mmengine would try a thousand clips and raise an error without a file."""
+    tries = []
+
+    def fail(record):
+        tries.append(record["filename"])
+        raise DataError(f"{record['filename']}: frame 3 is damaged in the file.")
+
+    dataset = SEWADataset(sewa_root, pipeline=[fail], on_fault="skip")
+    with pytest.raises(DataError, match=r"\.avi: frame 3 is damaged in the file\."):
+        dataset[0]
+    assert len(tries) == 100
+
+
+def test_segments_of_one_recording_may_be_equal_those_of_two_may_not(tmp_path, sewa_root):
+    root = Path(shutil.copytree(sewa_root, tmp_path / "set"))
+    for key in (KEYS[0].replace("SAH", "SVH"), KEYS[0].replace("P001", "P002")):
+        shutil.copytree(root / KEYS[0], root / key)
+        for file in (root / key).iterdir():
+            file.rename(file.with_name(file.name.replace(KEYS[0], key)))
+        (root / "part.txt").write_text(f"{KEYS[0]}\n{key}\n")
+        if "SVH" in key:
+            assert len(SEWADataset(root, "part.txt")) == 2
+            continue
+        with pytest.raises(DataError, match=r"P001.*\.avi: two recordings must not have the same content, but .*P002"):
+            SEWADataset(root, "part.txt")

@@ -99,3 +99,10 @@ def test_faults_are_named_with_file_line_and_cell(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MissingDataError, match=r"none\.csv: no such label file"):
         read_affect_csv(tmp_path / "none.csv", "valence")
+
+
+def test_decimal_commas_do_not_make_labels_of_their_whole_parts(tmp_path):
+    path = tmp_path / "v.csv"
+    path.write_text("frame,valence\n0,0,25\n1,0,5\n")
+    with pytest.raises(DataError, match=r"must have the 2 cells of the header, but line 2 has 3: are the decimals"):
+        read_affect_csv(path, "valence")

@@ -93,7 +93,7 @@ def table_text(rows: list[Verdict]) -> str:
 def _cell(text: str) -> str:
     """Return a text that stays in its cell."""
     text = text if len(text) <= 300 else text[:299] + "…"
-    return text.replace("|", "\\|").replace("\n", " ") or "–"
+    return text.replace("|", "\\|").replace("\n", " ") or "-"
 
 
 def main() -> None:

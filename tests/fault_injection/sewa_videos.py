@@ -121,6 +121,11 @@ def loud_flip(root):
     return flip(video(root), loud=True)
 
 
+@SEWA.refused("a bit flips in every video and breaks its syntax", whole=True)
+def all_flipped(root):
+    return tuple(flip(root / key / f"{key}.avi", loud=True) for key in KEYS[:3])
+
+
 @SEWA.unseen("a bit flips in a video and leaves its syntax whole")
 def silent_flip(root):
     return flip(video(root), loud=False)
