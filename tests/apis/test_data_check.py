@@ -186,9 +186,22 @@ def test_one_file_under_two_keys_is_a_fault(damaged):
     first, second = (damaged / key / f"{key}.avi" for key in KEYS)
     second.unlink()
     os.link(first, second)
-    (fault,) = check(train=dataset_config("SEWADataset", damaged), deep=False).faults
-    assert fault.kind == "same file"
-    assert fault.file == str(second)
+    whole, *faults = check(train=dataset_config("SEWADataset", damaged), deep=False).faults
+    assert whole.kind == "set"  # of two videos both are left out
+    assert [(fault.kind, fault.file) for fault in faults] == [("twins", str(first)), ("twins", str(second))]
+
+
+def test_one_file_under_two_keys_of_one_recording_is_a_fault(damaged):
+    key = KEYS[0].replace("SAH", "SVH")
+    shutil.copytree(damaged / KEYS[0], damaged / key)
+    for file in (damaged / key).iterdir():
+        file.rename(file.with_name(file.name.replace(KEYS[0], key)))
+    first, second = (damaged / name / f"{name}.avi" for name in (KEYS[0], key))
+    second.unlink()
+    os.link(first, second)
+    (damaged / "part.txt").write_text(f"{KEYS[0]}\n{key}\n")
+    (fault,) = check(train=dataset_config("SEWADataset", damaged, split="part.txt"), deep=False).faults
+    assert (fault.kind, fault.file) == ("same file", str(second))
     assert KEYS[0] in fault
 
 

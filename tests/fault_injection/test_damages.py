@@ -21,7 +21,9 @@ def told() -> dict[tuple[str, str], tuple[str, ...]]:
 @pytest.fixture(scope="session")
 def verdict_of(request, tmp_path_factory) -> Iterator[Callable[[Layout, Damage], Verdict]]:
     """Examine the damages of all selected tests, as many at once as there are cores: each waits for its process."""
-    selected = [item.callspec.params for item in request.session.items if "verdict_of" in getattr(item, "fixturenames", ())]
+    selected = [
+        item.callspec.params for item in request.session.items if "verdict_of" in getattr(item, "fixturenames", ())
+    ]
     small: dict[str, Future] = {}
     found: dict[tuple[str, str], Future] = {}
 
