@@ -2,8 +2,8 @@
 
 All five folds, trained, tested and pooled: ``tools/run_folds.py configs/hocp_afew_va.py``. One of them:
 ``tools/train.py configs/hocp_afew_va.py --cfg-options fold=2``. A ``--static-checkpoint`` must not have seen the fold's
-test people, and must have seen faces cut out alike, by all 68 landmarks; of AffectNet that is
-``tools/train.py configs/hocp_affectnet.py --cfg-options {train,val,test}_dataloader.dataset.faces=landmarks``.
+test people, and must have seen faces cut out alike, by the inner landmarks: those of ``hocp_affectnet`` and
+``hocp_sewa_static`` have.
 """
 
 from mmengine.config import read_base

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from hocp_mm.datasets.afew_va_files import AFEW_VA_RANGE, read_afew_va_actor, same_actor
 from hocp_mm.datasets.afew_va_scan import ClipScan, scan_clip
 from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.affectnet_files import FIRST_INNER
 from hocp_mm.datasets.faults import attempt
 from hocp_mm.datasets.folds import Parts, count_folds, read_fold
 from hocp_mm.datasets.image_frames import square_scale
@@ -22,8 +23,8 @@ from hocp_mm.datasets.twins import Claim, label_claim, picture_claim, without_tw
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
-Faces = Literal["landmarks", "frame"]
-
+Faces = Literal["landmarks", "inner", "frame"]
+_FIRST_LANDMARK = {"landmarks": 0, "inner": FIRST_INNER, "frame": None}
 _DVD_SIZE = (720, 576)
 
 
@@ -43,7 +44,9 @@ class AFEWVADataset(AffectDataset):
         pixel_aspect: Width of a pixel over its height. The release has frames of a wide DVD, 720x576, on which faces
             are a quarter too narrow; clips of another size are named in a warning. 1 leaves the pixels as they are.
         fps: Frames per second. The release does not say; it sets the times in CSV files and plots, nothing else.
-        faces: ``"landmarks"`` crops by the 68 points; a frame without them takes the box between its neighbours.
+        faces: ``"landmarks"`` crops by the 68 points, ``"inner"`` by those without the jaw line (the points that SEWA
+            has: a network that saw other crops sees other faces); a frame without them takes the box between its
+            neighbours.
             ``"frame"`` takes whole frames (images that are already cropped).
         check_images: Read every PNG and compare its checksums. False reads only the first of each clip; a damaged one
             then ends the run where it is met.
@@ -72,8 +75,8 @@ class AFEWVADataset(AffectDataset):
         check_images: bool = True,
         **kwargs: Any,
     ) -> None:
-        if faces not in ("landmarks", "frame"):
-            raise ValueError(f"AFEWVADataset: faces must be one of landmarks, frame, got {faces!r}.")
+        if faces not in _FIRST_LANDMARK:
+            raise ValueError(f"AFEWVADataset: faces must be one of {', '.join(_FIRST_LANDMARK)}, got {faces!r}.")
         if not (np.isfinite(fps) and fps > 0):
             raise ValueError(f"AFEWVADataset: fps must be positive, got {fps!r}.")
         if split in PARTS and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
@@ -166,7 +169,7 @@ class AFEWVADataset(AffectDataset):
 
     def _scan(self, key: str) -> ClipScan:
         """Read everything about one clip."""
-        scan = scan_clip(self.root / key, self.label_range, self.faces == "landmarks", self.check_images)
+        scan = scan_clip(self.root / key, self.label_range, _FIRST_LANDMARK[self.faces], self.check_images)
         if scan.record is not None:
             scan.record |= {"pixel_aspect": self.pixel_aspect, "fps": self.fps}
         return scan

@@ -34,13 +34,15 @@ class ClipScan:
     size: tuple[int, int] = (0, 0)
 
 
-def scan_clip(folder: Path, label_range: tuple[float, float], use_landmarks: bool, check_images: bool) -> ClipScan:
+def scan_clip(
+    folder: Path, label_range: tuple[float, float], first_landmark: int | None, check_images: bool
+) -> ClipScan:
     """Read everything about one clip; faults are collected, not raised.
 
     Args:
         folder: Folder of the clip.
         label_range: Lowest and highest label.
-        use_landmarks: Make boxes of the landmarks; without them the record has no boxes.
+        first_landmark: Make boxes of the landmarks from this one on; None: the record has no boxes.
         check_images: Check every PNG to its end; otherwise only the first one.
 
     Returns:
@@ -63,7 +65,7 @@ def scan_clip(folder: Path, label_range: tuple[float, float], use_landmarks: boo
         return scan
     count = max(labelled | files.keys()) + 1
     files = _usable_images(scan, files, check_images)
-    boxes = _landmark_boxes(scan, json_file, clip, count) if use_landmarks else None
+    boxes = None if first_landmark is None else _landmark_boxes(scan, json_file, clip, count, first_landmark)
     if not files.keys() & clip.affect.keys():
         text = f"{folder}: a clip must have a frame with both label and usable PNG, got none."
         scan.faults.append(Fault(text, "lengths"))
@@ -112,14 +114,16 @@ def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> di
     return usable
 
 
-def _landmark_boxes(scan: ClipScan, json_file: Path, clip: AFEWVAClip, count: int) -> NDArray[np.float32]:
+def _landmark_boxes(
+    scan: ClipScan, json_file: Path, clip: AFEWVAClip, count: int, first_landmark: int
+) -> NDArray[np.float32]:
     """Return the box of each frame, NaN without landmarks; drops the labels of frames with impossible ones."""
     boxes = np.full((count, 4), np.nan, dtype=np.float32)
     width, height = scan.size
     for number, points in list(clip.landmarks.items()):
         if points is None:
             continue
-        box = landmark_boxes(points[None])[0]
+        box = landmark_boxes(points[None, first_landmark:])[0]
         inside = box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0  # false for NaN: no area
         if inside:
             boxes[number] = box

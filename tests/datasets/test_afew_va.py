@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hocp_mm.datasets import AFEWVADataset
+from hocp_mm.datasets.affectnet_files import box_columns
 from hocp_mm.datasets.folds import read_fold
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
@@ -172,6 +173,22 @@ def test_the_order_of_ids_and_keys_in_the_file_means_nothing(root):
     record = AFEWVADataset(str(root), "one.txt")[0]
     np.testing.assert_array_equal(record["affect"], expected["affect"])
     assert record["frame_files"] == expected["frame_files"]
+
+
+def test_inner_boxes_leave_the_jaw_line_out_and_are_those_of_affectnet(root):
+    points = np.array(landmarks((60, 40, 160, 140)))
+    points[17:] = 80 + 0.4 * (points[17:] - 60)
+    file = root / "001/001.json"
+    content = json.loads(file.read_text())
+    for frame in content["frames"].values():
+        frame["landmarks"] = points.tolist()
+    file.write_text(json.dumps(content))
+    (record,) = AFEWVADataset(str(root), "one.txt", faces="inner").load_videos()
+    expected = [*points[17:].min(axis=0), *points[17:].max(axis=0)]
+    np.testing.assert_allclose(record["boxes"], np.tile(expected, (len(record["boxes"]), 1)), rtol=1e-6)
+    np.testing.assert_array_equal(record["boxes"][0], box_columns(points[None])["inner"][0])
+    (whole,) = AFEWVADataset(str(root), "one.txt").load_videos()
+    assert (whole["boxes"][:, 2] - whole["boxes"][:, 0] > 60).all()
 
 
 def test_frames_without_landmarks_hold_the_box_of_their_neighbours(root):
@@ -424,7 +441,7 @@ def test_missing_folders_say_where_to_get_them(root, tmp_path):
 
 
 BAD_OPTIONS = {
-    "faces": ({"faces": "yes"}, "faces must be one of landmarks, frame, got 'yes'"),
+    "faces": ({"faces": "yes"}, "faces must be one of landmarks, inner, frame, got 'yes'"),
     "on_fault": ({"on_fault": "ignore"}, "on_fault must be one of error, skip, got 'ignore'"),
     "no fold": ({"fold": None}, "split='train' needs the number of a fold, 0 or more, got fold=None"),
     "negative fold": ({"fold": -1}, "got fold=-1"),

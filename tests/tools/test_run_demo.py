@@ -153,7 +153,6 @@ def test_afew_va_starts_all_folds_from_one_image_network_of_other_people(run_fak
     assert images[images.index("--seed") + 1] != "0"
     assert "--seed" not in clips
     assert f"train_dataloader.dataset.data_root={tmp_path / 'data_images'}" in train
-    assert "val_dataloader.dataset.faces=landmarks" in train
     assert split == ["tools/prepare/split_afew_va.py", str(tmp_path / "data")]
     static = str(tmp_path / "out/static/best_affect_ccc_mean_epoch_2.pth")
     assert folds[folds.index("--static-checkpoint") + 1] == static

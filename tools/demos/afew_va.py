@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from demos.steps import Demo, Outcome, best_checkpoint, draw_timelines, for_all_parts, predictions, score_rows
+from demos.steps import Demo, Outcome, best_checkpoint, draw_timelines, predictions, score_rows
 
 STATIC_CONFIG, VIDEO_CONFIG = "configs/hocp_affectnet_demo.py", "configs/hocp_afew_va_demo.py"
 STEPS = 6
@@ -21,10 +21,7 @@ def run(demo: Demo) -> Outcome:
     step, static, folds = demo.step, demo.out / "static", demo.out / "folds"
     images = demo.data.with_name(f"{demo.data.name}_images")
     demo.write_set("affectnet", QUICK_IMAGES if demo.quick else IMAGES, images)
-    # AFEW-VA's faces are cropped by all 68 landmarks. Other crops would end it: with tighter ones this image network
-    # falls from a valence CCC of 0.8 to 0.0 - 0.2 on the clips.
-    crops = for_all_parts("faces=landmarks")
-    training = demo.cfg_options(*crops, data=images, training=True)
+    training = demo.cfg_options(data=images, training=True)
     step("static stage: the image network", ["tools/train.py", STATIC_CONFIG, "--work-dir", static, *training])
     demo.write_set("afew_va", QUICK_NUMBERS if demo.quick else NUMBERS)
     split = ["tools/prepare/split_afew_va.py", demo.data]

@@ -23,7 +23,7 @@ from hocp_mm.errors import MissingDataError
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the options, write the store and print what it holds."""
     parser = store_parser(__doc__, "folder that holds one folder per clip, e.g. data/AFEW-VA")
-    parser.add_argument("--faces", choices=("landmarks", "frame"), default="landmarks", help="what is cropped by")
+    parser.add_argument("--faces", choices=("inner", "landmarks", "frame"), default="inner", help="what is cropped by")
     parser.add_argument(
         "--pixel-aspect", type=fraction, default=4 / 3, help="width of a pixel over its height, default: 4/3"
     )

@@ -68,7 +68,7 @@ def _sewa(root: str, part: str) -> AffectDataset:
 
 
 def _afew_va(root: str, part: str) -> AffectDataset:
-    return AFEWVADataset(root, part, fold=1, lazy_init=True)
+    return AFEWVADataset(root, part, fold=1, faces="inner", lazy_init=True)
 
 
 def _affectnet(release: Any, faces: Any) -> Callable[[str, str], AffectDataset]:
