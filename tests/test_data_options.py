@@ -87,7 +87,7 @@ DEMOS = {
 def store(tmp_path, request):
     """A store as the demo of a data set would find it; ``request.param`` is its name."""
     dataset, options, aspect = DEMOS[request.param]
-    crop = CropSettings(size=54, faces="inner" if request.param == "affectnet" else "landmarks", pixel_aspect=aspect)
+    crop = CropSettings(size=54, faces="landmarks" if request.param == "sewa" else "inner", pixel_aspect=aspect)
     folder = tmp_path / "store"
     records = {key: [picture(frame, 54) for frame in range(3)] for key in ("a", "b", "c")}
     metainfo = {"dims": ["valence", "arousal"]}
