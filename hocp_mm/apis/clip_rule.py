@@ -23,6 +23,7 @@ from hocp_mm.launch import is_type
 
 # Not the training pipeline: its random crops do not say what the network should see.
 LOADERS = ("test_dataloader", "val_dataloader")
+_MOST_PIXELS = 2**27  # of a clip: 32 frames of 2048 x 2048 pixels; the config may come from a stranger's checkpoint
 _STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
 
 
@@ -63,13 +64,23 @@ class ClipRule:
             CheckpointError: If no data loader has both transforms, or a step is not known here.
         """
         for name in LOADERS:
-            dataset = next((d for d in _dicts(cfg.get(name)) if d.get("pipeline")), {})
-            steps = [_build_step(step, source) for step in dataset.get("pipeline", ())]
+            dataset = next((d for d in _dicts(cfg.get(name)) if d.get("pipeline")), {"pipeline": ()})
+            try:
+                steps = [_build_step(step, source) for step in dataset["pipeline"]]
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{source}: the config's {name} has a step that cannot be built ({error!s:.200})."
+                ) from error
             load = next((step for step in steps if isinstance(step, LoadFaceClip)), None)
             sample = next((step for step in steps if isinstance(step, SampleClip)), None)
             if load is None or sample is None:
                 continue
             stride = dict(dataset.get("windows") or {}).get("stride", max(1, sample.clip_len // 2))
+            if not 0 < sample.clip_len * load.size**2 <= _MOST_PIXELS:
+                raise CheckpointError(
+                    f"{source}: a clip may have at most {_MOST_PIXELS} pixels, got {sample.clip_len} frames of size "
+                    f"{load.size}."
+                )
             after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
             interval = sample.frame_interval
             return cls(load.size, load.margin, load.smooth, sample.clip_len, interval, stride, after)

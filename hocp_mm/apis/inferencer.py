@@ -1,7 +1,8 @@
 """`AffectInferencer`: a trained network over a whole video, in sliding windows."""
 
-import copy
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from hocp_mm.apis.clip_rule import ClipRule
 from hocp_mm.apis.face_track import Faces, track_faces
-from hocp_mm.apis.recorded_config import read_recorded_config
-from hocp_mm.checkpoints import read_checkpoint
+from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config, without_starts
+from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
 from hocp_mm.datasets import FaceTrack, crop_faces, iter_frames, probe_video
 from hocp_mm.datasets.face_detection import Progress
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
-from hocp_mm.launch import is_type, load_config, load_weights
+from hocp_mm.launch import load_config, load_weights
 from hocp_mm.registry import MODELS
 from hocp_mm.structures import AffectDataSample, AffectTimeline, WindowAverager
 
@@ -53,10 +54,14 @@ class AffectInferencer:
         self, checkpoint: str | Path, config: str | Path | None = None, device: str | torch.device | None = None
     ) -> None:
         self.checkpoint = Path(checkpoint)
-        self.cfg = _recorded_config(self.checkpoint) if config is None else load_config(config)
-        self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
         self.device = _pick_device(device)
-        self.model: BaseModel = _build_model(self.cfg)
+        if config is None:
+            self.cfg, bounds = _recorded_config(self.checkpoint)
+        else:
+            self.cfg, bounds = load_config(config), contextlib.nullcontext()
+        self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
+        with bounds:
+            self.model: BaseModel = _build_model(self.cfg)
         load_weights(self.model, self.checkpoint)
         self.model.to(self.device).eval()
 
@@ -184,14 +189,17 @@ def cut_windows(
         raise DataError(f"{video}: the video must have {len(squares)} frames, but it ends after {index + 1}.")
 
 
-def _recorded_config(checkpoint: Path) -> Config:
-    meta = read_checkpoint(checkpoint).get("meta")
+def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]]:
+    """Return the config in a checkpoint, and the bounds within which its network may be built."""
+    content = read_checkpoint(checkpoint)
+    meta = content.get("meta")
     text = meta.get("cfg") if isinstance(meta, dict) else None
     if not isinstance(text, str):
         raise CheckpointError(
             f"{checkpoint}: the checkpoint records no config (meta['cfg']); give the config it was trained with."
         )
-    return read_recorded_config(text, str(checkpoint))
+    numbers = count_numbers(unwrap_state_dict(content, checkpoint))
+    return read_recorded_config(text, str(checkpoint)), bounded_building(numbers, str(checkpoint))
 
 
 def _pick_device(device: str | torch.device | None) -> torch.device:
@@ -207,9 +215,5 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
 
 def _build_model(cfg: Config) -> BaseModel:
     """Build the network without the image weights it once started from; the checkpoint has all weights."""
-    model = copy.deepcopy(cfg["model"])
-    backbone = model.get("backbone") or {}
-    if is_type(backbone.get("type"), "TimmHOCPBackbone"):
-        backbone["pretrained"], backbone["checkpoint"] = False, None
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        return MODELS.build(model)
+        return MODELS.build(without_starts(cfg["model"]))

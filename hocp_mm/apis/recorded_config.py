@@ -1,20 +1,93 @@
-"""Read the config that mmengine writes into a checkpoint, without executing it.
+"""Read the config that mmengine writes into a checkpoint, and build its network, as data of a stranger.
 
-``Config.fromstring`` runs the text as Python, and a name like ``os.system`` as a model's ``type`` would be
-imported and called; a downloaded weight file must not be able to do either. What ``Config.pretty_text`` writes
-is literals and ``dict(...)`` only, so nothing is lost by accepting nothing else.
+``Config.fromstring`` runs the text as Python, and a registry of MMEngine imports and calls whatever a ``type`` names:
+``mmengine.utils.package_utils.call_command`` starts programs. A downloaded weight file must be able to do neither.
+What ``Config.pretty_text`` writes is literals and ``dict(...)`` only, so nothing is lost by accepting nothing else; a
+``type`` inside the model is looked up among the modules in :func:`allowed_modules`, and never imported.
 """
 
 import ast
+import contextlib
+import functools
+import math
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
+from unittest import mock
 
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import registry as mmengine_registry
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from hocp_mm import compat
 from hocp_mm.errors import CheckpointError
+from hocp_mm.registry import MODELS, SCOPE
 
-# Packages whose classes a recorded model may name; a path into torch must lead to a layer.
-_TRUSTED = ("hocp_mm", "mmaction", "mmcv", "mmengine")
-_TRUSTED_PATH = "torch.nn."
+# From MMEngine's root registry: plain layers and preprocessors. Not its averages of models and test-time wrappers.
+_ROOT_PACKAGES = ("torch.nn.", "mmcv.cnn.", "mmengine.model.base_model.", "mmengine.utils.dl_utils.")
+# From MMAction2: the 3-D backbones that `AffectRecognizer` takes, and their layers. Others fetch weights when built.
+_STOCK = frozenset(
+    {
+        "C2D", "C3D", "Conv2plus1d", "MViT", "ResNet2Plus1d", "ResNet3d", "ResNet3dCSN", "ResNet3dSlowFast",
+        "ResNet3dSlowOnly", "SubBatchNorm3D", "SwinTransformer3D", "TPN", "TimeSformer", "X3D",
+    }
+)  # fmt: skip
+_SCOPES = {SCOPE: SCOPE, "mmengine": "", "mmcv": "", "mmaction": "mmaction"}
+# Words that layers of this package look up in tables of their own.
+_OWN_TYPES = {"gate_cfg": ("SE",)}
+# What makes a network load weights, and what says nothing to that.
+_STARTS = {"init_cfg": None, "pretrained": None, "pretrained2d": False, "checkpoint": None}
+
+_MOST_TEXT = 2**20  # characters; recipes have some 10,000
+_MOST_ITEMS = 10_000
+_LARGEST = 2**20  # of the whole numbers that describe a network
+_MOST_MODULES = 50_000
+_SPARE_NUMBERS = 2**26  # that building may take besides those in the file: stages that are cut off, and the like
+
+
+def allowed_modules(stock: bool = True) -> dict[str, type[nn.Module]]:
+    """Return what a recorded model may name.
+
+    All of it is registered: the classes in the registry of this package (those that a plugin of the user put there,
+    too), plain layers and preprocessors in MMEngine's, and some 3-D backbones of MMAction2. Their constructors read no
+    file, fetch nothing and start nothing, whatever literals they are given.
+
+    Args:
+        stock: Look at MMAction2 as well, which takes seconds to import.
+
+    Returns:
+        Classes by name in a config: ``hocp_mm.X``, ``X`` for MMEngine's, ``mmaction.X``.
+    """
+    MODELS.import_from_location()
+    import mmcv.cnn  # noqa: F401 - registers layers
+
+    found: dict[str, Any] = {f"{SCOPE}.{name}": kind for name, kind in MODELS.module_dict.items()}
+    found |= {
+        name: kind
+        for name, kind in ROOT.module_dict.items()
+        if getattr(kind, "__module__", "").startswith(_ROOT_PACKAGES)
+    }
+    if stock:
+        found |= _stock_modules()
+    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+
+
+@functools.cache
+def _stock_modules() -> dict[str, Any]:
+    compat.apply()  # the published wheel cannot import its own models
+    try:
+        import mmaction.models  # noqa: F401 - registers
+        from mmaction.registry import MODELS as STOCK
+    except ImportError:  # not installed: then nothing of it can be built
+        return {}
+    return {f"mmaction.{name}": kind for name, kind in STOCK.module_dict.items() if name in _STOCK}
 
 
 def read_recorded_config(text: str, source: str) -> Config:
@@ -25,39 +98,55 @@ def read_recorded_config(text: str, source: str) -> Config:
         source: Name of the checkpoint, for error texts.
 
     Returns:
-        The config.
+        The config. Its model names registered modules only; paths to classes become the names of these.
 
     Raises:
-        CheckpointError: If the text is anything else, or its model names a class outside OpenMMLab, this package
-            and ``torch.nn``.
+        CheckpointError: If the text is anything else, or its model names something that is not allowed or holds
+            numbers that no network has.
 
     Example:
         >>> read_recorded_config("model = dict(type='hocp_mm.AffectHead', in_channels=8)", "a.pth").model.in_channels
         8
     """
+    if len(text) > _MOST_TEXT:
+        raise CheckpointError(f"{source}: the recorded config has {len(text)} characters; give the config itself.")
     try:
         statements = ast.parse(text).body
+        values: dict[str, Any] = {}
+        for statement in statements:
+            match statement:
+                case ast.Assign([ast.Name(name)], value):
+                    values[name] = _evaluate(value, source)
+                case _:
+                    _refuse(source, statement)
     except SyntaxError as error:
         raise CheckpointError(
             f"{source}: the recorded config is not Python (line {error.lineno}); give the config itself."
         ) from error
-    values: dict[str, Any] = {}
-    for statement in statements:
-        if not (
-            isinstance(statement, ast.Assign)
-            and len(statement.targets) == 1
-            and isinstance(name := statement.targets[0], ast.Name)
-        ):
-            _refuse(source, statement)
-        values[name.id] = _evaluate(statement.value, source)
-    _check_types(values.get("model"), source)
-    return Config(values)
+    except (TypeError, ValueError, RecursionError, MemoryError) as error:  # {[]: 1}, -"a", "\0", - - - - …
+        raise CheckpointError(
+            f"{source}: the recorded config must hold values only, got what cannot be one ({type(error).__name__}); "
+            "give the config itself."
+        ) from error
+    scope = values.get("default_scope")
+    if scope is not None and (not isinstance(scope, str) or scope not in _SCOPES):
+        raise CheckpointError(
+            f"{source}: the recorded config's default_scope must be one of {', '.join(_SCOPES)}, got {scope!r:.100}."
+        )
+    if "model" in values:
+        if not isinstance(values["model"], dict):
+            raise CheckpointError(f"{source}: the recorded config's model must be a dict.")
+        values["model"] = _checked(values["model"], "model", scope or SCOPE, source)
+    try:
+        return Config(values)
+    except (KeyError, TypeError, ValueError) as error:  # names that mmengine keeps for itself
+        raise CheckpointError(f"{source}: the recorded config is none ({error!s:.100}).") from error
 
 
 def _evaluate(node: ast.expr, source: str) -> Any:
     """Return the value of a literal or a ``dict(...)`` of literals."""
     match node:
-        case ast.Constant(value):
+        case ast.Constant(value) if value is None or isinstance(value, bool | int | float | str):
             return value
         case ast.Name("inf" | "nan" as name):  # how repr writes these floats
             return float(name)
@@ -80,19 +169,43 @@ def _evaluate(node: ast.expr, source: str) -> Any:
             return _refuse(source, node)
 
 
-def _check_types(value: Any, source: str) -> None:
-    if isinstance(value, dict):
-        kind = value.get("type")
-        if isinstance(kind, str) and "." in kind:
-            trusted = kind.startswith(_TRUSTED_PATH) or kind.partition(".")[0] in _TRUSTED
-            if not trusted:
-                raise CheckpointError(
-                    f"{source}: the recorded config may build classes of {', '.join(_TRUSTED)} and torch.nn only, "
-                    f"got {kind!r}; if you trust it, give the config itself."
-                )
-    if isinstance(value, dict | list | tuple | set):
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_types(item, source)
+def _checked(value: Any, key: str, scope: str, source: str) -> Any:
+    """Return a copy of a part of the model whose types are names in registries."""
+    if isinstance(value, Mapping):
+        checked: dict[str, Any] = {}
+        for name, item in value.items():
+            if not isinstance(name, str) or name.startswith("_"):  # such as _scope_, which imports what it names
+                raise CheckpointError(f"{source}: the recorded model must not have the key {name!r:.100}.")
+            is_name = name == "type"
+            checked[name] = (_registered_name if is_name else _checked)(item, key if is_name else name, scope, source)
+        return checked
+    if isinstance(value, list | tuple | set):
+        if len(value) > _MOST_ITEMS:
+            raise CheckpointError(f"{source}: the recorded model's {key} has {len(value)} items.")
+        return type(value)(_checked(item, key, scope, source) for item in value)
+    if isinstance(value, int) and abs(value) > _LARGEST and key != "seed":
+        raise CheckpointError(f"{source}: the recorded model's {key} must be at most {_LARGEST}, got {value:.3g}.")
+    return value
+
+
+def _registered_name(kind: Any, key: str, scope: str, source: str) -> str:
+    """Return the name under which a ``type`` is registered; a path to a class is taken for the name of that class."""
+    if isinstance(kind, str) and all(part.isidentifier() for part in kind.split(".")):
+        if kind in _OWN_TYPES.get(key, ()):
+            return kind
+        prefix, _, name = kind.rpartition(".")
+        allowed = allowed_modules(stock="mmaction" in (scope, prefix.partition(".")[0]))
+        if not prefix and (f"{_SCOPES[scope]}.{name}" in allowed or name in allowed):  # as a registry looks
+            return kind
+        if prefix in _SCOPES and f"{_SCOPES[prefix]}.{name}".lstrip(".") in allowed:
+            return kind
+        for registered, module in allowed.items():  # a config of class objects is written with their paths
+            if prefix and module.__name__ == name and f"{module.__module__}.".startswith(f"{prefix}."):
+                return registered
+    raise CheckpointError(
+        f"{source}: the recorded config may name registered layers and backbones only, got {kind!r:.100}; if you trust "
+        "it, give the config itself."
+    )
 
 
 def _refuse(source: str, node: ast.AST) -> NoReturn:
@@ -100,3 +213,109 @@ def _refuse(source: str, node: ast.AST) -> NoReturn:
         f"{source}: the recorded config must hold values only, got code in line {getattr(node, 'lineno', '?')}; "
         "give the config itself."
     )
+
+
+def without_starts(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a network, without the weights that it or a part of it would start from.
+
+    Args:
+        model: Config whose weights come from a checkpoint.
+
+    Returns:
+        A copy, without whatever a constructor or ``init_weights`` would load.
+    """
+
+    def emptied(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: _STARTS[name] if name in _STARTS else emptied(item) for name, item in value.items()}
+        return type(value)(map(emptied, value)) if isinstance(value, list | tuple) else value
+
+    return emptied(model)
+
+
+@contextlib.contextmanager
+def bounded_building(numbers: int, source: str) -> Iterator[None]:
+    """Let modules be built in a size that fits the weights they will get, from names that are registered already.
+
+    Checked types are not enough: some layers hand another of their words to a registry (``padding_mode`` of mmcv's
+    ``ConvModule``), and a registry that does not know a name imports it.
+
+    Args:
+        numbers: Elements of all tensors in the file.
+        source: Name of the checkpoint, for the error text.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        CheckpointError: If more is asked for, something would be imported, or the arguments make no network.
+    """
+    most, modules, parameters = 4 * numbers + _SPARE_NUMBERS, 0, 0
+
+    def too_large() -> NoReturn:
+        raise CheckpointError(f"{source}: the recorded config describes a larger network than the weights in the file.")
+
+    def count_module(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > _MOST_MODULES:
+            too_large()
+
+    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal parameters
+        parameters += 0 if parameter is None else parameter.numel()
+        if parameters > most:
+            too_large()
+
+    def import_nothing(name: str, package: str | None = None) -> Any:
+        if name in sys.modules and package is None:
+            return sys.modules[name]  # what registries and scopes ask for has been imported
+        raise CheckpointError(f"{source}: the recorded config may name registered parts only, got {name!r:.100}.")
+
+    def find_nothing(name: str) -> Any:
+        raise CheckpointError(f"{source}: the recorded config may name registered parts only, got {name!r:.100}.")
+
+    class Bounds(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            for value in args[:2]:  # sizes, before they become memory
+                if (
+                    isinstance(value, list | tuple)
+                    and all(isinstance(n, int) for n in value)
+                    and math.prod(value) > most
+                ):
+                    too_large()
+            return func(*args, **(kwargs or {}))
+
+    handles = [
+        register_module_module_registration_hook(count_module),
+        register_module_parameter_registration_hook(count_parameter),
+    ]
+    try:
+        with (
+            mock.patch.object(mmengine_registry, "get_object_from_string", find_nothing),
+            mock.patch.object(mmengine_registry, "import_module", import_nothing),
+            Bounds(),
+        ):
+            yield
+    except CheckpointError:
+        raise
+    except (
+        TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, NotImplementedError,
+        ArithmeticError, MemoryError, OSError,
+    ) as error:  # fmt: skip
+        raise CheckpointError(
+            f"{source}: the recorded config describes no network that can be built ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); give the config itself."
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def count_numbers(state: Mapping[str, Any]) -> int:
+    """Return the elements of all tensors in a state dict."""
+    return sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+
+
+if __name__ == "__main__":
+    print("\n".join(f"- `{name}`" for name in sorted(allowed_modules())))  # noqa: T201 - for docs/security.md

@@ -1,10 +1,18 @@
 """The config in a checkpoint is parsed, not executed."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
+from torch import nn
 
-from hocp_mm.apis.recorded_config import read_recorded_config
+from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, read_recorded_config, without_starts
 from hocp_mm.errors import CheckpointError
+from hocp_mm.registry import MODELS
 from tests.apis.material import tiny_config
 
 
@@ -52,15 +60,190 @@ def test_text_that_is_no_python_is_refused():
         read_recorded_config("a = (", "a.pth")
 
 
-@pytest.mark.parametrize("kind", ["os.system", "torch.hub.load", "subprocess.run", "builtins.exec"])
-def test_a_model_cannot_name_any_callable(kind: str):
-    text = f"model = dict(type='hocp_mm.AffectRecognizer', backbone=[dict(type='{kind}', command='true')])"
-    with pytest.raises(CheckpointError, match=f"got '{kind}'"):
-        read_recorded_config(text, "a.pth")
+EXECUTED = [
+    "mmengine.utils.package_utils.call_command",
+    "mmengine.fileio.load",
+    "mmengine.fileio.rmtree",
+    "mmengine.config.Config.fromstring",
+    "mmengine.BaseTTAModel",
+    "mmengine.ExponentialMovingAverage",
+    "hocp_mm.functional.native.build._run",
+    "hocp_mm.apis.AffectInferencer",
+    "hocp_mm.models.heads.affect_head.MODELS.build",
+    "mmaction.Recognizer2D",
+    "mmaction.CLIPSimilarity",
+    "mmaction.VindLUVQA",
+    "mmaction.UniFormerV2",
+    "mmaction.utils.dependency.register_module_factory",
+    "mmcv.image.imwrite",
+    "torch.nn.init.normal_",
+    "torch.nn.modules.module._global_forward_hooks",
+    "torch.nn.Module.__subclasshook__",
+    "torch.hub.load",
+    "timm.resnet18",
+    "torchvision.resnet18",
+    "os.system",
+    "subprocess.run",
+    "builtins.exec",
+    "antigravity",
+    "this",
+    "hocp_mm..AffectHead",
+    ".AffectHead",
+    "hocp_mm.AffectHead.",
+    "",
+]
+PLACES = [
+    "dict(type={kind!r})",
+    "dict(type='hocp_mm.AffectRecognizer', backbone=dict(type={kind!r}, cmd=['true']))",
+    "dict(type='hocp_mm.AffectRecognizer', backbone=[dict(type='ReLU', inner=(dict(type={kind!r}),))])",
+    "dict(type='mmaction.ResNet3d', depth=18, conv_cfg=dict(type={kind!r}))",
+    "dict(type='hocp_mm.AffectRecognizer', backbone=dict(type='hocp_mm.TimmHOCPBackbone', model_name='resnet18',"
+    " conv_options=dict(gate_cfg=dict(type={kind!r}))))",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", EXECUTED)
+def test_a_model_cannot_name_any_callable(kind: str, place: str):
+    with pytest.raises(CheckpointError, match=r"a\.pth: the recorded config may name registered layers and backbones"):
+        read_recorded_config("model = " + place.format(kind=kind), "a.pth")
+
+
+@pytest.mark.parametrize("scope", ["mmengine", "mmaction", "hocp_mm"])
+def test_no_scope_makes_another_name_good(scope: str):
+    with pytest.raises(CheckpointError, match="may name registered"):
+        read_recorded_config(f"default_scope = '{scope}'\nmodel = dict(type='VindLUVQA')", "a.pth")
 
 
 @pytest.mark.parametrize(
-    "kind", ["AffectHead", "hocp_mm.models.heads.AffectHead", "mmaction.ResNet3d", "torch.nn.ReLU"]
+    "text",
+    [
+        "default_scope = 'foreign'",  # a registry imports foreign.registry
+        "default_scope = ['hocp_mm']",
+        "model = dict(type='ReLU', _scope_='foreign')",
+        "model = dict(backbone=dict(type='ReLU', _scope_='foreign'))",
+        "model = dict(type=('ReLU',))",
+        "model = dict(type=dict(type='ReLU'))",
+        "model = dict(type=None)",
+        "model = 'hocp_mm.AffectHead'",
+        "model = dict(type='hocp_mm.AffectHead', in_channels=10**9)".replace("10**9", str(10**9)),
+        "model = dict(type='hocp_mm.AffectHead', in_channels=[" + "1," * 20_000 + "])",
+        "model = dict({1: 2})",
+        "filename = 'a'",  # kept by mmengine for itself
+        "x = {[]: 1}",
+        "x = {{}}",
+        "x = -'a'",
+        "x = b'a'",
+        "x = ...",
+        "x = 1j",
+        "x = '" + "a" * 2**20 + "'",
+        "x = " + "-" * 20_000 + "1",
+        "x = " + "[" * 150 + "]" * 150 + "\ny = " + "[" * 5000 + "]" * 5000,
+        "x = " + "9" * 10_000,
+        "x = '\0'".replace("\\0", "\0"),
+    ],
+    ids=lambda text: text[:40],
 )
-def test_a_model_names_layers(kind: str):
-    assert read_recorded_config(f"model = dict(type='{kind}')", "a.pth").model.type == kind
+def test_what_is_no_plain_description_is_refused_in_one_line(text: str):
+    with pytest.raises(CheckpointError) as caught:
+        read_recorded_config(text, "a.pth")
+    assert len(str(caught.value)) < 400, str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("AffectHead", "AffectHead"),
+        ("hocp_mm.AffectHead", "hocp_mm.AffectHead"),
+        ("hocp_mm.models.heads.AffectHead", "hocp_mm.AffectHead"),
+        ("mmaction.ResNet3d", "mmaction.ResNet3d"),
+        ("mmaction.models.backbones.resnet3d.ResNet3d", "mmaction.ResNet3d"),
+        ("mmaction.models.ResNet3d", "mmaction.ResNet3d"),
+        ("torch.nn.ReLU", "ReLU"),
+        ("BN3d", "BN3d"),
+    ],
+)
+def test_a_model_names_layers(kind: str, name: str):
+    assert read_recorded_config(f"model = dict(type='{kind}')", "a.pth").model.type == name
+
+
+def test_what_is_allowed_is_what_the_page_on_security_lists():
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    listed = re.search(r"<!-- allowed: begin -->\n(.*?)<!-- allowed: end -->", page, re.DOTALL)
+    assert listed is not None
+    names = set(re.findall(r"`([^`]+)`", listed[1]))
+    assert names == set(allowed_modules()), "python -m hocp_mm.apis.recorded_config prints the list"
+
+
+ATTACK = """
+import inspect, json, sys, torch
+from hocp_mm.apis.recorded_config import allowed_modules, bounded_building
+
+mark = sys.argv[1]
+sys.path.insert(0, mark)
+modules, events, tried = allowed_modules(), [], 0
+sys.addaudithook(lambda event, args: events.append((event, repr(args)[:300])))
+names = ("in_channels", "out_channels", "num_features", "channels", "num_channels")
+plain = {**dict.fromkeys(names, 4), "kernel_size": 1, "depth": 18}
+for name, module in sorted(modules.items()):
+    words = [p.name for p in inspect.signature(module.__init__).parameters.values()][1:]
+    words = [w for w in words if w not in ("args", "kwargs", "init_cfg", "pretrained", "pretrained2d", "checkpoint")]
+    for word in words:
+        for value in (mark + "/mark", "hostile.run"):
+            tried += 1
+            try:
+                with torch.device("meta"), bounded_building(10**6, "a.pth"):
+                    module(**{**{w: v for w, v in plain.items() if w in words}, word: value})
+            except Exception:
+                pass
+dangerous = ("subprocess.Popen", "os.system", "os.exec", "os.remove", "shutil.rmtree", "socket.connect")
+print(json.dumps([tried, [e for e in events if mark + "/mark" in e[1] or "'hostile" in e[1] or e[0] in dangerous]]))
+"""
+
+
+def test_no_argument_makes_an_allowed_module_touch_the_world(tmp_path: Path):
+    (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ATTACK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    tried, events = json.loads(done.stdout.splitlines()[-1])
+    assert tried > 400
+    assert events == []
+    assert [file.name for file in tmp_path.iterdir()] == ["hostile.py"]
+
+
+def test_a_network_larger_than_its_weights_is_not_built():
+    large = {"type": "HOCPConv3d", "in_channels": 2**14, "out_channels": 2**14, "kernel_size": 3, "rank": 2**14}
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(100, "a.pth"):
+        MODELS.build(large)
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(100, "a.pth"):
+        nn.ModuleList(nn.Identity() for _ in range(100_000))
+    with pytest.raises(CheckpointError, match=r"no network that can be built \(TypeError"), bounded_building(9, "a"):
+        MODELS.build({"type": "HOCPConv3d", "wrong": 1})
+    with bounded_building(100, "a.pth"):
+        MODELS.build({**large, "in_channels": 8, "out_channels": 8, "rank": 8})
+    nn.ModuleList(nn.Identity() for _ in range(60_000))  # the bounds are gone
+
+
+def test_a_stock_backbone_is_built_within_the_bounds():
+    text = "model = dict(type='mmaction.ResNet3d', depth=18, norm_cfg=dict(type='BN3d'), conv_cfg=dict(type='Conv3d'))"
+    model = read_recorded_config(text, "a.pth").model
+    with bounded_building(10**8, "a.pth"):
+        assert isinstance(MODELS.build(model), nn.Module)
+    with pytest.raises(CheckpointError, match="parts only, got 'wave.registry'"), bounded_building(9, "a.pth"):
+        MODELS.build({"type": "wave.Wave_read"})
+    with pytest.raises(CheckpointError, match=r"parts only, got 'mmengine\.fileio\.load'"), bounded_building(9, "a"):
+        MODELS.build({"type": "mmengine.fileio.load", "file": "a"})
+
+
+def test_weights_to_start_from_are_left_out_wherever_they_are_named():
+    model = {
+        "init_cfg": {"type": "Pretrained", "checkpoint": "http://x"},
+        "backbone": {"type": "A", "pretrained": True, "checkpoint": "x.pth", "parts": [{"pretrained": "y.pth"}]},
+    }
+    assert without_starts(model) == {
+        "init_cfg": None,
+        "backbone": {"type": "A", "pretrained": None, "checkpoint": None, "parts": [{"pretrained": None}]},
+    }
