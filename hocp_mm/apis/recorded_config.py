@@ -32,6 +32,7 @@ from hocp_mm.registry import MODELS, SCOPE
 
 # From MMEngine's root registry: plain layers and preprocessors. Not its averages of models and test-time wrappers.
 _ROOT_PACKAGES = ("torch.nn.", "mmcv.cnn.", "mmengine.model.base_model.", "mmengine.utils.dl_utils.")
+_TRANSFORMERS = "mmcv.cnn.bricks.transformer"  # registered by some imports and not by others
 # From MMAction2: the 3-D backbones that `AffectRecognizer` takes, and their layers. Others fetch weights when built.
 _STOCK = frozenset(
     {
@@ -72,7 +73,7 @@ def allowed_modules(stock: bool = True) -> dict[str, type[nn.Module]]:
     found |= {
         name: kind
         for name, kind in ROOT.module_dict.items()
-        if getattr(kind, "__module__", "").startswith(_ROOT_PACKAGES)
+        if (home := getattr(kind, "__module__", "")).startswith(_ROOT_PACKAGES) and home != _TRANSFORMERS
     }
     if stock:
         found |= _stock_modules()
