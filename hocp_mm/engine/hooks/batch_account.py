@@ -98,6 +98,11 @@ def bad_inputs(call: Call) -> tuple[str, str] | None:
     return kinds[0], f"{', '.join(names[:_NAMED])}{more}"
 
 
+def name_sample(samples: Sequence[Any], index: int) -> str:
+    """Name one sample of a batch by its file and frames, or by its place where it has neither."""
+    return _name(samples[index]) if index < len(samples) else f"clip {index}"
+
+
 def _name(sample: Any, clip: Tensor | None = None) -> str:
     """Name the file of a sample and its frames: those that are bad in ``clip``, else the first and the last."""
     meta = getattr(sample, "metainfo", None) or {}

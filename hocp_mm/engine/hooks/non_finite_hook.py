@@ -1,20 +1,21 @@
 """Stop before NaN or infinite numbers reach the weights, and say where they come from."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hocp_mm.engine.finite import first_non_finite, non_finite, seems_finite
-from hocp_mm.engine.hooks.batch_account import Call, bad_inputs, loss_terms, name_files
+from hocp_mm.engine.hooks.batch_account import Call, bad_inputs, loss_terms, name_files, name_sample
 from hocp_mm.engine.hooks.fault_search import search_backward, search_forward
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError
@@ -34,6 +35,8 @@ class NonFiniteHook(Hook):
     Weights are not touched by such a batch. The error names the iteration, the term of the loss, the first bad layer
     (the batch runs again for that), and the files of the batch; where pixels are not finite already, the very clips
     and frames. Weights are looked at before training and after each update, which can overflow on its own.
+
+    Predictions of validation and test are looked at, too: weights can be finite and useless.
 
     A step that loss scaling (float16) skips because gradients overflowed is no fault; a loss that is not finite is
     one, and so are 50 skipped steps in a row, after which training would go on for ever without an update.
@@ -140,6 +143,48 @@ class NonFiniteHook(Hook):
         if self.skipped:
             runner.logger.warning(f"{_WHERE}: {self.skipped} updates were skipped in this run (at most {self.skip}).")
 
+    def before_val(self, runner: Runner) -> None:
+        """Watch predictions, during validation and test."""
+        self._unwatch()
+        self._watch = unwrapped(runner.model).register_forward_hook(partial(self._judge, runner), with_kwargs=True)
+
+    def after_val(self, runner: Runner) -> None:
+        """Watch no longer."""
+        self._unwatch()
+
+    before_test, after_test = before_val, after_val
+
+    def _judge(
+        self, runner: Runner, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        """End a validation whose predictions are not finite."""
+        for index, sample in enumerate(output if isinstance(output, list) else []):
+            fields = sample.items() if isinstance(sample, BaseDataElement) else ()
+            kinds = {
+                name: non_finite(value)
+                for name, value in fields
+                if name.startswith("pred") and isinstance(value, Tensor) and value.is_floating_point()
+            }
+            name = next((name for name, kind in kinds.items() if kind), None)
+            if name is None:
+                continue
+            self._unwatch()  # the batch runs again
+            call = Call(args, kwargs, {})
+            pixels = bad_inputs(call)
+            weight = first_non_finite(model)
+            place = _search(model, call, "loss", nullcontext)[0]
+            if pixels is not None:
+                place = f"from {pixels[0]} among the pixels of {pixels[1]}"
+            elif weight is not None:
+                place = f"from NaN or inf among the weights of {weight}"
+            training = isinstance(runner.optim_wrapper, OptimWrapper)
+            when = f" after iteration {runner.iter} (epoch {runner.epoch})" if training else ""
+            advice = f"; lower the learning rate (now {_rate(runner)}) or mend the data" if training else ""
+            raise DivergedError(
+                f"{_WHERE}: predictions must be finite, got {kinds[name]} in {name} of {name_sample(call.samples, index)}"
+                f"{when}, {place}{advice}."
+            )
+
     def _unwatch(self) -> None:
         if self._watch is not None:
             self._watch.remove()
@@ -190,6 +235,7 @@ class NonFiniteHook(Hook):
     def _fault(self, runner: Runner, calls: list[Call], kind: str, got: str = "") -> None:
         """Give the update up, or end the run; the same in all processes."""
         self._dropped = True
+        self._unwatch()  # the batch runs again
         severity, text = self._account(runner, calls, kind, got)
         advice = f"lower the learning rate (now {_rate(runner)}) or mend the data"
         if severity == 0 or self.skipped >= self.skip:
@@ -215,7 +261,9 @@ class NonFiniteHook(Hook):
         if weight is not None:
             rank, text = 0, f"weights must be finite, got NaN or inf in {weight} before {_moment(runner)}"
         elif pixels is not None:
-            text = f"pixels must be finite, got {pixels[0]} in {pixels[1]} ({got or 'no bad loss'} at {_moment(runner)})"
+            text = (
+                f"pixels must be finite, got {pixels[0]} in {pixels[1]} ({got or 'no bad loss'} at {_moment(runner)})"
+            )
             rank = 1
         else:
             files = "no batch" if call is None else name_files(call)
