@@ -1,6 +1,7 @@
 """Are numbers numbers: NaN and infinities among weights and gradients, at the price of one pass."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def seems_finite(tensors: Sequence[Tensor]) -> Tensor:
     if not tensors:
         return torch.tensor(True)
     dense = [tensor.detach()._values() if tensor.is_sparse else tensor.detach() for tensor in tensors]
-    norms = torch._foreach_norm(dense)  # also what torch.nn.utils.clip_grad_norm_ calls
+    norms = cast("Any", torch)._foreach_norm(dense)  # also what torch.nn.utils.clip_grad_norm_ calls
     device = norms[0].device
     return torch.stack([norm.to(device, torch.float32) for norm in norms]).isfinite().all()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from hocp_mm.engine.finite import non_finite
@@ -96,6 +97,24 @@ def bad_inputs(call: Call) -> tuple[str, str] | None:
         return None
     more = f", … {len(names)} in all" if len(names) > _NAMED else ""
     return kinds[0], f"{', '.join(names[:_NAMED])}{more}"
+
+
+def bad_prediction(output: object) -> tuple[int, str, str] | None:
+    """Find what is not finite among predictions.
+
+    Args:
+        output: What a model returned for ``mode="predict"``: data samples, whose fields ``pred…`` count.
+
+    Returns:
+        Index of the sample, name of the field, and ``nan`` or ``inf``; None if all is finite.
+    """
+    for index, sample in enumerate(output if isinstance(output, list) else []):
+        for name, value in sample.items() if isinstance(sample, BaseDataElement) else ():
+            if name.startswith("pred") and isinstance(value, Tensor) and value.is_floating_point():
+                kind = non_finite(value)
+                if kind is not None:
+                    return index, name, kind
+    return None
 
 
 def name_sample(samples: Sequence[Any], index: int) -> str:

@@ -1,22 +1,27 @@
 """Stop before NaN or infinite numbers reach the weights, and say where they come from."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hocp_mm.engine.finite import first_non_finite, non_finite, seems_finite
-from hocp_mm.engine.hooks.batch_account import Call, bad_inputs, loss_terms, name_files, name_sample
-from hocp_mm.engine.hooks.fault_search import search_backward, search_forward
+from hocp_mm.engine.hooks.batch_account import Call, bad_prediction, loss_terms
+from hocp_mm.engine.hooks.fault_account import (
+    account_of_fault,
+    account_of_predictions,
+    kinds_of,
+    moment,
+    rate,
+    wrappers_of,
+)
+from hocp_mm.engine.hooks.rank_pruning import optimizers_of
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError
 from hocp_mm.registry import HOOKS
@@ -24,8 +29,6 @@ from hocp_mm.registry import HOOKS
 _WHERE = "NonFiniteHook"
 _SCALER_PATIENCE = 50
 """Steps in a row that loss scaling may skip: halved so often, its scale is below any use."""
-
-_Context = Callable[[], AbstractContextManager[Any]]
 
 
 @HOOKS.register_module()
@@ -88,7 +91,7 @@ class NonFiniteHook(Hook):
             handle.remove()
         self._handles = []
         self.skipped, self._scaler_skips, self._dropped, self._kept = 0, 0, False, None
-        for optimizer in _optimizers(runner):
+        for optimizer in optimizers_of(runner):
             self._handles.append(optimizer.register_step_pre_hook(partial(self._before_step, runner)))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
@@ -112,17 +115,17 @@ class NonFiniteHook(Hook):
         self._unwatch()
         if not self._calls and isinstance(outputs, Mapping):  # a `train_step` that does not call the model
             self._calls = [Call((), {}, {name: term.detach() for name, term in loss_terms(outputs).items()})]
-        scaled = any(_scales(wrapper) for wrapper in _wrappers(runner))
+        scaled = any(_scales(wrapper) for wrapper in wrappers_of(runner))
         if not self._dropped and self._seen < len(self._calls):
-            self._look(runner, [] if scaled else _optimizers(runner))
+            self._look(runner, [] if scaled else optimizers_of(runner))
         if self._updated and not all(torch.stack([flag.cpu() for flag in self._updated]).tolist()):
             name = first_non_finite(unwrapped(runner.model))
             if name is not None:
                 raise DivergedError(
                     f"{_WHERE}: weights must be finite, got NaN or inf in {name} after the update of "
-                    f"{_moment(runner)}, whose gradients were finite; lower the learning rate (now {_rate(runner)})."
+                    f"{moment(runner)}, whose gradients were finite; lower the learning rate (now {rate(runner)})."
                 )
-        ended = all(wrapper.should_update() for wrapper in _wrappers(runner) if hasattr(wrapper, "should_update"))
+        ended = all(wrapper.should_update() for wrapper in wrappers_of(runner) if hasattr(wrapper, "should_update"))
         if scaled and ended and not self._dropped:
             self._scaler_skips = 0 if self._stepped else self._scaler_skips + 1
             if self._scaler_skips == _SCALER_PATIENCE:
@@ -158,32 +161,9 @@ class NonFiniteHook(Hook):
         self, runner: Runner, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
     ) -> None:
         """End a validation whose predictions are not finite."""
-        for index, sample in enumerate(output if isinstance(output, list) else []):
-            fields = sample.items() if isinstance(sample, BaseDataElement) else ()
-            kinds = {
-                name: non_finite(value)
-                for name, value in fields
-                if name.startswith("pred") and isinstance(value, Tensor) and value.is_floating_point()
-            }
-            name = next((name for name, kind in kinds.items() if kind), None)
-            if name is None:
-                continue
+        if bad_prediction(output) is not None:
             self._unwatch()  # the batch runs again
-            call = Call(args, kwargs, {})
-            pixels = bad_inputs(call)
-            weight = first_non_finite(model)
-            place = _search(model, call, "loss", nullcontext)[0]
-            if pixels is not None:
-                place = f"from {pixels[0]} among the pixels of {pixels[1]}"
-            elif weight is not None:
-                place = f"from NaN or inf among the weights of {weight}"
-            training = isinstance(runner.optim_wrapper, OptimWrapper)
-            when = f" after iteration {runner.iter} (epoch {runner.epoch})" if training else ""
-            advice = f"; lower the learning rate (now {_rate(runner)}) or mend the data" if training else ""
-            raise DivergedError(
-                f"{_WHERE}: predictions must be finite, got {kinds[name]} in {name} of {name_sample(call.samples, index)}"
-                f"{when}, {place}{advice}."
-            )
+            raise DivergedError(f"{_WHERE}: {account_of_predictions(runner, Call(args, kwargs, {}), output)}.")
 
     def _unwatch(self) -> None:
         if self._watch is not None:
@@ -230,70 +210,20 @@ class NonFiniteHook(Hook):
         if loss_is_bad:
             self._fault(runner, self._calls, "loss")
         elif gradient_is_bad:
-            self._fault(runner, self._calls[-1:], "gradient", f"{_kinds(grads)} in gradients")
+            self._fault(runner, self._calls[-1:], "gradient", f"{kinds_of(grads)} in gradients")
 
     def _fault(self, runner: Runner, calls: list[Call], kind: str, got: str = "") -> None:
         """Give the update up, or end the run; the same in all processes."""
         self._dropped = True
         self._unwatch()  # the batch runs again
-        severity, text = self._account(runner, calls, kind, got)
-        advice = f"lower the learning rate (now {_rate(runner)}) or mend the data"
-        if severity == 0 or self.skipped >= self.skip:
+        beyond_help, text = account_of_fault(runner, calls, kind, got)
+        advice = f"lower the learning rate (now {rate(runner)}) or mend the data"
+        if beyond_help or self.skipped >= self.skip:
             before = f"; {self.skipped} updates were skipped before" if self.skipped else ""
-            hint = "" if severity == 0 else f", or let updates be skipped (default_hooks.guard.skip={self.skip + 1})"
+            hint = "" if beyond_help else f", or let updates be skipped (default_hooks.guard.skip={self.skip + 1})"
             raise DivergedError(f"{_WHERE}: {text}{before}; {advice}{hint}.")
         self.skipped += 1
         runner.logger.warning(f"{_WHERE}: {text}; update skipped ({self.skipped} of at most {self.skip}).")
-
-    def _account(self, runner: Runner, calls: list[Call], kind: str, got: str) -> tuple[int, str]:
-        """Say what happened; of several processes the one that knows best. The lower the number, the nearer its cause."""
-        model = unwrapped(runner.model)
-        own = [call for call in calls if call.bad_terms()]
-        call = (own or calls or [None])[0]
-        place, parameter = _search(model, call, kind, partial(_wrappers(runner)[0].optim_context, model))
-        weight = next((name for name, p in model.named_parameters() if non_finite(p)), None)
-        pixels = bad_inputs(call) if call is not None else None
-        if call is not None and own:
-            got = ", ".join(f"{name}={value:g}" for name, value in call.bad_terms().items())
-        if parameter is not None:
-            got = f"{got} (such as {parameter})"
-        rule = "losses" if kind == "loss" else "gradients"
-        if weight is not None:
-            rank, text = 0, f"weights must be finite, got NaN or inf in {weight} before {_moment(runner)}"
-        elif pixels is not None:
-            text = (
-                f"pixels must be finite, got {pixels[0]} in {pixels[1]} ({got or 'no bad loss'} at {_moment(runner)})"
-            )
-            rank = 1
-        else:
-            files = "no batch" if call is None else name_files(call)
-            rank = 2 if own else 3
-            text = f"{rule} must be finite, got {got or 'NaN or inf'} at {_moment(runner)}, {place} ({files})"
-        return min(dist.all_gather_object((rank, text)))
-
-
-def _search(model: nn.Module, call: Call | None, kind: str, context: _Context) -> tuple[str, str | None]:
-    """Find the first bad layer; what goes wrong in that is said in place of it, since the fault itself matters more."""
-    if call is None or not (call.args or call.kwargs):
-        return "in an unknown layer", None
-    unseen = "not seen again when the batch ran again"
-    try:
-        # The same passes in all processes, since layers may talk to each other.
-        if kind == "loss":
-            return search_forward(model, call, context) or unseen, None
-        place, parameter = search_backward(model, call, context)
-        return place or unseen, parameter
-    except Exception as error:  # a model can do anything
-        return f"in a layer unknown since the batch could not run again ({type(error).__name__})", None
-
-
-def _wrappers(runner: Runner) -> list[Any]:
-    wrapper = cast("Any", runner.optim_wrapper)
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
-def _optimizers(runner: Runner) -> list[Optimizer]:
-    return [wrapper.optimizer for wrapper in _wrappers(runner) if isinstance(wrapper.optimizer, Optimizer)]
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -303,17 +233,3 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 def _scales(wrapper: Any) -> bool:
     """Whether an optimizer's wrapper scales the loss: its gradients overflow by design."""
     return any(isinstance(value, torch.amp.GradScaler) for value in vars(wrapper).values())
-
-
-def _kinds(tensors: list[Tensor]) -> str:
-    return "/".join(sorted({kind for kind in map(non_finite, tensors) if kind}, reverse=True))
-
-
-def _moment(runner: Runner) -> str:
-    """Count from 1, as the log does."""
-    process = f", process {dist.get_rank()}" if dist.get_world_size() > 1 else ""
-    return f"iteration {runner.iter + 1} (epoch {runner.epoch + 1}{process})"
-
-
-def _rate(runner: Runner) -> str:
-    return f"{max(float(group['lr']) for o in _optimizers(runner) for group in o.param_groups):g}"
