@@ -196,7 +196,7 @@ def test_a_gradient_alone_names_its_layer_even_where_clipping_spreads_it(clip, t
     model = Net(sick=True)
     wrapper = {"optimizer": SGD, "clip_grad": clip}
     text = stop(tmp_path, model=model, loader=loader, wrapper=wrapper)
-    assert "gradients must be finite, got nan in gradients (such as backbone." in text
+    assert "gradients must be finite, got nan (such as backbone." in text
     assert "at iteration 3 (epoch 1), first in the backward pass of sick (batch: v2.avi frames 5-8)" in text
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -628,6 +628,7 @@ leave_distributed()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU mmengine starts nccl itself")
 def test_processes_stop_and_skip_together_and_tell_what_the_faulty_one_knows(tmp_path):
     script = tmp_path / "train.py"

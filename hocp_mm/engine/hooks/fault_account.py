@@ -48,7 +48,7 @@ def account_of_fault(runner: Runner, calls: Sequence[Call], kind: str, got: str)
     else:
         subject = "losses" if kind == "loss" else "gradients"
         files = "no batch" if call is None else name_files(call)
-        known = 2 if own else 3, f"{subject} must be finite, got {got} at {when}, {place} ({files})"
+        known = 2 if own or parameter else 3, f"{subject} must be finite, got {got} at {when}, {place} ({files})"
     number, text = min(dist.all_gather_object(known))
     return number == 0, text
 

@@ -210,7 +210,7 @@ class NonFiniteHook(Hook):
         if loss_is_bad:
             self._fault(runner, self._calls, "loss")
         elif gradient_is_bad:
-            self._fault(runner, self._calls[-1:], "gradient", f"{kinds_of(grads)} in gradients")
+            self._fault(runner, self._calls[-1:], "gradient", kinds_of(grads))
 
     def _fault(self, runner: Runner, calls: list[Call], kind: str, got: str = "") -> None:
         """Give the update up, or end the run; the same in all processes."""
