@@ -30,5 +30,9 @@ class CheckpointError(HOCPError, RuntimeError):
     """Weights cannot be read, or do not belong to the model that should receive them."""
 
 
+class DivergedError(HOCPError, FloatingPointError):
+    """A loss, a gradient or a weight is NaN or infinite; the text says when, where and with which files."""
+
+
 class UnknownModelError(HOCPError, KeyError):
     """A model name that timm does not have; the text lists the nearest names."""

@@ -9,6 +9,7 @@ default_hooks: dict = dict(
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="affect/ccc_mean", rule="greater"),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    guard=dict(type="hocp_mm.NonFiniteHook"),
 )
 
 # Without a GPU the tools switch the backend to gloo.

@@ -1,5 +1,11 @@
 """What happens around training: hooks."""
 
-from hocp_mm.engine.hooks import RankSelectionHook, StagedUnfreezeHook, SyncNormHook, TransductionHook
+from hocp_mm.engine.hooks import (
+    NonFiniteHook,
+    RankSelectionHook,
+    StagedUnfreezeHook,
+    SyncNormHook,
+    TransductionHook,
+)
 
-__all__ = ["RankSelectionHook", "StagedUnfreezeHook", "SyncNormHook", "TransductionHook"]
+__all__ = ["NonFiniteHook", "RankSelectionHook", "StagedUnfreezeHook", "SyncNormHook", "TransductionHook"]

@@ -191,12 +191,13 @@ class RankSelectionHook(Hook):
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf) > 0:
             return
-        if optimizer not in self._known:
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        # Without a gradient the optimizer has passed lambda by: it is frozen, or NonFiniteHook has dropped the update.
+        trained = [x for x in self._selected.values() if x.weights.requires_grad and x.weights.grad is not None]
+        trained = [layer for layer in trained if id(layer.weights) in rates]
+        if trained and optimizer not in self._known:
             check_prunable(unwrapped(runner.model), self.layers, [optimizer])  # now it has a state
             self._known.add(optimizer)
-        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        trained = [layer for layer in self._selected.values() if layer.weights.requires_grad]
-        trained = [layer for layer in trained if id(layer.weights) in rates]
         for layer in trained:
             shrink_layer_(layer, float(rates[id(layer.weights)]) * self.gamma)
         self._steps += bool(trained)
