@@ -6,6 +6,7 @@ the model, before the first iteration.
 """
 
 import copy
+import difflib
 import gc
 import inspect
 import logging
@@ -17,14 +18,19 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 
 from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, unwrap_state_dict
 from hocp_mm.compat import init_distributed
 from hocp_mm.data_options import SPLITS, share_fold, use_store
+from hocp_mm.engine.resuming import find_checkpoint
+from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
+from hocp_mm.functional.choice import allow_measuring
+
+_MOST_TEXT = 2**20  # characters of a recorded config that are compared
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -124,7 +130,8 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
     """Build the runner over data sets that exist already; the model is built here, nothing runs yet.
 
     Args:
-        cfg: Complete config, with ``work_dir`` and ``launcher``. Not changed.
+        cfg: Complete config, with ``work_dir`` and ``launcher``. Not changed. With a seed, the forms of HO-CP layers
+            are chosen by rule from now on, so that the run can be repeated.
         datasets: What `build_datasets` returned.
 
     Returns:
@@ -134,6 +141,8 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         HOCPError: If ``runner_type`` names no runner.
     """
     cfg = copy.deepcopy(cfg)
+    use_own_parts(cfg)
+    allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)
     runner_class = RUNNERS.get(cfg["runner_type"]) if "runner_type" in cfg else Runner
     if runner_class is None:
@@ -145,8 +154,38 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         loader = dict(copy.deepcopy(cfg[f"{split}_dataloader"]).items())
         # Memory is pinned for a GPU; without one PyTorch would only warn, once for every loader.
         pinned = bool(loader.get("pin_memory")) and torch.cuda.is_available()
-        arguments[f"{split}_dataloader"] = loader | {"dataset": dataset, "pin_memory": pinned}
+        drawn = SeededDataset(dataset) if split == "train" else dataset
+        arguments[f"{split}_dataloader"] = loader | {"dataset": drawn, "pin_memory": pinned}
     return runner_class(**arguments, cfg=cfg)
+
+
+def use_own_parts(cfg: Config) -> None:
+    """Put the parts of this package in the place of MMEngine's of the same name, in place.
+
+    Checkpoints that are whole, runs that go on exactly and samples whose random numbers are their own are promised for
+    every config, whichever scope it takes its names from.
+
+    Args:
+        cfg: The config; parts of other names, and classes, stay.
+    """
+    hooks = cfg.get("default_hooks") or {}
+    checkpoint = hooks.get("checkpoint")
+    if checkpoint and is_type(checkpoint.get("type", "CheckpointHook"), "CheckpointHook"):
+        checkpoint["type"] = "hocp_mm.CheckpointHook"
+    loop = cfg.get("train_cfg")
+    if loop:
+        by_epoch = loop.pop("by_epoch", True) if "type" not in loop else None
+        kind = loop.setdefault("type", "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop")
+        for name in ("EpochBasedTrainLoop", "IterBasedTrainLoop"):
+            if is_type(kind, name):
+                loop["type"] = f"hocp_mm.{name}"
+    loader = cfg.get("train_dataloader")
+    if (
+        loader
+        and isinstance(sampler := loader.get("sampler"), dict)
+        and not is_type(sampler["type"], "NumberedSampler")
+    ):
+        loader["sampler"] = {"type": "hocp_mm.NumberedSampler", "sampler": sampler}
 
 
 def leave_distributed() -> None:
@@ -164,20 +203,46 @@ def resume_path(cfg: Config) -> Path | None:
     """Return the checkpoint that training will resume from, or None for a fresh start.
 
     Args:
-        cfg: Config with ``resume``, ``load_from`` and ``work_dir``.
+        cfg: Config with ``resume``, ``load_from`` and ``work_dir``. A run without a seed takes that of the checkpoint.
 
     Returns:
-        The file; with ``resume`` alone the latest one in ``work_dir``, if any.
+        The file; with ``resume`` alone the newest one in ``work_dir`` that can be read, if any.
 
     Raises:
         MissingDataError: If a named file does not exist.
+        CheckpointError: If it cannot be resumed from.
     """
     if not cfg.get("resume"):
         return None
-    if cfg.get("load_from"):
-        return require_file(cfg["load_from"], "--resume")
-    latest = find_latest_checkpoint(cfg["work_dir"])
-    return None if latest is None else require_file(latest, f"{cfg['work_dir']}/last_checkpoint")
+    named = cfg.get("load_from")
+    path = require_file(named, "--resume") if named else find_checkpoint(cfg["work_dir"])
+    if path is None:
+        return None
+    meta = read_checkpoint(path).get("meta")
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"--resume: {path} must be a checkpoint of a training, got weights alone.")
+    randomness = cfg.setdefault("randomness", {})
+    if randomness.get("seed") is None and type(meta.get("seed")) is int:
+        randomness["seed"] = meta["seed"]
+    if differing := _differences(meta.get("cfg"), cfg):
+        print_log(
+            f"resume: the config is another than the one that {path} records: {_few(differing)}",
+            logger="current",
+            level=logging.WARNING,
+        )
+    return path
+
+
+def _differences(recorded: Any, cfg: Config) -> list[str]:
+    """Compare the text of a recorded config, which is not executed, with a config, line by line."""
+    if not isinstance(recorded, str):
+        return []
+    ours, theirs = (
+        [line for line in text.splitlines() if not line.startswith(("load_from", "resume", "work_dir", "launcher"))]
+        for text in (cfg.pretty_text, recorded[:_MOST_TEXT])
+    )
+    changes = difflib.unified_diff(theirs, ours, lineterm="", n=0)
+    return [line for line in changes if line[:1] in "+-" and line[:3] not in ("+++", "---")]
 
 
 def drop_hooks(cfg: Config, *names: str) -> None:

@@ -16,7 +16,7 @@ from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "SCOPE", "TRANSFORMS"]
+__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "LOOPS", "METRICS", "MODELS", "OPTIM_WRAPPERS", "SCOPE", "TRANSFORMS"]
 
 SCOPE = "hocp_mm"
 
@@ -24,14 +24,14 @@ MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["hocp
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope=SCOPE, locations=["hocp_mm.datasets"])
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["hocp_mm.datasets.transforms"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["hocp_mm.evaluation"])
+DATA_SAMPLERS = Registry("data sampler", parent=roots.DATA_SAMPLERS, scope=SCOPE, locations=["hocp_mm.engine.sampling"])
+LOOPS = Registry("loop", parent=roots.LOOPS, scope=SCOPE, locations=["hocp_mm.engine.loops"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["hocp_mm.engine"])
 OPTIM_WRAPPERS = Registry("optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE, locations=["hocp_mm.compat"])
 
 # Empty: a recipe with `default_scope="hocp_mm"` takes these from MMEngine, which warns about each scope without one.
 for _root in (
-    roots.DATA_SAMPLERS,
     roots.LOG_PROCESSORS,
-    roots.LOOPS,
     roots.OPTIMIZERS,
     roots.OPTIM_WRAPPER_CONSTRUCTORS,
     roots.PARAM_SCHEDULERS,

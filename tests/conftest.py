@@ -15,6 +15,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 from hocp_mm.functional import native_available
+from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.functional.native.build import cache_folder
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -41,6 +42,7 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries under test still draw from the global generator
     torch.manual_seed(0)
+    allow_measuring(True)  # a training with a seed forbids it for the whole process
 
 
 @pytest.fixture(autouse=True)

@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
             launch.require_file(cfg.load_from, "load_from")
     datasets = launch.build_datasets(cfg)
     runner = launch.make_runner(cfg, datasets)
-    if checkpoint is not None:
-        launch.fit_runner_(runner, checkpoint)
+    if cfg.get("load_from"):
+        launch.fit_runner_(runner, cfg.load_from)
     runner.train()
     del runner
     launch.leave_distributed()

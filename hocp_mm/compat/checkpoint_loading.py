@@ -1,11 +1,25 @@
-"""Let MMEngine load local checkpoints through :func:`hocp_mm.checkpoints.reading.read_checkpoint`."""
+"""Let MMEngine load checkpoints through :func:`hocp_mm.checkpoints.reading.read_checkpoint`, as data of a stranger."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlparse
+
+import torch
 
 from hocp_mm.checkpoints.reading import MapLocation, read_checkpoint
+from hocp_mm.errors import CheckpointError
 
-__all__ = ["load_checkpoints_safely", "load_from_local"]
+__all__ = ["FILE_ENTRIES", "RECORDED", "load_checkpoints_safely", "load_from_address", "load_from_local"]
+
+FILE_ENTRIES = ("best_ckpt", "last_ckpt")
+"""How entries of MMEngine's message hub begin that hold paths; its hooks delete the files that they name."""
+RECORDED = "recorded_"
+"""Prefix under which such an entry is kept, as a name without its folder."""
 
 
-def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
+def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
     """Read a local file for MMEngine's ``CheckpointLoader``, which prints this function's name without ``load_from_``.
 
     Args:
@@ -13,28 +27,75 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
         map_location: As in ``torch.load``.
 
     Returns:
+        The checkpoint, without what MMEngine would execute or delete: the config in ``meta["config"]``, which
+        ``Runner.resume`` runs as Python, and the paths in the message hub.
+    """
+    checkpoint = read_checkpoint(filename, map_location=map_location)
+    meta, hub = checkpoint.get("meta"), checkpoint.get("message_hub")
+    if isinstance(meta, dict):
+        meta.pop("config", None)
+    info = hub.get("runtime_info") if isinstance(hub, dict) else None
+    if isinstance(info, dict):
+        for key in [key for key in info if isinstance(key, str) and key.startswith(FILE_ENTRIES)]:
+            value = info.pop(key)
+            info[f"{RECORDED}{key}"] = Path(value).name if isinstance(value, str) else ""
+    return checkpoint
+
+
+def load_from_address(
+    filename: str, map_location: MapLocation = None, model_dir: str | None = None, **options: Any
+) -> dict[str, Any]:
+    """Fetch a file from an address for MMEngine's ``CheckpointLoader``, and read the copy without executing it.
+
+    Args:
+        filename: ``http://`` or ``https://`` address.
+        map_location: As in ``torch.load``.
+        model_dir: Folder of the copy; that of ``torch.hub`` by default.
+        **options: ``progress``.
+
+    Returns:
         The checkpoint.
     """
-    return read_checkpoint(filename, map_location=map_location)
+    folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
+    copy = folder / Path(urlparse(filename).path).name
+    if not copy.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(filename, str(copy), progress=options.get("progress", os.isatty(0)))
+    return load_from_local(str(copy), map_location)
+
+
+def _refusing(scheme: str) -> Callable[..., NoReturn]:
+    def load_from_elsewhere(filename: str, map_location: MapLocation = None) -> NoReturn:
+        raise CheckpointError(f"{filename}: weights are not read from {scheme}; fetch the file and name the copy.")
+
+    return load_from_elsewhere
 
 
 def load_checkpoints_safely() -> str | None:
-    """Replace MMEngine's reader of local checkpoints.
+    """Replace MMEngine's readers of checkpoints.
 
     Fault: resuming, ``load_from`` and testing fail on torch >= 2.6 with ``Weights only load failed … HistoryBuffer``
         (MMEngine 0.10.7 leaves ``weights_only`` at torch's new default), or run whatever the file says (0.10.7 on
-        older torch, and 0.11.0rc3, which passes ``weights_only=False``).
+        older torch, and 0.11.0rc3, which passes ``weights_only=False``). ``Runner.resume`` runs ``meta["config"]`` as
+        Python, and ``CheckpointHook`` deletes the files that ``message_hub`` names.
     Where: every MMEngine so far, hence no probe: either it fails or it is unsafe.
-    Cure: our reader under the empty prefix of ``CheckpointLoader``, which stands for local paths. Addresses
-        (``https://``, ``s3://``, …) keep MMEngine's loaders: download such a file and name the copy.
+    Cure: our readers for local paths and for addresses (``https://``, and so ``torchvision://`` and
+        ``open-mmlab://``); ``s3://``, ``petrel://`` and ``pavi://`` are refused.
     Source: https://github.com/open-mmlab/mmengine/issues/1655
 
     Returns:
         A line for the log, or None if it is in place.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader
+    from mmengine.runner import checkpoint as theirs
 
-    if CheckpointLoader._schemes.get("") is load_from_local:
+    loader: Any = theirs.CheckpointLoader
+    if loader._schemes.get("") is load_from_local:
         return None
-    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
-    return "mmengine CheckpointLoader: local files are read without executing them"
+    for prefix, load in list(loader._schemes.items()):
+        if prefix in ("http://", "https://"):
+            loader.register_scheme(prefixes=prefix, loader=load_from_address, force=True)
+        elif load.__name__ in ("load_from_ceph", "load_from_pavi"):
+            loader.register_scheme(prefixes=prefix, loader=_refusing(prefix.split("?")[-1]), force=True)
+    loader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    theirs.load_from_http = load_from_address  # what the readers of other model zoos call
+    return "mmengine CheckpointLoader: files are read without executing them"

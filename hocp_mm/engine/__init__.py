@@ -1,6 +1,7 @@
 """What happens around training: hooks."""
 
 from hocp_mm.engine.hooks import (
+    CheckpointHook,
     NonFiniteHook,
     RankSelectionHook,
     StagedUnfreezeHook,
@@ -8,4 +9,11 @@ from hocp_mm.engine.hooks import (
     TransductionHook,
 )
 
-__all__ = ["NonFiniteHook", "RankSelectionHook", "StagedUnfreezeHook", "SyncNormHook", "TransductionHook"]
+__all__ = [
+    "CheckpointHook",
+    "NonFiniteHook",
+    "RankSelectionHook",
+    "StagedUnfreezeHook",
+    "SyncNormHook",
+    "TransductionHook",
+]

@@ -7,8 +7,9 @@ of layer and input, with the backward pass where gradients are needed, and the a
 ``torch.backends.cudnn.benchmark`` does. Batch sizes within a factor of two share an answer.
 
 Nothing is timed while tracing or exporting, in ``torch.func`` transforms, where somebody counts operations or saved
-tensors, on meta tensors, or under ``torch.use_deterministic_algorithms(True)``: the forms agree to rounding only, and a
-measurement may fall out differently tomorrow. A count of multiplications decides then.
+tensors, on meta tensors, under ``torch.use_deterministic_algorithms(True)`` or after ``allow_measuring(False)``, which
+is what a training with a seed calls: the forms agree to rounding only, and a measurement may fall out differently
+tomorrow. A count of multiplications decides then.
 """
 
 import time
@@ -32,6 +33,17 @@ ROUNDS = 4
 _SMALL = 2_000_000
 """Dense multiplications below which a call is all overhead and timing it would be noise."""
 _kept: dict[tuple[Any, ...], Form] = {}
+_measuring_allowed = True
+
+
+def allow_measuring(allowed: bool) -> None:
+    """Let ``'auto'`` time forms in this process, or decide by a rule that gives the same form every time.
+
+    Args:
+        allowed: Whether to measure, as at the start of the process.
+    """
+    global _measuring_allowed  # noqa: PLW0603 - a setting of the process, as torch.use_deterministic_algorithms is
+    _measuring_allowed = allowed
 
 
 def run_form(
@@ -161,7 +173,7 @@ def _timed(run: Run, form: Form, x: Tensor, kernel: CPKernel, needs_grad: bool) 
 
 
 def _may_measure(x: Tensor) -> bool:
-    return not (
+    return _measuring_allowed and not (
         torch.compiler.is_compiling()
         or is_exporting()
         or is_transformed()

@@ -1,0 +1,76 @@
+"""Which checkpoint a run goes on from."""
+
+import logging
+import re
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from hocp_mm.checkpoints import read_checkpoint
+from hocp_mm.errors import CheckpointError
+
+LAST = "last_checkpoint"
+INTERRUPTED = "interrupted.pth"
+_STEP = re.compile(r"(?:epoch|iter)_(\d+)\.pth")
+_MOST_TEXT = 4096  # bytes of a path
+
+
+def find_checkpoint(work_dir: str | Path) -> Path | None:
+    """Return the newest checkpoint in a folder that can be read, whatever ended the run that wrote it.
+
+    Args:
+        work_dir: Folder of the run. What `last_checkpoint` in it says counts by its last part only: the folder may be
+            a copy.
+
+    Returns:
+        A file in ``work_dir``, or None if nothing was ever saved there.
+
+    Raises:
+        CheckpointError: If something was saved and nothing can be read: to start anew would overwrite it.
+    """
+    folder = Path(work_dir)
+    named = _named_by(folder / LAST)
+    numbered = sorted((file for file in folder.glob("*_*.pth") if _STEP.fullmatch(file.name)), key=_step, reverse=True)
+    candidates = [folder / INTERRUPTED, *numbered]
+    if named is not None:
+        candidates.insert(0, folder / named)
+    candidates = [file for file in dict.fromkeys(candidates) if file.is_file()]
+    refusals: list[str] = []
+    for file in candidates:
+        try:
+            read_checkpoint(file)
+        except CheckpointError as error:
+            refusals.append(str(error))
+            continue
+        for refusal in refusals:
+            print_log(f"resume: {refusal} Going on from {file.name}.", logger="current", level=logging.WARNING)
+        return file
+    if refusals:
+        raise CheckpointError(f"resume: no checkpoint in {folder} can be read; the newest: {refusals[0]}")
+    leftover = sorted(file.name for file in folder.glob("best_*.pth"))
+    if (folder / LAST).exists() or leftover:
+        lost = f"the {named} that {LAST} names" if named else "the checkpoint to go on from"
+        raise CheckpointError(
+            f"resume: {folder} must hold {lost}, got {', '.join(leftover[:3]) or 'no checkpoint'} (name another "
+            "--work-dir for a new run, or a file: --resume=FILE)."
+        )
+    return None
+
+
+def _named_by(pointer: Path) -> str | None:
+    """Return the name of the file that `last_checkpoint` points to; None if it says nothing that can be one."""
+    if not pointer.is_file():
+        return None
+    try:
+        with pointer.open("rb") as stream:
+            text = stream.read(_MOST_TEXT + 1)
+        name = re.split(r"[/\\]", text.decode("utf-8").strip())[-1]
+    except (OSError, UnicodeDecodeError):
+        return None
+    usable = name.endswith(".pth") and name.isprintable() and len(text) <= _MOST_TEXT
+    return name if usable else None
+
+
+def _step(file: Path) -> int:
+    found = _STEP.fullmatch(file.name)
+    return int(found[1]) if found else -1
