@@ -250,7 +250,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path, no_fit):
         cache.decompose(kernel(), rank)
         (files[rank],) = {*tmp_path.iterdir()} - {*files.values(), tmp_path / "notes.safetensors"}
         os.utime(files[rank], (time.time() - 1000 + age,) * 2)
-    rest = tmp_path / f"{'0' * 64}.{'1' * 32}.tmp"  # of a process that was killed
+    rest = tmp_path / f".{'0' * 64}.{'1' * 32}.part.safetensors"  # of a process that was killed
     rest.write_bytes(b"rest")
     os.utime(rest, (0, 0))
     cache.decompose(kernel(), 6)  # a hit: used just now

@@ -216,21 +216,21 @@ def test_a_damaged_index_counts_as_none(part, tmp_path, damage):
     first = read_affectnet_folder(part)
     (index,) = (tmp_path / "cache/affectnet").iterdir()
     index.write_bytes(index.read_bytes()[:-200] if damage is None else damage)
-    assert load_index(index, folder_state(part / "annotations")) is None
+    assert load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT) is None
     assert read_affectnet_folder(part).files == first.files
-    assert load_index(index, folder_state(part / "annotations")) is not None  # written anew
+    assert load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT) is not None  # written anew
 
 
 def test_a_damaged_byte_in_the_contents_of_an_index_gives_the_same_rows_or_none(part, tmp_path):
     read_affectnet_folder(part)
     (index,) = (tmp_path / "cache/affectnet").iterdir()
     state, whole = folder_state(part / "annotations"), index.read_bytes()
-    good = load_index(index, state)
+    good = load_index(index, state, affectnet_npy._LAYOUT)
     assert good is not None
     for place in range(whole.index(b"PK\x01\x02"), len(whole), 2):  # where the zip file lists what it holds
         for value in {whole[place] ^ 1, 255} - {whole[place]}:
             index.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
-            got = load_index(index, state)
+            got = load_index(index, state, affectnet_npy._LAYOUT)
             assert got is None or got.keys() == good.keys()
             assert got is None or all(got[name].tobytes() == good[name].tobytes() for name in good)
 
