@@ -23,6 +23,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,7 @@ from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_
 _FACTOR = "factors."
 # Ours, drafts included; whatever else lies in the folder stays.
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.[0-9a-f]{32}\.part\.safetensors")
+_DRAFT_SECONDS = 3600  # a draft this old is the rest of a process that was killed
 _HEADER_BYTES = 2**16  # more than names, types and shapes of a fit take in its file
 _logger = logging.getLogger("hocp_mm")
 
@@ -171,12 +173,13 @@ class DecompositionCache:
 
 
 def _kept_files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield time of last use, size and path of every file of ours."""
+    """Yield time of last use, size and path of every file of ours that nobody is writing to."""
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):  # gone meanwhile: another process keeps the limit as well
                 status = path.lstat()
-                if stat.S_ISREG(status.st_mode):
+                is_being_written = path.name.startswith(".") and time.time() - status.st_mtime < _DRAFT_SECONDS
+                if stat.S_ISREG(status.st_mode) and not is_being_written:
                     yield status.st_mtime, status.st_size, path
 
 
