@@ -3,8 +3,8 @@
 The names in it can be guessed, and a kept library runs as whoever loads it. So a folder is judged as ``ssh`` judges
 that of its keys (``StrictModes`` in sshd_config(5)): with links followed first, it and every folder above it must
 belong to this user or to root, and neither group nor others may write to it. We differ in one point: above the folder
-itself the sticky bit makes up for the right to write (``/tmp``), because there nobody can rename or remove what another
-owns. A folder that breaks the rule is not mended, since what lies in it may be of others by then.
+itself the sticky bit of temporary folders makes up for the right to write, because there nobody can rename or remove
+what another owns. A folder that breaks the rule is not mended: what lies in it may be of others by then.
 
 The user is the effective one: under ``sudo`` with the caller's home, root does not use the caller's folder. Access
 control lists are not read; as a rule the system shows what they grant in the bits of the group. Where the system knows

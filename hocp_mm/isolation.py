@@ -195,7 +195,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
-        with contextlib.nullcontext() if self._imports_main else _another_main():
+        with _no_daemon(), contextlib.nullcontext() if self._imports_main else _another_main():
             self._process.start()
         theirs.close()  # else the end of the process would not be seen here
 
@@ -210,6 +210,23 @@ def _next_outcomes(busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
             outcome = worker.give_up()
         if outcome is not None:
             yield worker.number, outcome
+
+
+@contextlib.contextmanager
+def _no_daemon() -> Iterator[None]:
+    """Let processes of ``multiprocessing.Pool`` and of data loaders start one, too.
+
+    ``multiprocessing`` forbids it, since such a process may be ended without ending its own; ours see to that
+    themselves (`end_with_parent`).
+    """
+    config = vars(multiprocessing.current_process())["_config"]
+    before = dict(config)
+    config["daemon"] = False
+    try:
+        yield
+    finally:
+        config.clear()
+        config.update(before)
 
 
 @contextlib.contextmanager

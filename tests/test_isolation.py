@@ -88,6 +88,27 @@ if __name__ == "__main__":
 """
 
 
+POOL_SCRIPT = """
+import multiprocessing, operator
+from hocp_mm.isolation import IsolatedPool
+
+def isolated(a, b):
+    with IsolatedPool(1) as pool:
+        ((_, outcome),) = pool.run([(operator.add, (a, b), None)])
+    return outcome.value, multiprocessing.current_process().daemon
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(isolated, (1, 2)))
+"""
+
+
+def test_a_process_of_another_pool_can_have_one_too(tmp_path):
+    (tmp_path / "script.py").write_text(POOL_SCRIPT)
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(3, True)"
+
+
 def test_a_process_in_the_middle_of_an_endless_file_ends_with_a_killed_parent(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     note = tmp_path / "pid"

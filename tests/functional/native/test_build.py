@@ -229,6 +229,7 @@ def test_a_library_that_was_cut_or_damaged_anywhere_is_built_anew_and_runs(kept,
         from hocp_mm.functional.native import build
         kept, library, builds = Path({str(kept)!r}), Path({str(tmp_path / "library")!r}).read_bytes(), []
         os.environ["HOCP_MM_CACHE"] = str(kept.parent)
+        build._fingerprint = lambda compiler: kept.stem.partition("-")[2]
         build._build = lambda compiler, folder=None: builds.append(folder) or library
         whole, places = kept.read_bytes(), random.Random(0)
         ends = {{0, 1, 63, 64, 4095, 4096, 4097, *range(0, len(whole), 8192), len(library) - 1, len(library)}}
