@@ -59,7 +59,7 @@ def test_a_process_that_was_killed_between_two_tasks_is_replaced():
     with IsolatedPool(1) as pool:
         ((_, outcome),) = pool.run([(os.getpid, (), None)])
         os.kill(outcome.value, signal.SIGKILL)
-        _wait_until(lambda: not _runs(outcome.value))
+        _wait_until(lambda: not pool._workers[0]._process.is_alive())
         assert dict(pool.run([(operator.add, (1, 2), None)])) == {0: Outcome(3)}
 
 
