@@ -4,13 +4,17 @@ A decoder written in C can end its process on a damaged file, or never return fr
 ``ProcessPoolExecutor`` then gives up all tasks and does not say which one did it.
 """
 
+import contextlib
 import multiprocessing
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -42,6 +46,10 @@ class IsolatedPool:
     Args:
         workers: Most processes at a time; they start when they are needed. 0 = this process, where a crash ends all
             and no time is kept.
+        memory_bytes: Most that a process may ask for beyond what it has when its first task begins; more fails as on
+            a full machine (``MemoryError``, or a crash). None = any; without effect where the system is not Linux.
+        imports_main: Processes import the script that was started, as tasks of its own functions need; it must start
+            its work under ``if __name__ == "__main__":``. Without, any script will do.
 
     Raises:
         ValueError: If ``workers`` is negative.
@@ -52,10 +60,11 @@ class IsolatedPool:
         [2, 1]
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, memory_bytes: int | None = None, imports_main: bool = True) -> None:
         if workers < 0:
             raise ValueError(f"IsolatedPool: workers must be 0 or more, got {workers}.")
         self._most = workers
+        self._memory_bytes, self._imports_main = memory_bytes, imports_main
         self._workers: list[_Worker] = []
 
     def run(self, tasks: Iterable[Task]) -> Iterator[tuple[int, Outcome]]:
@@ -91,7 +100,7 @@ class IsolatedPool:
             if not worker.busy:
                 return worker
         if len(self._workers) < self._most:
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(self._memory_bytes, self._imports_main))
             return self._workers[-1]
         return None
 
@@ -108,7 +117,8 @@ class IsolatedPool:
 class _Worker:
     """One process after the other, and what the present one is at."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int | None, imports_main: bool) -> None:
+        self._memory_bytes, self._imports_main = memory_bytes, imports_main
         self.busy = False
         self.number = 0
         self.deadline = float("inf")
@@ -125,6 +135,8 @@ class _Worker:
 
     def start(self, number: int, task: Task) -> None:
         """Hand over a task, to a new process if there is none."""
+        if self._process is not None and not self._process.is_alive():  # killed while it had nothing to do
+            self.end()
         if self._process is None:
             self._start_process()
         function, arguments, self._seconds = task
@@ -182,8 +194,9 @@ class _Worker:
         # Started afresh, not forked: a copy of a process with running threads may hang.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), daemon=True)
+        with _no_daemon(), contextlib.nullcontext() if self._imports_main else _another_main():
+            self._process.start()
         theirs.close()  # else the end of the process would not be seen here
 
 
@@ -199,7 +212,47 @@ def _next_outcomes(busy: list[_Worker]) -> Iterator[tuple[int, Outcome]]:
             yield worker.number, outcome
 
 
-def _serve(connection: Connection) -> None:
+@contextlib.contextmanager
+def _no_daemon() -> Iterator[None]:
+    """Let processes of ``multiprocessing.Pool`` and of data loaders start one, too.
+
+    ``multiprocessing`` forbids it, since such a process may be ended without ending its own; ours see to that
+    themselves (`end_with_parent`).
+    """
+    config = vars(multiprocessing.current_process())["_config"]
+    before = dict(config)
+    config["daemon"] = False
+    try:
+        yield
+    finally:
+        config.clear()
+        config.update(before)
+
+
+@contextlib.contextmanager
+def _another_main() -> Iterator[None]:
+    """Hide the script that was started from the processes that are started."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _limit_memory(more: int) -> None:
+    """Let this process have so many bytes of addresses more than it has."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([*limits, pages * resource.getpagesize() + more]), hard))
+
+
+def _serve(connection: Connection, memory_bytes: int | None) -> None:
     """Do tasks until the other side ends this process."""
     cv2.setNumThreads(1)
     end_with_parent()  # a connection that is closed is only seen between two tasks
@@ -207,6 +260,9 @@ def _serve(connection: Connection) -> None:
     while True:
         try:
             function, arguments = connection.recv()
+            if memory_bytes is not None:  # after the first task's imports
+                _limit_memory(memory_bytes)
+                memory_bytes = None
             connection.send(_BEGUN)
             answer = True, function(*arguments)
         except EOFError:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,9 +15,9 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
+from hocp_mm.cache_folder import cache_folder
 from hocp_mm.functional import native_available
 from hocp_mm.functional.choice import allow_measuring
-from hocp_mm.functional.native.build import cache_folder
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -30,7 +31,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("cache")
     if native_available():
         for library in cache_folder().glob("*.so"):
-            (folder / library.name).symlink_to(library)
+            shutil.copy(library, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOCP_MM_CACHE", str(folder))
         yield

@@ -46,6 +46,23 @@ def test_an_exception_of_a_function_is_a_fault_of_the_program():
         list(pool.run([(operator.floordiv, (1, 0), None)]))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone limits the memory of a process")
+def test_a_task_that_wants_too_much_memory_fails_alone():
+    with IsolatedPool(1, memory_bytes=2**30) as pool:
+        assert dict(pool.run([(bytearray, (2**20,), None)]))[0].value == bytes(2**20)
+        with pytest.raises(RuntimeError, match=r"task 0 failed(.|\n)*MemoryError"):
+            list(pool.run([(bytearray, (2**31,), None)]))
+        assert dict(pool.run([(operator.add, (1, 2), None)])) == {0: Outcome(3)}
+
+
+def test_a_process_that_was_killed_between_two_tasks_is_replaced():
+    with IsolatedPool(1) as pool:
+        ((_, outcome),) = pool.run([(os.getpid, (), None)])
+        os.kill(outcome.value, signal.SIGKILL)
+        _wait_until(lambda: not pool._workers[0]._process.is_alive())
+        assert dict(pool.run([(operator.add, (1, 2), None)])) == {0: Outcome(3)}
+
+
 def test_no_process_is_this_process():
     with IsolatedPool(0) as pool:
         assert dict(pool.run([(os.getpid, (), None)])) == {0: Outcome(os.getpid())}
@@ -69,6 +86,27 @@ if __name__ == "__main__":
     with IsolatedPool(1) as pool:
         list(pool.run([(hang, (sys.argv[1],), None)]))
 """
+
+
+POOL_SCRIPT = """
+import multiprocessing, operator
+from hocp_mm.isolation import IsolatedPool
+
+def isolated(a, b):
+    with IsolatedPool(1) as pool:
+        ((_, outcome),) = pool.run([(operator.add, (a, b), None)])
+    return outcome.value, multiprocessing.current_process().daemon
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(isolated, (1, 2)))
+"""
+
+
+def test_a_process_of_another_pool_can_have_one_too(tmp_path):
+    (tmp_path / "script.py").write_text(POOL_SCRIPT)
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(3, True)"
 
 
 def test_a_process_in_the_middle_of_an_endless_file_ends_with_a_killed_parent(tmp_path):

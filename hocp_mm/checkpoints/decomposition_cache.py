@@ -5,7 +5,11 @@ everything that it depends on: the values of the kernel, the arguments, the sour
 of torch. A change of any of them finds nothing, so there is nothing to invalidate by hand.
 
 One file per kernel, which appears whole or not at all, so several processes may share the folder. What is kept is only
-ever a copy: a damaged file counts as unknown, and without a folder to write to everything is fitted as usual.
+ever a copy: a file that is not what the fit of this kernel would be counts as unknown, and without a folder that can be
+written to, or one that others can write to (:mod:`hocp_mm.cache_folder`), everything is fitted as usual.
+
+The errors of a fit that was found are computed anew, in float64: 65 ms for the largest layer of a ResNet-18 (512
+channels, 512 components, one core), against the seconds that fitting it takes.
 """
 
 import ast
@@ -14,25 +18,30 @@ import functools
 import hashlib
 import inspect
 import logging
+import math
 import os
 import re
+import stat
 import sys
-import uuid
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hocp_mm.functional.cp import CPKernel
+from hocp_mm.cache_folder import cache_folder, open_trusted, replacing_trusted, trusted_folder
+from hocp_mm.functional.cp import CPKernel, component_norms, dense_kernel, mode_names
 from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
-from hocp_mm.functional.native.build import cache_folder
 
 _FACTOR = "factors."
-_NAME = re.compile(r"[0-9a-f]{64}(\.safetensors|\.[0-9a-f]{32}\.tmp)")  # ours; whatever else lies in the folder stays
+# Ours, drafts included; whatever else lies in the folder stays.
+_NAME = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.[0-9a-f]{32}\.part\.safetensors")
+_DRAFT_SECONDS = 3600  # a draft this old is the rest of a process that was killed
+_HEADER_BYTES = 2**16  # more than names, types and shapes of a fit take in its file
 _logger = logging.getLogger("hocp_mm")
 
 
@@ -40,8 +49,9 @@ class DecompositionCache:
     """Decompose kernels, or take the result of an earlier run.
 
     Args:
-        folder: Where the fits lie; made when the first one is kept. None takes ``decompositions`` in the folder of
-            the package (``HOCP_MM_CACHE``, else ``$XDG_CACHE_HOME/hocp_mm`` or ``~/.cache/hocp_mm``).
+        folder: Where the fits lie; made when the first one is kept, and not used if others can write to it. None
+            takes ``decompositions`` in the folder of the package (``HOCP_MM_CACHE``, else ``$XDG_CACHE_HOME/hocp_mm``
+            or ``~/.cache/hocp_mm``).
         limit_bytes: Size of the folder at most; the fits that were used longest ago go first.
 
     Attributes:
@@ -78,7 +88,12 @@ class DecompositionCache:
         Returns:
             The kernel with its errors.
         """
-        return self._find(dense, groups, ("rank", rank, seed), lambda: decompose(dense, rank, groups=groups, seed=seed))
+        return self._find(
+            dense,
+            groups,
+            _Goal("rank", rank, seed),
+            lambda: decompose(dense, rank, groups=groups, seed=seed),
+        )
 
     def decompose_to_error(
         self, dense: Tensor, target_error: float, *, groups: int = 1, seed: int = 0
@@ -97,38 +112,38 @@ class DecompositionCache:
         return self._find(
             dense,
             groups,
-            ("error", target_error, seed),
+            _Goal("error", target_error, seed),
             lambda: decompose_to_error(dense, target_error, groups=groups, seed=seed),
         )
 
-    def _find(
-        self, dense: Tensor, groups: int, settings: tuple[object, ...], fit_anew: Callable[[], Decomposition]
-    ) -> Decomposition:
+    def _find(self, dense: Tensor, groups: int, goal: "_Goal", fit_anew: Callable[[], Decomposition]) -> Decomposition:
         if not self._usable or self.folder is None:
             self.misses += 1
             return fit_anew()
-        key = self._key(dense, groups, settings)
-        file = self.folder / f"{key}.safetensors"
-        if (found := _read(file, key)) is not None:
-            self.hits += 1
-            with contextlib.suppress(OSError):  # a folder that can only be read serves as well
-                os.utime(file)
-            errors = found.pop("errors").tolist()
-            weights, factors = found.pop("weights"), {n.removeprefix(_FACTOR): t for n, t in found.items()}
-            where = dense.device
-            kernel = CPKernel(weights.to(where), {n: f.to(where) for n, f in factors.items()}, groups)
-            return Decomposition(kernel, *errors)
-        self.misses += 1
-        fit = fit_anew()
+        key = self._key(dense, groups, goal)
+        name = f"{key}.safetensors"
+        found = None
         try:
-            self._keep(file, key, fit)
+            found = _read(trusted_folder(self.folder) / name, key, dense, groups, goal)
+        except FileNotFoundError:  # made when the first one is kept
+            _logger.debug("hocp_mm: there is no folder %s yet.", self.folder)
         except OSError as error:
             self._go_without(error)
+        if found is not None:
+            self.hits += 1
+            return found
+        self.misses += 1
+        fit = fit_anew()
+        if self._usable:
+            try:
+                self._keep(trusted_folder(self.folder, make=True) / name, key, fit)
+            except OSError as error:
+                self._go_without(error)
         return fit
 
-    def _key(self, dense: Tensor, groups: int, settings: tuple[object, ...]) -> str:
+    def _key(self, dense: Tensor, groups: int, goal: "_Goal") -> str:
         # Device and strides decide which kernels of torch run, and so the last bits.
-        context = (*settings, groups, dense.device.type, dense.stride(), torch.__version__, self._code)
+        context = (*goal, groups, dense.device.type, dense.stride(), torch.__version__, self._code)
         return _digest({"dense": dense}, repr(context)).hexdigest()
 
     def _keep(self, file: Path, key: str, fit: Decomposition) -> None:
@@ -138,13 +153,8 @@ class DecompositionCache:
         content["errors"] = torch.tensor([fit.relative_error, fit.degeneracy, fit.weighted_error], dtype=torch.float64)
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
         content["checksum"] = torch.tensor(_checksum(content, key), dtype=torch.uint8)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_name(f"{key}.{uuid.uuid4().hex}.tmp")
-        try:
-            fresh.write_bytes(save(content))
-            fresh.replace(file)
-        finally:
-            fresh.unlink(missing_ok=True)  # there only if something went wrong
+        with replacing_trusted(file) as draft:
+            draft.write(save(content))
         self._remove_oldest(file.parent)
 
     def _remove_oldest(self, folder: Path) -> None:
@@ -163,28 +173,79 @@ class DecompositionCache:
 
 
 def _kept_files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield time of last use, size and path of every file of ours."""
+    """Yield time of last use, size and path of every file of ours that nobody is writing to."""
     for path in folder.iterdir():
         if _NAME.fullmatch(path.name):
             with contextlib.suppress(FileNotFoundError):  # gone meanwhile: another process keeps the limit as well
-                status = path.stat()
-                yield status.st_mtime, status.st_size, path
+                status = path.lstat()
+                is_being_written = path.name.startswith(".") and time.time() - status.st_mtime < _DRAFT_SECONDS
+                if stat.S_ISREG(status.st_mode) and not is_being_written:
+                    yield status.st_mtime, status.st_size, path
 
 
-def _read(file: Path, key: str) -> dict[str, Tensor] | None:
-    """Return the content of a kept fit, or None if there is none that is whole."""
+class _Goal(NamedTuple):
+    """What a call asks for: components (``rank``) or a relative error at most."""
+
+    kind: Literal["rank", "error"]
+    value: float
+    seed: int
+
+
+def _read(file: Path, key: str, dense: Tensor, groups: int, goal: _Goal) -> Decomposition | None:
+    """Return a kept fit, or None if there is none that is what a fit of ``dense`` would be."""
     try:
-        content = load(file.read_bytes())
-        expected = content.pop("checksum")
+        sizes = (dense.shape[0] // groups, *dense.shape[1:])
+        # Where the rank is free, a fit has no more numbers than the dense kernel, or one component per group.
+        most = goal.value if goal.kind == "rank" else dense.numel() // sum(sizes) + groups
+        limit = _HEADER_BYTES + int(most) * (1 + sum(sizes)) * dense.element_size()
+        with open_trusted(file, limit) as kept:
+            fit = _restore(load(kept.read(limit)), key, dense, groups)
+        reached = fit.kernel.rank == goal.value if goal.kind == "rank" else fit.relative_error <= goal.value
+        if not reached:
+            raise ValueError(f"it must reach {goal}, got rank {fit.kernel.rank}, error {fit.relative_error:.4g}")
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        _logger.info("hocp_mm: %s is no decomposition (%s: %s), fitting anew.", file, type(error).__name__, error)
+    except Exception as error:  # whatever the libraries below make of what they were never meant to read
+        _logger.info("hocp_mm: %s is no fit of this kernel (%s: %s), fitting anew.", file, type(error).__name__, error)
         return None
-    if expected.tolist() != _checksum(content, key):
-        _logger.info("hocp_mm: %s is damaged, fitting anew.", file)
-        return None
-    return content
+    with contextlib.suppress(OSError):  # a folder that can only be read serves as well
+        os.utime(file)
+    return fit
+
+
+def _restore(content: dict[str, Tensor], key: str, dense: Tensor, groups: int) -> Decomposition:
+    """Return the fit that a file holds.
+
+    Raises:
+        ValueError: If it is not one of this kernel, or not the one that its checksum and its errors belong to.
+    """
+    rank = content["weights"].numel()
+    sizes = (dense.shape[0] // groups, *dense.shape[1:])
+    expected = {
+        f"{_FACTOR}{name}": (dense.dtype, (size, rank))
+        for name, size in zip(mode_names(dense.ndim - 2), sizes, strict=True)
+    }
+    expected |= {"weights": (dense.dtype, (rank,)), "errors": (torch.float64, (3,)), "checksum": (torch.uint8, (32,))}
+    if (actual := {name: (t.dtype, tuple(t.shape)) for name, t in content.items()}) != expected:
+        raise ValueError(f"it must hold {expected}, got {actual}"[:300])
+    if content.pop("checksum").tolist() != _checksum(content, key):
+        raise ValueError("it must hold what its checksum was taken of")
+    factors = {name.removeprefix(_FACTOR): t.to(dense.device) for name, t in content.items() if _FACTOR in name}
+    kernel = CPKernel(content["weights"].to(dense.device), factors, groups)
+    errors, true_errors = content["errors"].tolist(), _errors(dense, kernel)
+    if not all(math.isclose(*pair, rel_tol=1e-6, abs_tol=1e-9) for pair in zip(errors, true_errors, strict=True)):
+        raise ValueError(f"its errors must be {true_errors}, got {errors}")
+    return Decomposition(kernel, *errors)
+
+
+@torch.no_grad()
+def _errors(dense: Tensor, kernel: CPKernel) -> tuple[float, float, float]:
+    """Return what a `Decomposition` says of a kernel: relative error, degeneracy and, without a moment, the former."""
+    double = CPKernel(kernel.weights.double(), {n: f.double() for n, f in kernel.factors.items()}, kernel.groups)
+    target = dense.double()
+    energy = max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
+    error = math.sqrt(float((target - dense_kernel(double)).square().sum()) / energy)
+    return error, float(component_norms(double).square().sum()) / energy, error
 
 
 def _checksum(content: Mapping[str, Tensor], key: str) -> list[int]:

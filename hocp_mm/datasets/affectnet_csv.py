@@ -18,8 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affectnet_files import LAST_CLASS, NO_EXPRESSION, NUM_LANDMARKS, AffectNetRows, box_columns
-from hocp_mm.datasets.affectnet_index import file_state, index_file, load_index, pack, save_index, unpack
+from hocp_mm.datasets.affectnet_files import (
+    BOX_LAYOUT,
+    LAST_CLASS,
+    NO_EXPRESSION,
+    NUM_LANDMARKS,
+    AffectNetRows,
+    box_columns,
+)
+from hocp_mm.datasets.affectnet_index import FILES, file_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.faults import Fault
 from hocp_mm.datasets.source_files import check_file, parse_number
 from hocp_mm.errors import DataError
@@ -39,6 +46,7 @@ COLUMNS = (
 
 _FILE, _LANDMARKS = COLUMNS[0], COLUMNS[5]
 _NUMBERS = tuple(name for name in COLUMNS if name not in (_FILE, _LANDMARKS))
+_LAYOUT = dict.fromkeys(_NUMBERS, ("float64", ())) | {"line": ("int64", ())}
 _NULLS = frozenset(("NULL", "null", "Null", ""))
 _CHUNK = 2048  # rows in memory at a time; the landmarks of a whole file are 400 MB of text
 _NUMBERS_PER_ROW = 2 * NUM_LANDMARKS
@@ -64,9 +72,9 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
     check_file(path, "csv file")
     store = index_file(path, "landmarks" if landmarks else "boxes") if cache else None
     state = file_state(path) if store else ""
-    known = None if store is None else load_index(store, state)
+    known = None if store is None else load_index(store, state, _LAYOUT | (BOX_LAYOUT if landmarks else {}))
     if known is not None:
-        return _rows(path, images, unpack(known["files"]), known, [])
+        return _rows(path, images, unpack(known[FILES]), known, [])
     parser = _Parser(path, landmarks)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -78,7 +86,7 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
         raise DataError(f"{path}: not a readable csv file ({error}).") from error
     columns = parser.joined()
     if store is not None and not parser.faults:
-        save_index(store, state, {**columns, "files": pack(parser.files)})
+        save_index(store, state, {**columns, FILES: pack(parser.files)})
     return _rows(path, images, parser.files, columns, parser.faults)
 
 
@@ -139,7 +147,7 @@ class _Parser:
         for row in np.flatnonzero([_leaves(file) for file in table[_FILE]]).tolist():
             self._fault(good, row, f"line {lines[row]}: a path must lie below the images, got {table[_FILE][row]!r}")
         points = self._landmarks(table[_LANDMARKS], lines, good)
-        chunk = {**values, "line": np.array(lines)}
+        chunk = {**values, "line": np.array(lines, dtype=np.int64)}
         if points is not None:
             chunk |= box_columns(points.reshape(-1, NUM_LANDMARKS, 2))
         for name, column in chunk.items():

@@ -169,6 +169,10 @@ def emonet_rules(expression: NDArray[np.integer], affect: NDArray[np.floating]) 
     return passed
 
 
+BOX_LAYOUT = {"landmarks": ("float32", (4,)), "inner": ("float32", (4,))}
+"""Type and sides of what `box_columns` returns."""
+
+
 def box_columns(points: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
     """Return the boxes around all landmarks and around those without the jaw line.
 

@@ -1,13 +1,13 @@
 """What a million little files or half a gigabyte of text say, kept in one file.
 
-It is taken as long as names, sizes and times of all files that it was read from are the same.
+It is taken as long as names, sizes and times of all files that it was read from are the same, and it lies where nobody
+else can have written it (:mod:`hocp_mm.cache_folder`).
 """
 
 import hashlib
 import logging
 import os
-import uuid
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,14 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.functional.native.build import cache_folder
+from hocp_mm.cache_folder import cache_folder, open_trusted, replacing_trusted, trusted_folder
 
-_VERSION = 2  # raise it when the same files are read differently
+FILES = "files"  # the column of packed names, one per row
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and sides of the other columns, without the rows."""
+
+_VERSION = 3  # raise it when the same files are read differently
+_LIMIT_BYTES = 8 * 2**30  # some kilobytes for each of a million images
 
 
 def folder_state(folder: Path) -> str:
@@ -53,34 +58,53 @@ def _times(stat: os.stat_result) -> str:
     return f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
 
 
-def load_index(store: Path, state: str) -> dict[str, NDArray[Any]] | None:
-    """Return what `save_index` kept, or None if it is not there, of another state, or damaged."""
+def load_index(store: Path, state: str, layout: Layout) -> dict[str, NDArray[Any]] | None:
+    """Return what `save_index` kept, or None if it is not there, of another state, or not to be used.
+
+    Args:
+        store: File.
+        state: Of what was read.
+        layout: What it must hold.
+
+    Returns:
+        The columns, and the packed names under ``files``.
+    """
     try:
         # Opened here: numpy leaves a file open that turns out to be none of its own.
-        with store.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as kept:
+        with (
+            open_trusted(trusted_folder(store.parent) / store.name, _LIMIT_BYTES) as file,
+            np.lib.npyio.NpzFile(file, allow_pickle=False) as kept,
+        ):
             if str(kept["state"]) != state:
                 return None
-            index = {name: kept[name] for name in kept.files if name not in ("state", "names")}
-            if sorted(index) != kept["names"].tolist():  # damage in the list of contents loses some without a word
-                raise ValueError(f"it must hold {', '.join(kept['names'].tolist())}, got {', '.join(sorted(index))}")
-            return index
+            index = {name: kept[name] for name in kept.files if name != "state"}
+        _check_layout(index, layout)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        print_log(f"{store}: not a readable index, reading the annotations again ({error})", logger="current")
+    except Exception as error:  # whatever zip files and arrays that are none are answered with
+        print_log(f"{store}: not a readable index, reading the annotations again ({error})"[:300], logger="current")
         return None
+    return index
+
+
+def _check_layout(index: dict[str, NDArray[Any]], layout: Layout) -> None:
+    if index.keys() != {*layout, FILES}:  # damage in the list of contents loses some without a word
+        raise ValueError(f"it must hold {', '.join(sorted((*layout, FILES)))}, got {', '.join(sorted(index))}")
+    names = index[FILES]
+    if names.dtype != np.uint8 or names.ndim != 1:
+        raise ValueError(f"{FILES} must be bytes, got {names.dtype} of shape {names.shape}")
+    rows = np.count_nonzero(names == 0) + 1 if len(names) else 0
+    for name, (dtype, sides) in layout.items():
+        if (found := index[name]).dtype != dtype or found.shape != (rows, *sides):
+            raise ValueError(f"{name} must be {dtype} of shape {(rows, *sides)}, got {found.dtype}, {found.shape}")
 
 
 def save_index(store: Path, state: str, index: dict[str, NDArray[Any]]) -> None:
     """Keep what was read; the file appears whole or not at all, and a folder that takes none is no error."""
-    draft = store.with_name(f".{store.stem}-{uuid.uuid4().hex}.npz")
     try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            np.savez(draft, state=np.array(state), names=np.array(sorted(index)), **index)  # pyright: ignore[reportArgumentType]
-            draft.replace(store)
-        finally:
-            draft.unlink(missing_ok=True)
+        folder = trusted_folder(store.parent, make=True)
+        with replacing_trusted(folder / store.name) as file:
+            np.savez(file, state=np.array(state), **index)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         text = f"{store}: the index cannot be kept, the next start reads all annotations again ({error})"
         print_log(text, logger="current", level=logging.WARNING)

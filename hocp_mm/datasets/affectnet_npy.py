@@ -24,8 +24,8 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.affectnet_files import LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
-from hocp_mm.datasets.affectnet_index import folder_state, index_file, load_index, pack, save_index, unpack
+from hocp_mm.datasets.affectnet_files import BOX_LAYOUT, LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
+from hocp_mm.datasets.affectnet_index import FILES, folder_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.faults import Fault, attempt
 from hocp_mm.datasets.source_files import parse_number
 from hocp_mm.errors import DataError, MissingDataError
@@ -34,6 +34,7 @@ _KINDS = ("exp", "val", "aro", "lnd")
 _NAME = re.compile(r"(.+)_(exp|val|aro|lnd)\.npy", re.DOTALL)
 _MAGIC = b"\x93NUMPY"
 _CHUNK = 2048
+_LAYOUT = {"expression": ("int16", ()), "affect": ("float64", (2,)), **BOX_LAYOUT}
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -58,7 +59,7 @@ def read_affectnet_folder(part: Path, cache: bool = True) -> AffectNetRows:
     store = index_file(annotations) if cache else None
     # Taken before the files are read: what changes meanwhile makes the kept index worthless, not wrong.
     state = folder_state(annotations) if store else ""
-    known = None if store is None else load_index(store, state)
+    known = None if store is None else load_index(store, state, _LAYOUT)
     faults: list[Fault] = []
     if known is None:
         known, faults = _read_all(annotations)
@@ -80,7 +81,7 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
             faults.append(Fault(text, "image"))
             doubled.add(stem)  # which of them the labels belong to would be a guess
         names[stem] = name
-    ids = unpack(index["ids"])
+    ids = unpack(index[FILES])
     listed = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
     there = listed & np.fromiter((stem not in doubled for stem in ids), np.bool_, len(ids))
     for row in np.flatnonzero(~listed):
@@ -120,9 +121,9 @@ def _read_all(annotations: Path) -> tuple[dict[str, NDArray[Any]], list[Fault]]:
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
         parts = list(pool.map(lambda chunk: _read_chunk(annotations, chunk, kinds), chunks))
     faults = [fault for part in parts for fault in part[1]]
-    joined = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0] if name != "ids"}
+    joined = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
     kept = [part[2] for part in parts]
-    joined["ids"] = pack([stem for stems in kept for stem in stems])
+    joined[FILES] = pack([stem for stems in kept for stem in stems])
     return joined, faults
 
 

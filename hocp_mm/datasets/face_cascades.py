@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.errors import HOCPError, MissingDataError
+from hocp_mm.opencv_detectors import DetectorFile, Find, read_haar, smallest_face
 
 # The landmark box is narrower than the cascade's square and much lower.
 # Fractions of the side of the square; `square_to_landmark_box` says where they were measured.
 _WIDTH, _HEIGHT, _DOWN = 0.67, 0.64, 0.035
 _DETECTION_SIDE = 240  # pixels of the shorter side that the cascade looks at
-_SMALLEST_FACE = 1 / 6  # of the shorter side
 _HAAR_FILE = "haarcascade_frontalface_default.xml"
 
 
@@ -48,6 +48,8 @@ class CascadeDetector:
 class HaarDetector:
     """OpenCV's frontal face cascade of Haar features; every face has the score 1.
 
+    A file that is given runs in a process of its own.
+
     OpenCV 4 brings class and file. OpenCV 5 moved the class to its contrib builds and ships no file.
 
     Args:
@@ -67,15 +69,20 @@ class HaarDetector:
                 f"haar: OpenCV must have cv2.CascadeClassifier, but {cv2.__version__} does not; install OpenCV 4, or "
                 "use the detector 'cascade'."
             )
-        self.model = str(_haar_file() if model is None else model)
-        self._classifier = _read_haar(self.model)
+        self.model = None if model is None else str(model)
+        if self.model is None:
+            self._find: Find = read_haar(str(_haar_file()))
+            return
+        if not Path(self.model).is_file():
+            raise MissingDataError(f"haar: no such cascade file: {model}.")
+        self._find = DetectorFile(read_haar, self.model, f"haar: {model} must be an XML cascade")
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Find the faces of one RGB frame ``[H, W, 3]``."""
-        grey, scale, smallest = _small_grey(frame)
-        found = self._classifier.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest))
-        squares = [(x, y, x + side, y + side) for x, y, side, _ in found]
-        return _from_squares((np.array(squares).reshape(-1, 4) / scale).astype(np.float32))
+        grey, scale = _small_grey(frame)
+        found = self._find(grey)
+        squares = found[:, [0, 1, 0, 1]] + found[:, 2:3] * (0, 0, 1, 1)
+        return _from_squares((squares / scale).astype(np.float32))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes by name; OpenCV's object cannot be pickled."""
@@ -84,8 +91,8 @@ class HaarDetector:
 
 def detect_faces(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the cascade's squares in one RGB frame, (x1, y1, x2, y2) in its pixels, float32 ``[D, 4]``."""
-    grey, scale, smallest = _small_grey(frame)
-    limit = min(grey.shape[:2])
+    grey, scale = _small_grey(frame)
+    limit, smallest = min(grey.shape[:2]), smallest_face(grey)
     if smallest >= limit:
         return np.zeros((0, 4), dtype=np.float32)
     found = _cascade().detect_multi_scale(
@@ -126,13 +133,13 @@ def _from_squares(squares: NDArray[np.float32]) -> Detections:
     return Detections(square_to_landmark_box(squares), np.ones(len(squares), dtype=np.float32))
 
 
-def _small_grey(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float, int]:
-    """Return the grey picture that a cascade looks at, its scale, and the side of the smallest face in it."""
+def _small_grey(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """Return the grey picture that a cascade looks at, and its scale."""
     scale = min(1.0, _DETECTION_SIDE / min(frame.shape[:2]))
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     if scale < 1:
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return np.asarray(grey, dtype=np.uint8), scale, max(24, round(_SMALLEST_FACE * min(grey.shape[:2])))
+    return np.asarray(grey, dtype=np.uint8), scale
 
 
 @lru_cache(maxsize=1)
@@ -153,16 +160,3 @@ def _haar_file() -> Path:
             "or use the detector 'cascade'."
         )
     return file
-
-
-def _read_haar(model: str) -> Any:
-    if not Path(model).is_file():
-        raise MissingDataError(f"haar: no such cascade file: {model}.")
-    classifier = cv2.CascadeClassifier()
-    try:
-        readable = classifier.load(model)
-    except cv2.error:  # some files raise, others are just refused
-        readable = False
-    if not readable:
-        raise DataError(f"haar: {model} must be an XML cascade that cv2.CascadeClassifier reads, but it is not.")
-    return classifier

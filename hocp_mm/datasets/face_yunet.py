@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.face_cascades import Detections
-from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.errors import HOCPError, MissingDataError
+from hocp_mm.opencv_detectors import DetectorFile, read_yunet
 
 YUNET_SOURCE = "OpenCV's model zoo has it (face_detection_yunet_2023mar.onnx)"
 _LONGEST_SIDE = 640  # pixels; the size that the network was exported with
-_SCORE, _OVERLAP = 0.6, 0.3  # a face scores at least; boxes that share more are one face
 _POINTS = slice(4, 14)  # columns of a detection: x, y, width, height, five points (x, y), score
 
 # Eyes and mouth corners of a mean face, and its outline of brows and lower lip: across in distances of the eyes, down
@@ -35,7 +35,7 @@ _TO_OUTLINE = _ones(_OUTLINE) @ np.linalg.pinv(_ones(_KNOWN))
 
 
 class YuNetDetector:
-    """OpenCV's ``FaceDetectorYN`` with an onnx file of the user.
+    """OpenCV's ``FaceDetectorYN`` with an onnx file of the user, in a process of its own.
 
     Args:
         model: The onnx file.
@@ -43,14 +43,21 @@ class YuNetDetector:
     Raises:
         HOCPError: If this build of OpenCV has no ``cv2.FaceDetectorYN``.
         MissingDataError: If there is no such file.
-        DataError: If the file is not a YuNet that this OpenCV can run.
+        DataError: If the file is not a YuNet that this OpenCV can run; pictures may show it later than a first try.
     """
 
     needs = f"it sees faces of 10 pixels or more where the longer side has at most {_LONGEST_SIDE}"
 
     def __init__(self, model: str | Path) -> None:
+        if not hasattr(cv2, "FaceDetectorYN"):
+            raise HOCPError(
+                f"yunet: OpenCV must have cv2.FaceDetectorYN, but {cv2.__version__} does not; install OpenCV 4.8 or "
+                "newer, or use the detector 'cascade'."
+            )
         self.model = str(model)
-        self._network = _read_network(self.model)
+        if not Path(model).is_file():
+            raise MissingDataError(f"yunet: no such onnx file: {model}; {YUNET_SOURCE}.")
+        self._find = DetectorFile(read_yunet, self.model, f"yunet: {model} must be a YuNet onnx file")
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Find the faces of one RGB frame ``[H, W, 3]``."""
@@ -58,16 +65,14 @@ class YuNetDetector:
         picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         if scale < 1:
             picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        self._network.setInputSize((picture.shape[1], picture.shape[0]))
-        _, found = self._network.detect(picture)
-        rows = np.zeros((0, 15)) if found is None else np.asarray(found, dtype=np.float64)
+        rows = self._find(np.asarray(picture, dtype=np.uint8))
         boxes = points_to_landmark_box(rows[:, _POINTS].reshape(-1, 5, 2) / scale)
         # Five points on one spot are no face; an infinite one comes from a network that overflowed.
         real = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return Detections(boxes[real], np.clip(rows[real, 14], 0, 1).astype(np.float32))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes by name; OpenCV's object cannot be pickled."""
+        """Travel to other processes by name; they have processes of their own."""
         return YuNetDetector, (self.model,)
 
 
@@ -93,23 +98,3 @@ def points_to_landmark_box(points: NDArray[np.floating[Any]]) -> NDArray[np.floa
     outline = _TO_OUTLINE @ points[:, [0, 1, 3, 4]]
     around = np.concatenate([outline, points], axis=1)  # [D, 18, 2]
     return np.concatenate([around.min(axis=1), around.max(axis=1)], axis=1).astype(np.float32)
-
-
-def _read_network(model: str) -> Any:
-    if not hasattr(cv2, "FaceDetectorYN"):
-        raise HOCPError(
-            f"yunet: OpenCV must have cv2.FaceDetectorYN, but {cv2.__version__} does not; install OpenCV 4.8 or newer, "
-            "or use the detector 'cascade'."
-        )
-    if not Path(model).is_file():
-        raise MissingDataError(f"yunet: no such onnx file: {model}; {YUNET_SOURCE}.")
-    try:
-        network = cv2.FaceDetectorYN.create(model, "", (64, 64), _SCORE, _OVERLAP)
-        # Another network is only noticed by its outputs.
-        network.detect(np.zeros((64, 64, 3), dtype=np.uint8))
-    except cv2.error as error:
-        reason = str(error).rpartition("error: ")[2].strip()
-        raise DataError(
-            f"yunet: {model} must be a YuNet onnx file that OpenCV {cv2.__version__} can run, but it is not ({reason})."
-        ) from error
-    return network

@@ -1,14 +1,18 @@
 """Fits kept on disk: the same as fresh ones, found by all they depend on, and never in the way."""
 
+import logging
+import math
 import os
+import re
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hocp_mm.checkpoints import DecompositionCache, decomposition_cache
 from hocp_mm.functional import Decomposition, decompose
@@ -198,6 +202,210 @@ def test_a_damaged_file_is_fitted_anew_and_rewritten(tmp_path, no_fit, case):
     assert_same(cache.decompose(kernel(), 6), fresh)
 
 
+def _forge(change: Callable[[dict[str, torch.Tensor]], object], checksum: bool = True) -> Callable[[Path], None]:
+    """Change what a file holds, and take the checksum of it anew."""
+
+    def forge(file: Path) -> None:
+        content = load_file(file)
+        change(content)
+        content = {name: tensor.contiguous() for name, tensor in content.items()}
+        if checksum:
+            content.pop("checksum", None)
+            value = decomposition_cache._checksum(content, file.stem)
+            content["checksum"] = torch.tensor(value, dtype=torch.uint8)
+        save_file(content, file)
+
+    return forge
+
+
+def _set(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    return _forge(lambda content: content.update({name: change(content[name])}))
+
+
+def _set_all(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    return _forge(
+        lambda content: content.update({n: change(t) for n, t in content.items() if n not in ("errors", "checksum")})
+    )
+
+
+def _put(name: str, index: int | tuple[int, ...], value: float) -> Callable[[Path], None]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor[index] = value
+        return tensor
+
+    return _set(name, change)
+
+
+def _replace(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def forge(file: Path) -> None:
+        file.unlink()
+        make(file)
+
+    return forge
+
+
+def _fit_of_rank(rank: int, groups: int = 1, dense: torch.Tensor | None = None) -> Callable[[Path], None]:
+    """Put the fit of another call there, under the name and the checksum of this one."""
+
+    def forge(file: Path) -> None:
+        cache = DecompositionCache(file.parent / "other")
+        cache.decompose(kernel() if dense is None else dense, rank, groups=groups)
+        (other,) = cache.folder.iterdir()
+        file.write_bytes(other.read_bytes())
+        _forge(lambda content: None)(file)
+
+    return forge
+
+
+FORGERIES: dict[str, Callable[[Path], None]] = {
+    "an infinite value": _put("factors.h", (0, 0), math.inf),
+    "a value that is none": _put("factors.out", (0, 0), math.nan),
+    "weights that are none": _set("weights", lambda t: t * math.nan),
+    "other weights": _set("weights", torch.neg),
+    "larger weights": _set("weights", lambda t: t * 1.001),
+    "no weights": _forge(lambda content: content.pop("weights")),
+    "one value that is other": _put("factors.w", (0, 0), 0.5),
+    "a kernel of zeros": _set_all(torch.zeros_like),
+    "noise": _set_all(torch.randn_like),
+    "huge values": _set_all(lambda t: t * 1e30),
+    "a factor less": _forge(lambda content: content.pop("factors.w")),
+    "a factor more": _forge(lambda content: content.update({"factors.t": torch.ones(3, 6)})),
+    "a tensor more": _forge(lambda content: content.update({"fc.bias": torch.ones(3)})),
+    "a factor of another name": _forge(lambda content: content.update({"factors.x": content.pop("factors.h")})),
+    "factors that changed places": _forge(
+        lambda content: content.update({"factors.h": content["factors.w"], "factors.w": content["factors.h"]})
+    ),
+    "more rows": _set("factors.out", lambda t: t.repeat(2, 1)),
+    "fewer rows": _set("factors.in", lambda t: t[:-1]),
+    "fewer components": _set_all(lambda t: t[..., :5]),
+    "more components": _set_all(lambda t: torch.cat([t, t], -1)),
+    "no components": _set_all(lambda t: t[..., :0]),
+    "components in one factor less": _set("factors.h", lambda t: t[:, :5]),
+    "a factor of one mode": _set("factors.h", torch.flatten),
+    "a single weight": _set("weights", lambda t: t[0]),
+    "double values": _set_all(torch.Tensor.double),
+    "half values": _set_all(torch.Tensor.half),
+    "whole values": _set_all(torch.Tensor.int),
+    "complex values": _set_all(lambda t: t.to(torch.complex64)),
+    "values of a byte": _set_all(lambda t: t.to(torch.float8_e5m2)),
+    "one error less": _set("errors", lambda t: t[:2]),
+    "one error more": _set("errors", lambda t: torch.cat([t, t])),
+    "errors as a table": _set("errors", lambda t: t[None]),
+    "errors in single precision": _set("errors", torch.Tensor.float),
+    "a better error": _put("errors", 0, 0.0),
+    "a worse error": _put("errors", 0, 0.99),
+    "an error that is none": _put("errors", 0, math.nan),
+    "another degeneracy": _put("errors", 1, 1.0),
+    "another weighted error": _put("errors", 2, 0.0),
+    "no errors": _forge(lambda content: content.pop("errors")),
+    "no checksum": _forge(lambda content: content.pop("checksum"), checksum=False),
+    "a checksum of other numbers": _forge(
+        lambda content: content.update({"checksum": content["checksum"].double()}), checksum=False
+    ),
+    "nothing": _forge(dict.clear),
+    "a fit of another rank": _fit_of_rank(5),
+    "a fit of another grouping": _fit_of_rank(6, 2, kernel()[:, :3]),
+    "a fit of another kernel": _fit_of_rank(6, dense=kernel().flip(0)),
+    "a fit of another order": _fit_of_rank(6, dense=kernel(8, 6, 9)),
+    "a header without an end": lambda file: file.write_bytes((2**40).to_bytes(8, "little") + file.read_bytes()[8:]),
+    "a header that is nested": lambda file: file.write_bytes((60000).to_bytes(8, "little") + b"[" * 60000),
+    "very many bytes": lambda file: os.truncate(file, 2**40),
+    "a named pipe": _replace(os.mkfifo),
+    "a link": _replace(lambda file: file.symlink_to("/etc/passwd")),
+    "a link to a device": _replace(lambda file: file.symlink_to("/dev/zero")),
+    "a file open to others": lambda file: file.chmod(0o666),
+}
+
+
+@pytest.mark.parametrize("case", FORGERIES)
+def test_a_forged_fit_counts_as_missing_is_said_and_is_rewritten(tmp_path, no_fit, caplog, case):
+    caplog.set_level(logging.INFO)
+    fresh = DecompositionCache(tmp_path).decompose(kernel(), 6)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    FORGERIES[case](file)
+    caplog.clear()
+    cache = DecompositionCache(tmp_path)
+    assert_same(cache.decompose(kernel(), 6), fresh)
+    assert (cache.hits, cache.misses) == (0, 1)
+    assert [f"{file} is no fit of this kernel" in message for message in caplog.messages] == [True]
+    assert file.read_bytes() == whole
+    no_fit()
+    assert_same(cache.decompose(kernel(), 6), fresh)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("case", ["file", "folder"])
+def test_what_another_user_owns_is_not_used(tmp_path, case, caplog):
+    folder = tmp_path / "kept"
+    fresh = DecompositionCache(folder).decompose(kernel(), 6)
+    (file,) = folder.iterdir()
+    os.chown(file if case == "file" else folder, 65534, 65534)
+    cache = DecompositionCache(folder)
+    assert_same(cache.decompose(kernel(), 6), fresh)
+    assert (cache.hits, cache.misses) == (0, 1)
+    assert ("decompositions are not kept" in caplog.text) == (case == "folder")
+
+
+def test_a_fit_that_does_not_reach_the_error_asked_for_counts_as_missing(tmp_path):
+    fresh = DecompositionCache(tmp_path).decompose_to_error(kernel(), 0.4)
+    (file,) = tmp_path.iterdir()
+    _fit_of_rank(2)(file)  # true to its own errors
+    cache = DecompositionCache(tmp_path)
+    assert_same(cache.decompose_to_error(kernel(), 0.4), fresh)
+    assert (cache.hits, cache.misses) == (0, 1)
+    assert_same(cache.decompose_to_error(kernel(), 0.4), fresh)
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
+@pytest.mark.parametrize("bits", [0o777, 0o1777, 0o775])
+@pytest.mark.parametrize("where", ["the folder", "a folder above"])
+def test_a_folder_that_others_write_to_is_not_used_and_that_is_said(tmp_path, caplog, bits, where):
+    folder = tmp_path / "shared/kept"
+    fresh = DecompositionCache(folder).decompose(kernel(), 6)
+    (folder if where == "the folder" else folder.parent).chmod(bits)
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    cache = DecompositionCache(folder)
+    for _ in range(2):
+        assert_same(cache.decompose(kernel(), 6), fresh)
+    cache.decompose(kernel(), 5)
+    if where == "a folder above" and bits == 0o1777:  # there the folder itself cannot be exchanged
+        assert cache.hits == 2
+        return
+    assert (cache.hits, cache.misses) == (0, 3)
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    (message,) = caplog.messages
+    assert re.search(r"decompositions are not kept \(.*/(kept|shared): group and others must not", message)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
+def test_what_is_kept_is_open_to_this_user_alone(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        DecompositionCache(tmp_path / "a/b").decompose(kernel(), 6)
+    finally:
+        os.umask(before)
+    (file,) = (tmp_path / "a/b").iterdir()
+    assert [path.stat().st_mode & 0o7777 for path in (file, *file.parents[:2])] == [0o600, 0o700, 0o700]
+    assert DecompositionCache(tmp_path / "a/b").decompose(kernel(), 6).kernel.rank == 6
+
+
+ZEROS = {
+    "a kernel of zeros": torch.zeros(8, 6, 3, 3),
+    "a kernel that is met exactly": torch.einsum("a,b,c,d->abcd", *(torch.arange(1.0, 1 + n) for n in (8, 6, 3, 3))),
+    "tiny values": kernel() * 1e-30,
+    "large values": kernel() * 1e15,
+}
+
+
+@pytest.mark.parametrize("case", ZEROS)
+def test_an_odd_kernel_is_found_again(tmp_path, case):
+    cache = DecompositionCache(tmp_path)
+    first = cache.decompose(ZEROS[case], 3)
+    assert_same(cache.decompose(ZEROS[case], 3), first)
+    assert (cache.hits, cache.misses) == (1, 1)
+
+
 def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_is_lost(tmp_path, caplog):
     (tmp_path / "file").write_text("a file where a folder should be")
     cache = DecompositionCache(tmp_path / "file" / "cache")
@@ -250,7 +458,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path, no_fit):
         cache.decompose(kernel(), rank)
         (files[rank],) = {*tmp_path.iterdir()} - {*files.values(), tmp_path / "notes.safetensors"}
         os.utime(files[rank], (time.time() - 1000 + age,) * 2)
-    rest = tmp_path / f"{'0' * 64}.{'1' * 32}.tmp"  # of a process that was killed
+    rest = tmp_path / f".{'0' * 64}.{'1' * 32}.part.safetensors"  # of a process that was killed
     rest.write_bytes(b"rest")
     os.utime(rest, (0, 0))
     cache.decompose(kernel(), 6)  # a hit: used just now

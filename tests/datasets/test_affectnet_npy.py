@@ -4,11 +4,13 @@ import io
 import os
 import pickle
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hocp_mm.datasets import affectnet_npy
+from hocp_mm.datasets import affectnet_index, affectnet_npy
 from hocp_mm.datasets.affectnet_index import folder_state, load_index
 from hocp_mm.datasets.affectnet_npy import read_affectnet_folder, read_npy
 from hocp_mm.errors import DataError, MissingDataError
@@ -216,23 +218,89 @@ def test_a_damaged_index_counts_as_none(part, tmp_path, damage):
     first = read_affectnet_folder(part)
     (index,) = (tmp_path / "cache/affectnet").iterdir()
     index.write_bytes(index.read_bytes()[:-200] if damage is None else damage)
-    assert load_index(index, folder_state(part / "annotations")) is None
+    assert load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT) is None
     assert read_affectnet_folder(part).files == first.files
-    assert load_index(index, folder_state(part / "annotations")) is not None  # written anew
+    assert load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT) is not None  # written anew
 
 
 def test_a_damaged_byte_in_the_contents_of_an_index_gives_the_same_rows_or_none(part, tmp_path):
     read_affectnet_folder(part)
     (index,) = (tmp_path / "cache/affectnet").iterdir()
     state, whole = folder_state(part / "annotations"), index.read_bytes()
-    good = load_index(index, state)
+    good = load_index(index, state, affectnet_npy._LAYOUT)
     assert good is not None
     for place in range(whole.index(b"PK\x01\x02"), len(whole), 2):  # where the zip file lists what it holds
         for value in {whole[place] ^ 1, 255} - {whole[place]}:
             index.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
-            got = load_index(index, state)
+            got = load_index(index, state, affectnet_npy._LAYOUT)
             assert got is None or got.keys() == good.keys()
             assert got is None or all(got[name].tobytes() == good[name].tobytes() for name in good)
+
+
+def _forge(change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[Path], None]:
+    """Change what an index holds."""
+
+    def forge(index: Path) -> None:
+        with np.load(index) as kept:
+            content = dict(kept)
+        change(content)
+        with index.open("wb") as file:
+            np.savez(file, **content)
+
+    return forge
+
+
+def _set(name: str, change: Callable[[np.ndarray], object]) -> Callable[[Path], None]:
+    return _forge(lambda content: content.update({name: np.asarray(change(content[name]))}))
+
+
+def _pipe(index: Path) -> None:
+    index.unlink()
+    os.mkfifo(index)
+
+
+def _deflate_unknown(index: Path) -> None:
+    content = index.read_bytes()
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        parts = content.split(mark)
+        content = mark.join([parts[0], *(part[: place - 4] + b"\x63\x00" + part[place - 2 :] for part in parts[1:])])
+    index.write_bytes(content)
+
+
+FORGERIES: dict[str, Callable[[Path], None]] = {
+    "a row less": _set("affect", lambda a: a[:-1]),
+    "a row more": _set("expression", lambda a: np.append(a, a[:1])),
+    "one value": _set("affect", lambda a: a[0, 0]),
+    "objects": _set("affect", lambda a: a.astype(object)),
+    "texts": _set("expression", lambda a: a.astype(str)),
+    "single precision": _set("affect", lambda a: a.astype(np.float32)),
+    "names as texts": _set(affectnet_index.FILES, lambda a: np.array(["a", "b", "c"])),
+    "fewer names": _set(affectnet_index.FILES, lambda a: a[:1]),
+    "no names": _forge(lambda content: content.pop(affectnet_index.FILES)),
+    "a column less": _forge(lambda content: content.pop("inner")),
+    "a column more": _forge(lambda content: content.update(other=np.zeros(3))),
+    "boxes of three": _set("landmarks", lambda a: a[:, :3]),
+    "a state that is no text": _forge(lambda content: content.update(state=np.zeros((2, 2)))),
+    "no state": _forge(lambda content: content.pop("state")),
+    "a packing that zip files do not have": _deflate_unknown,
+    "very many bytes": lambda index: os.truncate(index, 2**42),
+    "a named pipe": _pipe,
+    "open to others": lambda index: index.chmod(0o666),
+    "in a folder open to others": lambda index: index.parent.chmod(0o777),
+}
+
+
+@pytest.mark.parametrize("case", FORGERIES)
+def test_a_forged_index_counts_as_none(part, tmp_path, case):
+    first = read_affectnet_folder(part)
+    (index,) = (tmp_path / "cache/affectnet").iterdir()
+    FORGERIES[case](index)
+    assert load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT) is None
+    again = read_affectnet_folder(part)
+    assert again.files == first.files
+    np.testing.assert_array_equal(again.affect, first.affect)
+    found = load_index(index, folder_state(part / "annotations"), affectnet_npy._LAYOUT)
+    assert (found is None) == (case == "in a folder open to others")  # else it was written anew
 
 
 def test_no_place_for_an_index_is_no_error(part, tmp_path, monkeypatch):
