@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader
 from hocp_mm import cli
 from hocp_mm.engine import NonFiniteHook, RankSelectionHook, StagedUnfreezeHook
 from hocp_mm.engine.finite import first_non_finite, seems_finite
+from hocp_mm.engine.hooks.batch_account import Call
+from hocp_mm.engine.hooks.fault_search import search_backward, search_forward
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError, HOCPError
 from hocp_mm.registry import HOOKS, MODELS
@@ -201,6 +204,46 @@ def test_a_gradient_alone_names_its_layer_even_where_clipping_spreads_it(clip, t
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("layer", "checkpointing"),
+    [("backbone.net.layer4.0.act1", False), ("backbone.net.layer4.0.act1", True), ("neck.blocks.0.act", False)],
+    ids=["in a branch", "in a checkpointed branch", "in the neck"],
+)
+def test_the_search_finds_a_layer_of_a_network_with_branches_and_works_in_place(layer, checkpointing):
+    backbone = {"type": "hocp_mm.TimmHOCPBackbone", "model_name": "test_resnet", "rank": 4, "temporal_kernel": 3}
+    model = MODELS.build({
+        "type": "hocp_mm.AffectRecognizer",
+        "backbone": backbone | {"grad_checkpointing": checkpointing},
+        "neck": {"type": "hocp_mm.HOCPTemporalNeck", "hidden_channels": 8, "rank": 4},
+        "head": {"type": "hocp_mm.AffectHead"},
+    }).train()  # fmt: skip
+    samples = [
+        AffectDataSample.from_clip(torch.rand(2, 2), video="v", frame_inds=[0, 1], num_frames=2, fps=25)
+        for _ in range(2)
+    ]
+    call = Call((torch.randn(2, 3, 2, 32, 32), samples), {"mode": "loss"}, {})
+    before = copy.deepcopy(model.state_dict())
+    assert search_forward(model, call, nullcontext) is None
+    assert search_backward(model, call, nullcontext) == (None, None)
+    parent, _, name = layer.rpartition(".")
+    healthy = getattr(model.get_submodule(parent), name)
+    setattr(model.get_submodule(parent), name, Poisoning(healthy))
+    place, parameter = search_backward(model, call, nullcontext)
+    assert place == f"first in the backward pass of {layer}"
+    assert parameter.startswith(parent)  # the norm in front of it
+    setattr(model.get_submodule(parent), name, healthy)
+    assert_equal_states(model.state_dict(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Poisoning(nn.Module):
+    """A layer, with NaN for the gradient of what it gives; its own parts are not to blame."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.forward = lambda x: BadBackward.apply(layer(x).clone() + 100) - 100
+
+
 def test_a_gradient_between_layers_and_the_loss_is_placed_there(tmp_path):
     class Root(Net):
         def forward(self, inputs, data_samples=None, mode="tensor"):
@@ -208,7 +251,7 @@ def test_a_gradient_between_layers_and_the_loss_is_placed_there(tmp_path):
             # The slope of a root at zero is infinite.
             return {"loss": (self.head(out) * 0).square().sum().sqrt()}
 
-    assert "first between head and the loss" in stop(tmp_path, model=Root())
+    assert "first behind head (batch: v0.avi" in stop(tmp_path, model=Root())
 
 
 def test_an_update_that_overflows_is_seen_before_anything_is_saved_or_averaged(tmp_path):

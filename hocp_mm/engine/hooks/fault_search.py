@@ -1,6 +1,6 @@
 """Run a batch again to find the layer where numbers cease to be finite."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -57,24 +57,31 @@ def search_backward(
     Returns:
         Where, in words, and a parameter of that layer whose gradient is not finite. Either is None if there is none.
     """
-    order: list[str] = []
-    bad_in: set[str] = set()  # gradients with respect to what a layer takes
-    bad_out: set[str] = set()  # and to what it gives
+    order: list[str] = []  # in which layers begin
+    met: dict[Any, list[tuple[str, bool]]] = {}  # by tensor of the graph: the layers around it, and who takes it
+    bad: list[Any] = []  # tensors whose gradient is not finite, from the loss on
     handles: list[Any] = []
 
-    def watch(tensors: Any, name: str, bad: set[str]) -> None:
-        def look(gradient: Tensor) -> None:
-            if non_finite(gradient):
-                bad.add(name)
+    def watch(value: Any, name: str, taken: bool) -> None:
+        for tensor in _tensors(value):
+            if not tensor.requires_grad:
+                continue
+            # Not the tensor itself: a layer that works in place gives what it takes.
+            key = (tensor.grad_fn or tensor, tensor.output_nr)
+            if key not in met:
+                handles.append(tensor.register_hook(partial(look, key)))
+            met.setdefault(key, []).append((name, taken))
 
-        handles.extend(tensor.register_hook(look) for tensor in _tensors(tensors) if tensor.requires_grad)
+    def look(key: Any, gradient: Tensor) -> None:
+        if non_finite(gradient):
+            bad.append(key)
 
     def before(name: str, module: nn.Module, args: object, kwargs: object) -> None:
         order.append(name)
-        watch([args, kwargs], name, bad_in)
+        watch([args, kwargs], name, True)
 
     def after(name: str, module: nn.Module, args: object, output: object) -> None:
-        watch(output, name, bad_out)
+        watch(output, name, False)
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     hooks: list[Any] = []
@@ -92,17 +99,24 @@ def search_backward(
     finally:
         for handle in (*hooks, *handles):
             handle.remove()
-    bad = [name for name, grad in zip(parameters, gradients, strict=True) if grad is not None and non_finite(grad)]
-    owners = {_owner(name, set(order)): name for name in reversed(bad)}
-    for name in reversed(order):
-        if name in owners or name in bad_in:
-            label = name or "the whole model"
-            place = f"between {label} and the loss" if name in bad_out and name else f"in the backward pass of {label}"
-            return f"first {place}", owners.get(name, bad[0] if bad else None)
-    return None, None
+    rank = {name: index for index, name in enumerate(order)}
+    # A layer at fault gives a bad gradient to what it takes, or to a parameter; of two the one nearer to the loss.
+    owners = {
+        _owner(name, rank): name
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None and non_finite(gradient)
+    }
+    takers = [name for name, taken in met[bad[0]] if taken] if bad else []
+    found = max([*owners, *takers], key=lambda name: rank.get(name, -1), default=None)
+    parameter = owners.get(found or "") or next(reversed(list(owners.values())), None)
+    if bad and not takers:
+        giver = max((name for name, _ in met[bad[0]]), key=lambda name: rank.get(name, -1))
+        if rank.get(giver, -1) >= rank.get(found or "", -1):
+            return f"first behind {giver or 'the whole model'}", parameter
+    return None if found is None else f"first in the backward pass of {found or 'the whole model'}", parameter
 
 
-def _owner(parameter: str, called: set[str]) -> str:
+def _owner(parameter: str, called: Container[str]) -> str:
     """Return the innermost layer that is called and holds a parameter: factors live in a container inside of it."""
     name = parameter.rpartition(".")[0]
     while name and name not in called:

@@ -171,7 +171,7 @@ class NonFiniteHook(Hook):
         self._watch = None
 
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        if kwargs.get("mode") == "loss" or "loss" in args[1:]:
+        if kwargs.get("mode") == "loss" or any(isinstance(value, str) and value == "loss" for value in args):
             terms = {name: term.detach() for name, term in loss_terms(output).items()}
             self._calls.append(Call(args, dict(kwargs), terms))
 
