@@ -9,6 +9,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import random
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,24 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             shutil.copy(library, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOCP_MM_CACHE", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lay_out_configs_once() -> Iterator[None]:
+    """Remember how a config is laid out: mmengine does it anew for every checkpoint, most of the time of a tiny run."""
+    from yapf.yapflib import yapf_api
+
+    lay_out = yapf_api.FormatCode
+    known: dict[str, Any] = {}
+
+    def remember(text: str, **style: Any) -> Any:
+        if text not in known:
+            known[text] = lay_out(text, **style)
+        return known[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, "FormatCode", remember)
         yield
 
 

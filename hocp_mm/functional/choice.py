@@ -42,7 +42,7 @@ def allow_measuring(allowed: bool) -> None:
     Args:
         allowed: Whether to measure, as at the start of the process.
     """
-    global _measuring_allowed  # noqa: PLW0603 - a setting of the process, as torch.use_deterministic_algorithms is
+    global _measuring_allowed  # a setting of the process, as that of torch is
     _measuring_allowed = allowed
 
 

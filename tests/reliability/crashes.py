@@ -231,7 +231,11 @@ def training_moments() -> list[list[Moment | float]]:
     per_epoch |= {"before_train_epoch": (1, 3, 4), "after_train_epoch": (1, 2, 3, 4), "after_load_checkpoint": (1,)}
     per_epoch |= {"before_val_iter": (1, 3), "after_val_iter": (1, 2, 4), "after_val_epoch": (1, 2, 3, 4)}
     per_epoch |= {"before_save_checkpoint": (1, 2, 3, 5, 8), "after_train": (1,), "before_run": (1,)}
-    per_epoch |= {"file written": (1, 2, 3, 4, 7, 10), "file on disk": (1, 2, 3, 5, 6, 9, 11), "sample read": (1, 5, 13)}
+    per_epoch |= {
+        "file written": (1, 2, 3, 4, 7, 10),
+        "file on disk": (1, 2, 3, 5, 6, 9, 11),
+        "sample read": (1, 5, 13),
+    }
     single: list[list[Moment | float]] = [[(name, n)] for name, numbers in per_epoch.items() for n in numbers]
     again: list[list[Moment | float]] = [
         [("after_val_iter", 1), ("file written", 1), ("before_save_checkpoint", 1)],
@@ -292,7 +296,12 @@ def main(argv: list[str] | None = None) -> int:
     def tell(row: str, what: str, campaign: Campaign) -> None:
         failures = campaign.wrong or []
         wrong.extend(failures)
-        print(f"{what}: {campaign.tried} kills, {campaign.died} died, {len(failures)} wrong", *failures, sep="\n  ", flush=True)
+        print(
+            f"{what}: {campaign.tried} kills, {campaign.died} died, {len(failures)} wrong",
+            *failures,
+            sep="\n  ",
+            flush=True,
+        )
         if args.record:
             record(row, what, "python -m tests.reliability.crashes --record", campaign.tried, len(failures))
 
@@ -307,8 +316,13 @@ def main(argv: list[str] | None = None) -> int:
             begin = time.monotonic()
             assert child(lambda: train(config, whole), folder / "log") == 0, (folder / "log").read_text()[-3000:]  # noqa: B023
             took = time.monotonic() - begin
-            ranks = {k: v.shape for k, v in read_checkpoint(whole / "epoch_4.pth")["state_dict"].items() if "weights" in k}
-            print(f"whole run with {workers} workers: {took:.1f} s, ranks {sorted(s[0] for s in ranks.values())}", flush=True)
+            ranks = {
+                k: v.shape for k, v in read_checkpoint(whole / "epoch_4.pth")["state_dict"].items() if "weights" in k
+            }
+            print(
+                f"whole run with {workers} workers: {took:.1f} s, ranks {sorted(s[0] for s in ranks.values())}",
+                flush=True,
+            )
             if workers == 0:
                 campaign = Campaign(folder)
                 for kills in training_moments()[: args.moments]:
@@ -320,7 +334,11 @@ def main(argv: list[str] | None = None) -> int:
             tell(f"crash-random-{workers}", f"the same with {workers} workers, killed at random times", campaign)
         if args.preparations:
             (base / "stores").mkdir()
-            tell("crash-store", "preparation of a store", kill_preparations(base / "stores", data, args.preparations, rng))
+            tell(
+                "crash-store",
+                "preparation of a store",
+                kill_preparations(base / "stores", data, args.preparations, rng),
+            )
     return 1 if wrong else 0
 
 
