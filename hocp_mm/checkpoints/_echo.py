@@ -21,7 +21,7 @@ def echo(value: object, limit: int = LIMIT) -> str:
     """
     if isinstance(value, BaseException):
         # A KeyError shows its argument by `repr`, which takes for ever on a list that holds the same list twice.
-        value = ", ".join(str(arg) for arg in value.args if isinstance(arg, str)) or type(value).__name__
+        return ", ".join(echo(arg, limit) for arg in value.args)[:limit] or type(value).__name__
     if isinstance(value, int) and abs(value) >= 1 << 64:
         return "a huge integer"
     if value is None or isinstance(value, bool | int | float):

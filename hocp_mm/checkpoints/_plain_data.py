@@ -36,9 +36,9 @@ __all__ = [
     "stand_ins",
 ]
 
-# A tensor takes 80 steps, so that 50 000 may be in a file; the unpickler makes a million steps in about a second.
-MOST_STEPS = 1 << 22
-CALL_STEPS, SET_STEPS, TUPLE_KEY_STEPS = 20, 4, 1000
+# A tensor takes 70 steps, so that 30 000 may be in a file; the unpickler makes a million steps in about a second.
+MOST_STEPS = 1 << 21
+CALL_STEPS, SET_STEPS, TUPLE_KEY_STEPS = 10, 4, 500
 # What may be copied from a pickle (bytes become text, then an array), or be seen by tensors that share storages.
 MOST_COPIES, FREE_BYTES = 8, 64 << 20
 LONGEST_KEY, LARGEST_KEY = 64, 1 << 60

@@ -96,7 +96,8 @@ class Unpickler(_PythonUnpickler):
         dispatch[_code[0]] = _refuse_opcode
 
     def __init__(self, file: Any, **options: Any):
-        super().__init__(_Source(file), **options)
+        # Bytes in memory give what they have.
+        super().__init__(file if isinstance(file, io.BytesIO) else _Source(file), **options)
         self.__dict__["dispatch"] = _Metered(type(self).dispatch, self.allowance)
 
     def find_class(self, module_name: str, global_name: str) -> Any:

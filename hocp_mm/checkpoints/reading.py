@@ -200,8 +200,8 @@ def _load_pickle(file: Path, map_location: MapLocation) -> Any:
         check_tree(content, on_device="meta" not in str(map_location))
     except RefusedError as error:
         raise CheckpointError(
-            f"{file}: holds {echo(error)}, which is not on the list of data that a checkpoint may hold; nothing was"
-            " executed. Save the state_dict() alone, as .safetensors if the file is to be shared."
+            f"{file}: holds {error}; a checkpoint may hold tensors and plain data, each once and as large as it"
+            " says, and nothing was executed. Save the state_dict() alone, as .safetensors if the file is to be shared."
         ) from error
     except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, UnicodeDecodeError, ...
         text = echo(f"{type(error).__name__}: {echo(error)}")
