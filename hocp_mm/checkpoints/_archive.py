@@ -25,6 +25,7 @@ MOST_INFLATION, FREE_INFLATION = 16, 64 << 20
 
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED, _SIZES_BEHIND = 1 << 0, 1 << 3
+_FOLDER = 1 << 4  # of the attributes of DOS
 _FULL = 0xFFFFFFFF  # "see the zip64 field"
 _BLOCK = 1 << 20
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -72,7 +73,7 @@ def check_archive(file: Path) -> dict[str, int]:
             _check_records(stream, entries)
         except (_DamageError, struct.error, zlib.error) as error:
             raise CheckpointError(
-                f"{file}: damaged ({echo(error)}, {size} bytes in all); download or copy it again."
+                f"{file}: damaged ({error}, {size} bytes in all); download or copy it again."
             ) from error
     return {entry.name.decode(): entry.size for entry in entries}
 
@@ -117,9 +118,8 @@ def _read_directory(stream: BinaryIO, size: int) -> Iterator[_Entry]:
 
 
 def _read_entry(data: bytes, offset: int) -> tuple[_Entry, int]:
-    magic, _, _, flags, method, _, _, crc, packed, size, named, extra, comment, disk, _, _, place = _ENTRY.unpack_from(
-        data, offset
-    )
+    fields = _ENTRY.unpack_from(data, offset)
+    magic, _, _, flags, method, _, _, crc, packed, size, named, extra, comment, disk, _, kind, place = fields
     if magic != b"PK\x01\x02" or disk:
         raise _DamageError("its directory has no record where one should be")
     offset += _ENTRY.size
@@ -129,6 +129,9 @@ def _read_entry(data: bytes, offset: int) -> tuple[_Entry, int]:
         size, packed, place = (next(values) if value == _FULL else value for value in (size, packed, place))
     except (StopIteration, RuntimeError):
         raise _DamageError("a size is missing in its directory") from None
+    # torch leaves memory as it was where a folder's content should go.
+    if size and (kind & _FOLDER or name.endswith(b"/")):
+        raise _DamageError("a folder in it has content")
     return _Entry(name, flags, method, crc, packed, size, place), offset + named + extra + comment
 
 

@@ -36,6 +36,11 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 DEEPEST_WRAPPER = 8
 ZIP = b"PK\x03\x04"
 EXTRA_STATE = "_extra_state"  # torch's only way to put something else than tensors into a state dict
+# What can be computed with, compared with zero and copied into a model: no complex ones, which lose a part, no float8.
+PLAIN_DTYPES = frozenset(
+    getattr(torch, name)
+    for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+)
 LONGEST_HEADER = 16 << 20  # of safetensors; the library makes objects of it before it looks at the sizes
 
 MapLocation = str | torch.device | Callable[..., Any] | None
@@ -85,7 +90,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
 
     Raises:
         CheckpointError: If there is no tensor where the weights should be, or anything beside tensors in a
-            ``state_dict``; if a tensor is sparse, quantised, nested, complex or has no values.
+            ``state_dict``; if a tensor is sparse, quantised, nested, complex, of float8 or has no values.
 
     Example:
         >>> list(unwrap_state_dict({"state_dict": {"module.fc.weight": torch.ones(1)}, "epoch": 3}))
@@ -126,11 +131,11 @@ def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str
         "quantised": tensor.is_quantized,
         "nested": tensor.is_nested,
         "sparse": tensor.layout != torch.strided,
-        "complex": tensor.is_complex(),
+        f"of {tensor.dtype}": tensor.dtype not in PLAIN_DTYPES,
     }
     found = [kind for kind, holds in kinds.items() if holds]
     if found:
-        raise CheckpointError(f"{source}: weights must be plain tensors, got a {found[0]} one for {echo(name)}.")
+        raise CheckpointError(f"{source}: weights must be plain tensors, got one {found[0]} for {echo(name)}.")
     return tensor.detach()
 
 
@@ -200,8 +205,8 @@ def _load_pickle(file: Path, map_location: MapLocation) -> Any:
         check_tree(content, on_device="meta" not in str(map_location))
     except RefusedError as error:
         raise CheckpointError(
-            f"{file}: holds {error}; a checkpoint may hold tensors and plain data, each once and as large as it"
-            " says, and nothing was executed. Save the state_dict() alone, as .safetensors if the file is to be shared."
+            f"{file}: holds {error}, but a checkpoint may hold tensors and plain data, each once and as large as"
+            " it says; nothing was executed. Save the state_dict() alone, as .safetensors if the file is to be shared."
         ) from error
     except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, UnicodeDecodeError, ...
         text = echo(f"{type(error).__name__}: {echo(error)}")

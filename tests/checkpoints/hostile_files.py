@@ -68,7 +68,7 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, HistoryBuffer):
-        return same(vars(one), vars(other))
+        return one.max_length == other.max_length and same(one.data, other.data)
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
@@ -92,17 +92,20 @@ def outcome(path: Path) -> object:
     return content
 
 
-def mutants(whole: bytes, rng: random.Random) -> Iterator[bytes]:
-    """Damage a file at random, for ever: bits, bytes, numbers, blocks, cuts; in a zip with the checksums mended."""
+def mutants(whole: bytes, rng: random.Random) -> Iterator[tuple[bytes, bool]]:
+    """Damage a file at random, for ever: bits, bytes, numbers, blocks, cuts; and tell whether that must be seen.
+
+    It must in a zip archive whose checksums were not mended.
+    """
     while True:
         data = bytearray(whole)
         mend = rng.random() < 0.6
         if mend and data.startswith(b"PK"):
-            yield _mended(whole, rng)
+            yield _mended(whole, rng), False
             continue
         for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
             _damage(data, rng)
-        yield bytes(data)
+        yield bytes(data), whole.startswith(b"PK")
 
 
 def _damage(data: bytearray, rng: random.Random) -> None:

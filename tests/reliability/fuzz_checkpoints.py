@@ -16,7 +16,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.checkpoints.hostile_files import mutants, outcome, whole_files
+from tests.checkpoints.hostile_files import mutants, outcome, same, whole_files
 from tests.checkpoints.hostile_pickles import HARMLESS, HOSTILE, archive
 
 
@@ -53,15 +53,19 @@ def fuzz(inputs: int, seed: int, folder: Path) -> Account:
         if len(body) < 2000:  # mutants of hostile ones are more hostile than mutants of good ones
             files[f"{name.replace(' ', '_')}.pth"] = archive(body, folder / "seed.pth").read_bytes()
     own = list(whole_files())
+    expected = {name: _read(folder / name, whole) for name, whole in files.items()}
     streams = {name: mutants(whole, rng) for name, whole in files.items()}
     start = peak_megabytes()
     for number in range(inputs):
         name = own[number % len(own)] if rng.random() < 0.7 else rng.choice(list(files))
         path = folder / f"mutant{Path(name).suffix}"
-        path.write_bytes(next(streams[name]))
+        data, must_be_seen = next(streams[name])
+        path.write_bytes(data)
         began = time.perf_counter()
         try:
             content = outcome(path)
+            if must_be_seen and content is not None and not same(content, expected[name]):
+                raise AssertionError("silently other content")
             account.read += content is not None
             account.refused += content is None
         except BaseException as error:
@@ -72,6 +76,11 @@ def fuzz(inputs: int, seed: int, folder: Path) -> Account:
         account.slowest = max(account.slowest, time.perf_counter() - began)
     account.peak = peak_megabytes() - start
     return account
+
+
+def _read(path: Path, whole: bytes) -> object:
+    path.write_bytes(whole)
+    return outcome(path)
 
 
 def main() -> int:
