@@ -41,7 +41,7 @@ PLAIN_DTYPES = frozenset(
     getattr(torch, name)
     for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 )
-LONGEST_HEADER = 16 << 20  # of safetensors; the library makes objects of it before it looks at the sizes
+LONGEST_HEADER = 8 << 20  # of safetensors; the library makes objects of it before it looks at the sizes
 
 MapLocation = str | torch.device | Callable[..., Any] | None
 
