@@ -12,12 +12,16 @@ from hocp_mm.checkpoints.timm_source import (
     download_timm_weights,
     names_file,
 )
+from hocp_mm.checkpoints.training_state import check_optimizer_state, check_scheduler_state, check_training_state
 
 __all__ = [
     "DecompositionCache",
     "LoadReport",
     "adapt_first_conv",
+    "check_optimizer_state",
+    "check_scheduler_state",
     "check_timm_name",
+    "check_training_state",
     "classifier_prefixes",
     "download_timm_weights",
     "follow_ranks_",

@@ -1,200 +1,339 @@
-"""A pickle module for ``torch.load`` that makes plain data only.
+"""A pickle module for ``torch.load`` that makes plain data only, and little of it.
 
-Pickle reaches code in two ways: by a name, which ``find_class`` looks up, and by the state of an object, which
-``BUILD`` hands to ``__setstate__``. Both go through closed lists here. Every callable on the list must be harmless
-**for any arguments**; where the original is not, a narrower function stands in.
+Pickle reaches code in three ways: by a name, which ``find_class`` looks up; by a call, for which ``REDUCE`` and
+``NEWOBJ`` stand; and by the state of an object, which ``BUILD`` hands to ``__setstate__``. All three go through the
+closed lists of :mod:`hocp_mm.checkpoints._plain_data`.
+
+A small pickle can also ask for endless work or memory, so steps are counted, and sizes are compared with what is in the
+file: tensors with their storages, storages with their records.
 """
 
 import argparse
-import collections
-import functools
-import importlib.util
+import io
 import pickle
-import re
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from torch import _utils
 
-__all__ = ["RefusedNameError", "Unpickler", "load"]
-
-HISTORY_MODULE = "mmengine.logging.history_buffer"
-HISTORY_STATISTICS = ("min", "max", "current", "mean")
-HISTORY_STATE = ("_log_history", "_count_history", "max_length")
-
-TORCH_REBUILDS = (
-    "_rebuild_tensor",
-    "_rebuild_tensor_v2",
-    "_rebuild_tensor_v3",
-    "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
-    "_rebuild_meta_tensor_no_storage",
-    "_rebuild_device_tensor_from_numpy",
-    "_rebuild_device_tensor_from_cpu_tensor",
+from hocp_mm.checkpoints._echo import echo
+from hocp_mm.checkpoints._plain_data import (
+    CALL_STEPS,
+    MAPPINGS,
+    SET_STEPS,
+    Allowance,
+    RefusedError,
+    allowed_names,
+    check_keys,
+    container,
+    expect,
+    history_buffer,
+    is_count,
+    set_state,
+    stand_ins,
 )
 
-# Plain numbers, text and references. Records ("V") and dates carry further state, and nothing here needs them.
-PLAIN_DTYPE = re.compile(r"[biufcSUO]\d+")
+__all__ = ["pickle_module"]
+
+LONGEST_LINE = 1 << 16
+LONGEST_NUMBER = 256  # characters
 
 
-class RefusedNameError(pickle.UnpicklingError):
-    """The pickle asks for something that is not on the lists; the text says what."""
+class _Source:
+    """A file that is not asked for more than it has: some readers make room before they read."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        here = file.tell()
+        self._left = file.seek(0, io.SEEK_END) - here
+        file.seek(here)
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= self._left:
+            raise EOFError("cut off")
+        self._left -= count
+        return self._file.read(count)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(LONGEST_LINE)
+        expect(len(line) < LONGEST_LINE, "a line that is too long")
+        self._left -= len(line)
+        return line
 
 
-class InertHistory:
-    """Stands in for ``HistoryBuffer`` where mmengine is not installed: keeps the state, does nothing."""
+class _Metered(dict[int, Callable[..., None]]):
+    """Table of opcodes that counts how often it is asked."""
+
+    def __init__(self, table: Mapping[int, Callable[..., None]], allowance: Allowance):
+        super().__init__(table)
+        self._allowance = allowance
+
+    def __getitem__(self, code: int) -> Callable[..., None]:
+        self._allowance.steps -= 1
+        if self._allowance.steps < 0:
+            self._allowance.spend(0)
+        return super().__getitem__(code)
 
 
-class NDArrayName:
-    """What the name ``numpy.ndarray`` becomes: a mark, since calling the class itself shows raw memory."""
-
-
-def _rebuild_array(kind: object, shape: tuple[int, ...], _typecode: object) -> np.ndarray:
-    """Make the empty array that its state fills afterwards; NumPy itself always asks for shape ``(0,)``."""
-    if kind is not NDArrayName or shape != (0,):
-        raise RefusedNameError(f"a NumPy array of kind {kind!r} and shape {shape!r}")
-    return np.empty((0,), dtype=np.int8)
-
-
-def _rebuild_from_buffer(data: Any, dtype: object, shape: tuple[int, ...], order: str, axes: Any = None) -> np.ndarray:
-    """Make an array as protocol 5 stores it, from bytes that lie in the file."""
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes | bytearray):
-        raise RefusedNameError(f"a NumPy array of dtype {dtype!r} from a buffer")
-    array = np.frombuffer(bytearray(data), dtype=dtype)  # a copy, so that the array can be written
-    return array.reshape(shape).transpose(axes) if axes is not None else array.reshape(shape, order=order)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _rebuild_scalar(dtype: object, data: object) -> Any:
-    """Make a NumPy scalar of a plain dtype."""
-    if not isinstance(dtype, np.dtype) or dtype.hasobject or not isinstance(data, bytes):
-        raise RefusedNameError(f"a NumPy scalar of dtype {dtype!r}")
-    return np.frombuffer(data, dtype=dtype)[0]
-
-
-def _rebuild_dtype(code: object, _align: object = False, _copy: object = True) -> np.dtype:
-    """Make a plain dtype, a copy of its own, because its state is set afterwards."""
-    if not isinstance(code, str) or not PLAIN_DTYPE.fullmatch(code):
-        raise RefusedNameError(f"numpy.dtype of {code!r}")
-    return np.dtype(code, copy=True)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Undo how protocol 2 stores bytes; other codecs are not needed, and some of them decompress."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise RefusedNameError(f"text in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _statistic(owner: object, name: object) -> Callable[[], None]:
-    """Stand in for ``getattr``, by which protocol 2 stores ``HistoryBuffer.min`` and its kin."""
-    if owner is not _history_buffer() or name not in HISTORY_STATISTICS:
-        raise RefusedNameError(f"builtins.getattr({owner!r}, {name!r})")
-    return _unused_statistic
-
-
-def _unused_statistic() -> None:
-    """Fill the table of statistics in the file, which is dropped: the class has its own."""
-
-
-@functools.cache
-def _history_buffer() -> type:
-    """Return MMEngine's class, or the stand-in; imported late, since weights are read without MMEngine too."""
-    if importlib.util.find_spec("mmengine") is None:
-        return InertHistory
-    from mmengine.logging import HistoryBuffer
-
-    return HistoryBuffer
-
-
-@functools.cache
-def _allowed() -> dict[tuple[str, str], Any]:
-    """Build the list of names: ``(module, name)`` as written in the file -> what it becomes here."""
-    names: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("collections", "defaultdict"): collections.defaultdict,
-        ("collections", "Counter"): collections.Counter,
-        ("argparse", "Namespace"): argparse.Namespace,  # timm's training script
-        ("_codecs", "encode"): _encode,
-        ("torch", "Size"): torch.Size,
-        ("torch", "device"): torch.device,
-        ("torch.nn.parameter", "Parameter"): torch.nn.Parameter,
-        ("numpy", "ndarray"): NDArrayName,
-        ("numpy", "dtype"): _rebuild_dtype,
-        # Configs reach checkpoints through data set metainfo. A plain dict has the same keys and no lazy imports.
-        ("mmengine.config.config", "ConfigDict"): dict,
-        (HISTORY_MODULE, "HistoryBuffer"): _history_buffer(),
-    }
-    names["__builtin__", "xrange"] = range
-    for builtins in ("builtins", "__builtin__"):  # protocols 0 to 2 keep the names of Python 2
-        names[builtins, "getattr"] = _statistic
-        for kind in (dict, list, tuple, set, frozenset, int, float, bool, str, complex, slice, range):
-            names[builtins, kind.__name__] = kind
-    for numpy_module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2
-        names[numpy_module, "_reconstruct"] = _rebuild_array
-        names[numpy_module, "scalar"] = _rebuild_scalar
-    for numpy_module in ("numpy.core.numeric", "numpy._core.numeric"):
-        names[numpy_module, "_frombuffer"] = _rebuild_from_buffer
-    for name in TORCH_REBUILDS:
-        if hasattr(_utils, name):  # the list is that of torch 2.15; older ones lack some
-            names["torch._utils", name] = getattr(_utils, name)
-    for name in HISTORY_STATISTICS:  # protocol 4 and later write the dotted name
-        names[HISTORY_MODULE, f"HistoryBuffer.{name}"] = _unused_statistic
-    names.update({("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)})
-    return names
-
-
-def _set_state(target: Any, state: Any) -> None:
-    """Give an object the state that the file holds for it; only the kinds below take one."""
-    if isinstance(target, np.dtype):
-        if not isinstance(state, tuple) or len(state) != 8 or any(part is not None for part in state[2:5]):
-            raise RefusedNameError("numpy.dtype with fields")
-        target.__setstate__(state)  # pyright: ignore[reportAttributeAccessIssue]
-    elif isinstance(target, np.ndarray):
-        # References must arrive as a list; raw bytes would be taken for addresses.
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], np.dtype):
-            raise RefusedNameError("a NumPy array with an unknown state")
-        if state[2].hasobject and not isinstance(state[4], list):
-            raise RefusedNameError("a NumPy array of objects without a list of them")
-        target.__setstate__(state)
-    elif type(target) is _history_buffer():
-        fields = {name: state[name] for name in HISTORY_STATE}
-        target.__setstate__(fields) if hasattr(target, "__setstate__") else vars(target).update(fields)
-    elif type(target) in (collections.OrderedDict, argparse.Namespace) and isinstance(state, dict):
-        vars(target).update(state)  # a state dict carries `_metadata` this way
-    else:
-        raise RefusedNameError(f"state for {type(target).__module__}.{type(target).__qualname__}")
-
-
-# The Python implementation, because the one in C cannot be told what BUILD may do.
+# The Python implementation, because the one in C cannot be told what BUILD and REDUCE may do.
 _PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _refuse_opcode(self: Any) -> None:
+    raise pickle.UnpicklingError("an instruction that no checkpoint has")
 
 
 class Unpickler(_PythonUnpickler):
     """``pickle.Unpickler`` over the closed lists; ``torch.load`` derives its own from it."""
 
+    storages: "Storages"  # these two are set by `pickle_module`
+    allowance: Allowance
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PythonUnpickler.dispatch)
+    for _code in (
+        pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+    ):  # fmt: skip
+        dispatch[_code[0]] = _refuse_opcode
+
+    def __init__(self, file: Any, **options: Any):
+        # Bytes in memory give what they have.
+        super().__init__(file if isinstance(file, io.BytesIO) else _Source(file), **options)
+        self.__dict__["dispatch"] = _Metered(type(self).dispatch, self.allowance)
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """Resolve a name from the list; any other is a `RefusedNameError`."""
+        """Resolve a name from the list; any other is a `RefusedError`."""
         try:
-            return _allowed()[module_name, global_name]
+            return allowed_names()[module_name, global_name]
         except KeyError:
-            raise RefusedNameError(f"{module_name}.{global_name}") from None
+            raise RefusedError(f"{echo(module_name, 100)}.{echo(global_name, 100)}") from None
+
+    def get_extension(self, code: int) -> None:
+        """Refuse the numbered names of ``copyreg``, which skip ``find_class`` once they are cached."""
+        raise RefusedError(f"copyreg extension {code}")
+
+    def load_reduce(self) -> None:
+        """Call what lies below the arguments."""
+        arguments, called = self.stack.pop(), self.stack[-1]
+        expect(type(arguments) is tuple, "a call without arguments")
+        self.allowance.spend(CALL_STEPS)
+        function = stand_ins().get(called) if callable(called) else None
+        if function is None:
+            raise RefusedError(f"a call of {echo(getattr(called, '__name__', called))}")
+        self.stack[-1] = function(self.allowance, *arguments)
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_newobj(self) -> None:
+        """Make an empty object; none on the list takes arguments here."""
+        arguments, kind = self.stack.pop(), self.stack[-1]
+        made = isinstance(kind, type) and kind in (argparse.Namespace, history_buffer(), *MAPPINGS)
+        made = made and type(arguments) is tuple and not arguments
+        expect(made, f"an object of {echo(getattr(kind, '__name__', kind))}")
+        self.allowance.spend(CALL_STEPS)
+        self.stack[-1] = object.__new__(kind) if kind not in MAPPINGS else kind()
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
 
     def load_build(self) -> None:
         """Give the object below the top of the stack its state."""
         state = self.stack.pop()
-        _set_state(self.stack[-1], state)
+        set_state(self.stack[-1], state, self.allowance)
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def get_extension(self, code: int) -> None:
-        """Refuse the numbered names of ``copyreg``, which skip ``find_class`` once they are cached."""
-        raise RefusedNameError(f"copyreg extension {code}")
+    def load_binpersid(self) -> None:
+        """Ask torch for a storage, once it is known to be in the file."""
+        self.allowance.spend(CALL_STEPS)
+        self.storages.check(self.stack[-1])
+        super().load_binpersid()
+
+    dispatch[pickle.BINPERSID[0]] = load_binpersid
+
+    def _target(self, kinds: tuple[type, ...]) -> Any:
+        expect(type(self.stack[-1]) in kinds, f"items for {echo(self.stack[-1])}")
+        return self.stack[-1]
+
+    def load_setitem(self) -> None:
+        """Put one item into a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        check_keys((key,), self.allowance)
+        self._target(MAPPINGS)[key] = value
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        """Put items into a dict."""
+        items = self.pop_mark()
+        check_keys(items[::2], self.allowance)
+        self._target(MAPPINGS).update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        """Make a dict of items."""
+        items = self.pop_mark()
+        check_keys(items[::2], self.allowance)
+        self.append(dict(zip(items[::2], items[1::2], strict=True)))
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_append(self) -> None:
+        """Append one item to a list."""
+        value = self.stack.pop()
+        self._target((list,)).append(value)
+
+    dispatch[pickle.APPEND[0]] = load_append
+
+    def load_appends(self) -> None:
+        """Append items to a list."""
+        items = self.pop_mark()
+        self._target((list,)).extend(items)
+
+    dispatch[pickle.APPENDS[0]] = load_appends
+
+    def load_additems(self) -> None:
+        """Add items to a set."""
+        items = self.pop_mark()
+        check_keys(items, self.allowance)
+        self._target((set,)).update(items)
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_frozenset(self) -> None:
+        """Make a frozen set of items."""
+        items = self.pop_mark()
+        self.append(container(frozenset, self.allowance, items))
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def load_empty_set(self) -> None:
+        """Make a set, which takes more room than anything else of one byte."""
+        self.allowance.spend(SET_STEPS)
+        super().load_empty_set()
+
+    dispatch[pickle.EMPTY_SET[0]] = load_empty_set
+
+    def load_bytearray8(self) -> None:
+        """Read bytes before there is room for them, not after."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+    def _short_line(self) -> bytes:
+        line = self.readline()[:-1]
+        expect(len(line) < LONGEST_NUMBER, "a number that is too long")
+        return line
+
+    def load_int(self) -> None:
+        """Read a number or a truth value as protocol 0 writes it."""
+        line = self._short_line()
+        self.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line, 0))
+
+    dispatch[pickle.INT[0]] = load_int
+
+    def load_long(self) -> None:
+        """Read a number as protocol 0 writes long ones."""
+        self.append(int(self._short_line().rstrip(b"L"), 0))
+
+    dispatch[pickle.LONG[0]] = load_long
+
+    def load_get(self) -> None:
+        """Fetch a remembered object."""
+        self.append(self.memo[int(self._short_line())])
+
+    dispatch[pickle.GET[0]] = load_get
+
+    def load_put(self) -> None:
+        """Remember an object."""
+        number = int(self._short_line())
+        expect(0 <= number < 1 << 32, "an odd number of an object")
+        self.memo[number] = self.stack[-1]
+
+    dispatch[pickle.PUT[0]] = load_put
 
 
-def load(file: Any, **options: Any) -> Any:
-    """Read one object; ``torch.load`` calls this for the header of files older than torch 1.6."""
-    return Unpickler(file, **options).load()
+class Storages:
+    """The storages that a file has.
+
+    Args:
+        records: Bytes by name of the records of a zip archive; None for the older format, whose storages lie behind
+            the pickle.
+        size: Bytes of all storages at most.
+    """
+
+    def __init__(self, records: Mapping[str, int] | None, size: int):
+        self._records = records
+        self._left = size
+        self._prefix = next(iter(records), "").partition("/")[0] if records else ""
+        self.asked: set[str] = set()
+
+    def check(self, identifier: Any) -> None:
+        """Refuse a storage that is not in the file, or of another size.
+
+        Args:
+            identifier: As torch writes it: ``"storage"``, type, key, device, number of elements, and in the older
+                format a view on another storage.
+
+        Raises:
+            RefusedError: If it is anything else.
+        """
+        parts = len(identifier) if type(identifier) is tuple else 0
+        expect(parts == (6 if self._records is None else 5) and identifier[0] == "storage", "an odd storage")
+        kind, key, device, count = identifier[1:5]
+        expect(type(key) is str and type(device) is str and is_count(count), "an odd storage")
+        dtype = torch.uint8 if kind is torch.UntypedStorage else getattr(kind, "dtype", None)
+        if not isinstance(dtype, torch.dtype):
+            raise RefusedError("a storage of an odd type")
+        size = count * dtype.itemsize
+        if self._records is not None:
+            held = self._records.get(f"{self._prefix}/data/{key}")
+            expect(held == size, f"storage {echo(key, 50)} of {size} bytes where the file has {held}")
+            return
+        view = identifier[5]
+        if view is not None:
+            right = type(view) is tuple and len(view) == 3 and type(view[0]) is str and all(map(is_count, view[1:]))
+            expect(right and view[1] + view[2] <= count, "an odd view on a storage")
+        if key not in self.asked:
+            self.asked.add(key)
+            self._left -= size
+            expect(self._left >= 0, "storages that are larger than the file")
+
+    def check_keys(self, keys: Any) -> None:
+        """Make sure that every storage of the older format is filled from the file, since it is random until then.
+
+        Args:
+            keys: The list of keys that stands before the content of the storages.
+
+        Raises:
+            RefusedError: If it is not the list of all that the pickle asked for.
+        """
+        right = type(keys) is list and all(type(key) is str for key in keys)
+        expect(right and len(keys) == len(self.asked) and set(keys) == self.asked, "storages without content")
+
+
+def pickle_module(records: Mapping[str, int] | None, size: int) -> Any:
+    """Make the module that ``torch.load`` reads one file with.
+
+    Args:
+        records: Bytes by name of the records of a zip archive, as `hocp_mm.checkpoints._archive.check_archive` returns
+            them; None for the format before torch 1.6.
+        size: Bytes of the file, after inflation.
+
+    Returns:
+        Object with ``Unpickler`` and ``load``.
+    """
+    storages, loads = Storages(records, size), 0
+    kind = type("Unpickler", (Unpickler,), {"storages": storages, "allowance": Allowance(size)})
+
+    def load(file: Any, **options: Any) -> Any:
+        # The older format has four pickles besides the content: a magic number, a version, the machine, the keys.
+        nonlocal loads
+        loads += 1
+        made = kind(file, **options).load()
+        if loads == 4:
+            storages.check_keys(made)
+        elif loads < 4 and not isinstance(made, int | dict):
+            raise RefusedError("no number where the header should be")
+        return made
+
+    return types.SimpleNamespace(__name__=__name__, Unpickler=kind, load=load)

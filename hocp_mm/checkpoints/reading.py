@@ -4,22 +4,28 @@ A ``.pth`` file is a pickle, and unpickling calls whatever the file names. :func
 an unpickler that knows a closed list of names: tensors and their storages, containers, NumPy arrays and scalars, and
 the few classes that MMEngine puts into a training checkpoint. Any other name ends in a :class:`CheckpointError`.
 
+Nothing in a file is believed before it was compared with the rest: checksums, sizes and places of records
+(:mod:`hocp_mm.checkpoints._archive`), what the pickle asks for (:mod:`hocp_mm.checkpoints._unpickling`), and whether
+the result can be walked (:mod:`hocp_mm.checkpoints._tree`).
+
 Where we differ from ``torch.load(weights_only=True)``: that one refuses MMEngine's ``HistoryBuffer`` whatever is added
 to its list of safe globals (it sets the state of tensors and ordered dicts only), so it cannot resume a training run.
 """
 
 import tarfile
-import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hocp_mm.checkpoints import _unpickling
+from hocp_mm.checkpoints._archive import check_archive
+from hocp_mm.checkpoints._echo import echo
+from hocp_mm.checkpoints._plain_data import RefusedError
+from hocp_mm.checkpoints._tree import check_tree
+from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["SUFFIXES", "read_checkpoint", "unwrap_state_dict"]
@@ -27,6 +33,15 @@ __all__ = ["SUFFIXES", "read_checkpoint", "unwrap_state_dict"]
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+DEEPEST_WRAPPER = 8
+ZIP = b"PK\x03\x04"
+EXTRA_STATE = "_extra_state"  # torch's only way to put something else than tensors into a state dict
+# What can be computed with, compared with zero and copied into a model: no complex ones, which lose a part, no float8.
+PLAIN_DTYPES = frozenset(
+    getattr(torch, name)
+    for name in ("float16", "bfloat16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+)
+LONGEST_HEADER = 8 << 20  # of safetensors; the library makes objects of it before it looks at the sizes
 
 MapLocation = str | torch.device | Callable[..., Any] | None
 
@@ -44,17 +59,14 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
         :func:`unwrap_state_dict`.
 
     Raises:
-        CheckpointError: If the file is missing, empty, cut off, no weight file at all, holds an object whose class
-            is not on the list, or is not a dict at the top. The text names the file.
+        CheckpointError: If the file is missing, empty, damaged (in a zip archive, by a single bit), no weight file at
+            all, is not a dict at the top, or holds an object whose class is not on the list, one that holds itself, or
+            a tensor without values. The text names the file.
     """
     file = Path(path).expanduser()
     _check_is_weight_file(file)
     if file.name.endswith(".safetensors"):
-        device = "cpu" if map_location is None or callable(map_location) else str(map_location)
-        try:
-            return dict(load_file(file, device=device))
-        except SafetensorError as error:
-            raise CheckpointError(f"{file}: not a whole safetensors file ({error}).") from error
+        return _load_safetensors(file, map_location)
     content = _load_pickle(file, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a checkpoint must hold a dict, got {type(content).__name__}.")
@@ -73,29 +85,58 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         source: File name for the error text.
 
     Returns:
-        New dict with the same tensors. Values that are no tensors (``get_extra_state``) are kept if there is at least
-        one tensor beside them.
+        New dict with the same values: plain real tensors without gradients, and what ``get_extra_state`` gave. Other
+        values that stand beside bare weights (``epoch``) are left out.
 
     Raises:
-        CheckpointError: If there is no tensor where the weights should be.
+        CheckpointError: If there is no tensor where the weights should be, or anything beside tensors in a
+            ``state_dict``; if a tensor is sparse, quantised, nested, complex, of float8 or has no values.
 
     Example:
         >>> list(unwrap_state_dict({"state_dict": {"module.fc.weight": torch.ones(1)}, "epoch": 3}))
         ['fc.weight']
     """
     state: Mapping[str, Any] = checkpoint
-    while True:
+    wrapped = False
+    for _ in range(DEEPEST_WRAPPER):
         inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
         if inner is None:
             break
-        state = inner
+        state, wrapped = inner, True
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        found = ", ".join(sorted(map(str, state))[:8]) or "nothing"
+        found = echo(", ".join(sorted(str(key)[:100] for key in list(state)[:8])) or "nothing")
         raise CheckpointError(f"{source}: no weights under {', '.join(WRAPPERS)} or at the top, got keys {found}.")
-    names = [str(name) for name in state]
-    while all(name.startswith("module.") for name in names):
+    kept: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            kept[name] = _plain_tensor(name, value, source)
+        elif str(name).endswith(EXTRA_STATE):
+            kept[name] = value
+        elif wrapped:
+            raise CheckpointError(f"{source}: weights must be tensors, got {echo(value)} for {echo(name)}.")
+    names = list(kept)
+    for _ in range(DEEPEST_WRAPPER):
+        if not all(name.startswith("module.") for name in names):
+            break
         names = [name.removeprefix("module.") for name in names]
-    return dict(zip(names, state.values(), strict=True))
+    return dict(zip(names, kept.values(), strict=True))
+
+
+def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
+    """Return a tensor that can be copied into a model, without its gradient."""
+    if not isinstance(name, str):
+        raise CheckpointError(f"{source}: names of weights must be text, got {echo(name)}.")
+    kinds = {
+        "without values": tensor.is_meta,
+        "quantised": tensor.is_quantized,
+        "nested": tensor.is_nested,
+        "sparse": tensor.layout != torch.strided,
+        f"of {tensor.dtype}": tensor.dtype not in PLAIN_DTYPES,
+    }
+    found = [kind for kind, holds in kinds.items() if holds]
+    if found:
+        raise CheckpointError(f"{source}: weights must be plain tensors, got one {found[0]} for {echo(name)}.")
+    return tensor.detach()
 
 
 def _check_is_weight_file(file: Path) -> None:
@@ -108,7 +149,7 @@ def _check_is_weight_file(file: Path) -> None:
         raise CheckpointError(f"{file}: suffix must be one of {', '.join(SUFFIXES)}, got {file.suffix or 'none'!r}.")
     try:
         with file.open("rb") as stream:
-            head = stream.read(64)
+            head = stream.read(tarfile.BLOCKSIZE)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
     if not head:
@@ -117,38 +158,57 @@ def _check_is_weight_file(file: Path) -> None:
         raise CheckpointError(f"{file}: a web page, not weights; the download link needs another address or a login.")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{file}: a Git LFS pointer, not weights; run `git lfs pull`.")
-    is_zip = head.startswith(b"PK\x03\x04")
+    is_pickle = head.startswith((ZIP, b"\x80"))
     # A safetensors file begins with the length of its header, which may look like the first byte of a pickle.
-    if file.name.endswith(".safetensors") and (is_zip or head.startswith(b"\x80")) and head[8:9] != b"{":
+    if file.name.endswith(".safetensors") and is_pickle and head[8:9] != b"{":
         raise CheckpointError(f"{file}: content is a torch pickle, not safetensors; rename it to .pth.")
-    if is_zip and not zipfile.is_zipfile(file):
-        raise CheckpointError(f"{file}: the file is cut off ({file.stat().st_size} bytes); download or copy it again.")
+    if not file.name.endswith(".safetensors") and _is_tar(head):
+        raise CheckpointError(f"{file}: the tar format of torch 0.1 is not read; save it again with a newer torch.")
+
+
+def _is_tar(head: bytes) -> bool:
+    """Tell the first block of a tar archive as torch does, which would unpack it past our checks."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:  # a block of zeros, too
+        return False
+    return True
+
+
+def _load_safetensors(file: Path, map_location: MapLocation) -> dict[str, Any]:
+    """Let the library read a file; it compares sizes and places itself."""
+    device = "cpu" if map_location is None or callable(map_location) else str(map_location)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    try:
+        if length > LONGEST_HEADER:
+            raise ValueError(f"header of {length} bytes, the most is {LONGEST_HEADER}")
+        return dict(load_file(file, device=device))
+    except Exception as error:  # unknown dtypes are no SafetensorError
+        text = echo(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{file}: not a whole safetensors file ({text}).") from error
 
 
 def _load_pickle(file: Path, map_location: MapLocation) -> Any:
     """Run ``torch.load`` with the restricted unpickler; whatever goes wrong inside names the file."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            # torch.load would hand a TorchScript archive to torch.jit.load, past the unpickler.
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise CheckpointError(f"{file}: a TorchScript program, not a checkpoint; save its state_dict().")
-    elif _is_tar(file):
-        raise CheckpointError(f"{file}: the tar format of torch 0.1 is not read; save it again with a newer torch.")
+    with file.open("rb") as stream:
+        is_zip = stream.read(4) == ZIP  # what torch goes by
+    records = check_archive(file) if is_zip else None
+    # torch.load would hand a TorchScript archive to torch.jit.load, past the unpickler.
+    if any(name.endswith("constants.pkl") for name in records or ()):
+        raise CheckpointError(f"{file}: a TorchScript program, not a checkpoint; save its state_dict().")
+    size = file.stat().st_size if records is None else sum(records.values())
+    module = pickle_module(records, size)
     try:
         # weights_only=False, because our module takes the place of the restricted one that True would choose.
-        return torch.load(file, map_location=map_location, pickle_module=_unpickling, weights_only=False)
-    except _unpickling.RefusedNameError as error:
+        content = torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
+        check_tree(content, on_device="meta" not in str(map_location))
+    except RefusedError as error:
         raise CheckpointError(
-            f"{file}: holds {error}, which is not on the list of data that a checkpoint may hold; nothing was executed."
-            " Save the state_dict() alone, as .safetensors if the file is to be shared."
+            f"{file}: holds {error}, but a checkpoint may hold tensors and plain data, each once and as large as"
+            " it says; nothing was executed. Save the state_dict() alone, as .safetensors if the file is to be shared."
         ) from error
     except Exception as error:  # a damaged pickle can raise anything: EOFError, KeyError, UnicodeDecodeError, ...
-        raise CheckpointError(f"{file}: damaged or no torch checkpoint ({type(error).__name__}: {error}).") from error
-
-
-def _is_tar(file: Path) -> bool:
-    """Tell a tar archive with members; a file of zeros counts as an empty one."""
-    if not tarfile.is_tarfile(file):
-        return False
-    with tarfile.open(file) as archive:
-        return bool(archive.getnames())
+        text = echo(f"{type(error).__name__}: {echo(error)}")
+        raise CheckpointError(f"{file}: damaged or no torch checkpoint ({text}).") from error
+    return content

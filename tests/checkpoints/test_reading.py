@@ -275,3 +275,63 @@ def test_a_submodule_called_module_keeps_its_name():
 def test_a_checkpoint_without_weights_is_named():
     with pytest.raises(CheckpointError, match=r"run/opt\.pth: no weights .*got keys epoch, optimizer"):
         unwrap_state_dict({"optimizer": {}, "epoch": 3}, source="run/opt.pth")
+
+
+ODD_WEIGHTS = {
+    "text": ("text", "must be tensors, got text"),
+    "none": (None, "must be tensors, got None"),
+    "array": (np.ones(2), "must be tensors, got a ndarray"),
+    "dict": ({"a": 1}, "must be tensors, got a dict"),
+    "meta": (torch.ones(2, device="meta"), "must be plain tensors, got one without values"),
+    "sparse": (torch.eye(2).to_sparse(), "must be plain tensors, got one sparse"),
+    "complex": (torch.ones(2, dtype=torch.complex64), "must be plain tensors, got one of torch.complex64"),
+    "nested": (torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "must be plain tensors, got one nested"),
+    "float8": (torch.ones(2).to(torch.float8_e5m2), "must be plain tensors, got one of torch.float8_e5m2"),
+    "quantised": (
+        torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8),
+        "must be plain tensors, got one quantised",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(ODD_WEIGHTS))
+def test_what_is_no_plain_tensor_among_the_weights_is_named(case):
+    value, rule = ODD_WEIGHTS[case]
+    with pytest.raises(CheckpointError, match=rf"x\.pth: weights {rule} for fc\.weight\."):
+        unwrap_state_dict({"state_dict": WEIGHTS | {"fc.weight": value}}, "x.pth")
+
+
+def test_what_stands_beside_bare_weights_is_left_out_but_for_extra_state():
+    state = WEIGHTS | {"epoch": 3, "layer._extra_state": b"x"}
+    assert list(unwrap_state_dict(state)) == [*WEIGHTS, "layer._extra_state"]
+
+
+def test_weights_come_without_gradients():
+    weights = unwrap_state_dict({"w": torch.nn.Parameter(torch.ones(1))})
+    assert type(weights["w"]) is torch.Tensor
+    assert not weights["w"].requires_grad
+
+
+def test_a_name_that_is_no_text_is_named():
+    with pytest.raises(CheckpointError, match="names of weights must be text, got 3"):
+        unwrap_state_dict({"w": torch.ones(1), 3: torch.ones(1)})
+
+
+def test_wrappers_without_end_are_refused():
+    endless = {}
+    endless["model"] = endless
+    with pytest.raises(CheckpointError, match="no weights under"):
+        unwrap_state_dict(endless)
+
+
+def test_prefixes_without_end_are_kept():
+    """Stripping them one by one would take for ever."""
+    name = "module." * 300_000 + "w"
+    assert len(next(iter(unwrap_state_dict({name: torch.ones(1)})))) > len(name) - 100
+
+
+def test_names_in_errors_are_short_and_printable():
+    with pytest.raises(CheckpointError) as caught:
+        unwrap_state_dict({"\x1b[31m\n" + "x" * 10_000_000: 1})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
