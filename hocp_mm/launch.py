@@ -24,7 +24,7 @@ from torch import nn
 from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, unwrap_state_dict
 from hocp_mm.compat import init_distributed
 from hocp_mm.data_options import SPLITS, share_fold, use_store
-from hocp_mm.engine.resuming import find_checkpoint
+from hocp_mm.engine.resuming import find_checkpoint, read_training
 from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
@@ -218,9 +218,7 @@ def resume_path(cfg: Config) -> Path | None:
     path = require_file(named, "--resume") if named else find_checkpoint(cfg["work_dir"])
     if path is None:
         return None
-    meta = read_checkpoint(path).get("meta")
-    if not isinstance(meta, dict):
-        raise CheckpointError(f"--resume: {path} must be a checkpoint of a training, got weights alone.")
+    meta = read_training(path)["meta"]
     randomness = cfg.setdefault("randomness", {})
     if randomness.get("seed") is None and type(meta.get("seed")) is int:
         randomness["seed"] = meta["seed"]

@@ -3,10 +3,12 @@
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import print_log
 
-from hocp_mm.checkpoints import read_checkpoint
+from hocp_mm.checkpoints import check_training_state
+from hocp_mm.compat.checkpoint_loading import load_from_local
 from hocp_mm.errors import CheckpointError
 
 LAST = "last_checkpoint"
@@ -38,7 +40,7 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
     refusals: list[str] = []
     for file in candidates:
         try:
-            read_checkpoint(file)
+            read_training(file)
         except CheckpointError as error:
             refusals.append(str(error))
             continue
@@ -55,6 +57,23 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
             "--work-dir for a new run, or a file: --resume=FILE)."
         )
     return None
+
+
+def read_training(file: Path) -> dict[str, Any]:
+    """Read a checkpoint that a run could go on from.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The checkpoint, as MMEngine will see it.
+
+    Raises:
+        CheckpointError: If it cannot be read, or a run cannot go on from what it holds.
+    """
+    checkpoint = load_from_local(str(file))
+    check_training_state(checkpoint, file)
+    return checkpoint
 
 
 def _named_by(pointer: Path) -> str | None:

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from hocp_mm.engine.wrapping import unwrapped
+from hocp_mm.errors import CheckpointError
 
 
 def capture(runner: Runner) -> dict[str, Any]:
@@ -41,7 +42,20 @@ def restore(runner: Runner, state: Mapping[str, Any]) -> None:
     Args:
         runner: The runner, its model and optimizer loaded.
         state: What `capture` returned.
+
+    Raises:
+        CheckpointError: If the state is none.
     """
+    try:
+        _restore(runner, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(
+            f"resume: {runner._load_from}: the state of its random numbers is damaged ({type(error).__name__}: "
+            f"{error!s:.100})."
+        ) from error
+
+
+def _restore(runner: Runner, state: Mapping[str, Any]) -> None:
     sampler: Any = runner.train_dataloader.sampler
     if hasattr(sampler, "load_state_dict") and "sampler" in state:
         sampler.load_state_dict(state["sampler"])

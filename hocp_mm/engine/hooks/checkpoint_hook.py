@@ -10,6 +10,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
+from hocp_mm.checkpoints import check_optimizer_state, check_scheduler_state
 from hocp_mm.compat.checkpoint_loading import FILE_ENTRIES, RECORDED
 from hocp_mm.engine.finite import first_non_finite
 from hocp_mm.engine.resuming import INTERRUPTED, LAST
@@ -59,8 +60,14 @@ class CheckpointHook(MMEngineCheckpointHook):
         loop.save_now = lambda: self._save_interrupted(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Hand the state of the interrupted run to the loop, which goes on from it if the run is resumed."""
-        loop: Any = runner._train_loop
+        """Hand the state of an interrupted run to the loop, if the run is resumed and the state is that of this one."""
+        if not runner._resume:
+            return
+        if "optimizer" in checkpoint:
+            check_optimizer_state(checkpoint["optimizer"], runner.optim_wrapper, str(runner._load_from))
+        if "param_schedulers" in checkpoint and runner.param_schedulers is not None:
+            check_scheduler_state(checkpoint["param_schedulers"], runner.param_schedulers, str(runner._load_from))
+        loop: Any = runner.train_loop
         if hasattr(loop, "load_state_dict") and STATE in checkpoint:
             loop.load_state_dict(checkpoint[STATE])
 
