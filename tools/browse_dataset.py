@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hocp_mm.cli import add_config_options, run
+from hocp_mm.files import require_writable_file
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the sheet and name its file."""
     args = parse_args(argv)
+    require_writable_file(args.out, "--out")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from hocp_mm.cli import ProgressLine, add_config_options, run
+from hocp_mm.files import require_writable_file
 
 FAULTS_FOUND = 1
 
@@ -33,6 +34,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, print the table; exits with 1 if there are faults."""
     args = parse_args(argv)
+    if args.csv:
+        require_writable_file(args.csv, "--csv")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 

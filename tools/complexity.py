@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from hocp_mm.cli import run
+from hocp_mm.files import require_writable_file
 
 _SECONDS_BETWEEN_LINES = 3.0
 
@@ -43,6 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Build, count, measure, print."""
     args = parse_args(argv)
+    if args.csv is not None:
+        require_writable_file(args.csv, "--csv")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
