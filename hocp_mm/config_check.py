@@ -22,7 +22,7 @@ def check_config(cfg: Mapping[str, Any], task: Literal["train", "test"]) -> None
     Raises:
         HOCPError: If a value is of the wrong kind or out of its range; the text names the key.
     """
-    for key, rule, value in _faults(cfg, task):
+    for key, rule, value in _faults(dict(cfg.items()), task):  # mmengine's Config is no Mapping
         raise HOCPError(f"config: {key} must be {rule}, got {shorten(repr(value), LONGEST_VALUE)}.")
 
 

@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm.config_check import check_config
 
     cfg = launch.load_config(args.config, args.cfg_options)
-    merge_args(cfg, args)
     check_config(cfg, "train")
+    merge_args(cfg, args)
     if is_first_process():
         require_writable(cfg.work_dir, "--work-dir")
     checkpoint = launch.resume_path(cfg)
