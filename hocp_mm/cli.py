@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-from hocp_mm.refusals import refusal
+from hocp_mm.errors import HOCPError
+from hocp_mm.refusals import LONGEST_VALUE, refusal, shorten
 
 USER_ERROR = 2
 INTERRUPTED, TERMINATED = 130, 143
@@ -104,11 +105,44 @@ def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
         parser: Parser of a tool that reads a config.
         example: An override that its users need.
     """
-    from mmengine.config import DictAction  # here: it takes a second, and tools without a config do without
-
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
+        "--cfg-options", nargs="+", action=_Options, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
     )
+
+
+class _Options(argparse.Action):
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: object = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **config_options(values)})
+
+
+def config_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words as MMEngine's tools do.
+
+    Args:
+        words: As the shell hands them over.
+
+    Returns:
+        Values by dotted key.
+
+    Raises:
+        HOCPError: If a word is no assignment.
+    """
+    from mmengine.config import DictAction  # here: it takes a second, and tools without options do without
+
+    parser = argparse.ArgumentParser()
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {shorten(repr(word), LONGEST_VALUE)}.")
+        try:
+            DictAction("options", "options")(parser, found := argparse.Namespace(), [word])
+        except Exception as error:  # brackets that do not close, and what else its reader of lists does not expect
+            raise HOCPError(
+                f"--cfg-options: {key} must be a value or list, got {shorten(repr(value), 200)}."
+            ) from error
+        options |= found.options
+    return options
 
 
 class ProgressLine:

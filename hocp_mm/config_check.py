@@ -1,6 +1,7 @@
 """What of a config mmengine takes without a word, and then trains not at all or on nonsense."""
 
 import importlib.util
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -36,8 +37,13 @@ def _faults(cfg: Mapping[str, Any], task: str) -> Iterator[tuple[str, str, Any]]
                 yield name, rule, value
     for key in _PARTS:
         for name, value in _values(cfg, key.split(".")):
-            if value is not None and not (_is_dict(value) and value.get("type") is not None):
+            if not (_is_part(value) or (value is None and key in _NO_PART)):
                 yield name, "a dict with a type", value
+    for split in ("val", "test"):
+        three = [f"{split}_{name}" for name in ("dataloader", "cfg", "evaluator")]
+        missing = [key for key in three if cfg.get(key) is None]
+        if 0 < len(missing) < len(three):
+            yield f"{missing[0]}", f"given where one of {', '.join(three)} is", None
 
 
 def _values(cfg: Any, words: Sequence[str], at: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,6 +97,17 @@ def _or(other: Any, check: _Check) -> _Check:
     return lambda value: (type(value) is type(other) and value == other) or check(value)
 
 
+def _is_part(value: Any) -> bool:
+    return _is_dict(value) and (isinstance(value.get("type"), str) or callable(value.get("type")))
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Tell whether an optimizer's type exists; mmengine would look for its options in None."""
+    from mmengine.optim import OPTIMIZERS  # here, where it costs no other check a second
+
+    return not isinstance(value, str) or OPTIMIZERS.get(value) is not None
+
+
 def _is_scope(value: Any) -> bool:
     """Tell whether a default scope is a package: mmengine only warns, and looks names up elsewhere."""
     try:
@@ -99,9 +116,14 @@ def _is_scope(value: Any) -> bool:
         return False
 
 
+def _is_level(value: Any) -> bool:
+    return isinstance(logging.getLevelName(value), int) if isinstance(value, str) else _whole(0)(value)
+
+
 _AT_LEAST_1 = (_whole(1), "a whole number above 0")
 _LOADER = {
     "": (_or(None, _is_dict), "a dict or None"),
+    ".dataset.pipeline": (_is_list, "a list"),
     ".batch_size": _AT_LEAST_1,
     ".num_workers": (_whole(0), "a whole number, 0 or above"),
     ".prefetch_factor": (_or(None, _whole(1)), "a whole number above 0, or None"),
@@ -123,14 +145,33 @@ _VALUES: dict[str, tuple[_Check, str]] = {
     "optim_wrapper.accumulative_counts": _AT_LEAST_1,
     "optim_wrapper.clip_grad": (_or(None, _is_dict), "a dict or None"),
     "optim_wrapper.clip_grad.max_norm": (_number(above=0), "a finite number above 0"),
+    "optim_wrapper.optimizer.type": (_is_optimizer, "the name of a registered optimizer"),
     "optim_wrapper.optimizer.lr": (_number(low=0), "a finite number, 0 or above"),
     "optim_wrapper.optimizer.weight_decay": (_number(low=0), "a finite number, 0 or above"),
+    **{
+        f"param_scheduler{at}.{key}": rule
+        for at in ("", ".*")
+        for key, rule in {
+            "begin": (_whole(0), "a whole number, 0 or above"),
+            "end": (_or(None, _whole(1)), "a whole number above 0, or None"),
+            "T_max": (_or(None, _whole(1)), "a whole number above 0, or None"),
+            "step_size": _AT_LEAST_1,
+            "by_epoch": (_is_bool, "True or False"),
+        }.items()
+    },
+    "model.test_cfg.flip": (_is_bool, "True or False"),
+    "auto_scale_lr": (_or(None, _is_dict), "a dict or None"),
     "auto_scale_lr.base_batch_size": _AT_LEAST_1,
     "default_hooks": (_or(None, _is_dict), "a dict or None"),
     "default_hooks.checkpoint.interval": (_or(-1, _whole(1)), "a whole number above 0, or -1 for never"),
     "default_hooks.checkpoint.max_keep_ckpts": (_or(-1, _whole(1)), "a whole number above 0, or -1 for all"),
     "default_hooks.logger.interval": _AT_LEAST_1,
     "custom_hooks": (_or(None, _is_list), "a list or None"),
+    "custom_hooks.*.source": (_or(None, _is_text), "a text"),
+    "custom_hooks.*.seed": (_or(None, _whole(0, _SEEDS)), f"a whole number from 0 to {_SEEDS - 1}, or None"),
+    "custom_hooks.*.by_epoch": (_is_bool, "True or False"),
+    "find_unused_parameters": (_is_bool, "True or False"),
+    "log_level": (_is_level, "a level of Python's logging, such as INFO"),
     "default_scope": (_or(None, _is_scope), "the name of an installed package"),
     "randomness": (_or(None, _is_dict), "a dict or None"),
     "randomness.seed": (_or(None, _whole(0, _SEEDS)), f"a whole number from 0 to {_SEEDS - 1}, or None"),
@@ -153,3 +194,5 @@ _PARTS = (
     *(f"{split}_dataloader.dataset.pipeline.*" for split in ("train", "val", "test")),
 )
 """Objects that are built by their type."""
+_NO_PART = ("model.neck", "model.head", "default_hooks.*", "visualizer")
+"""Those that may be None."""

@@ -28,6 +28,8 @@ _LONG = re.compile(r"'[^']{301,}'|\"[^\"]{301,}\"|\[.{299,}\]|\{.{299,}\}|\S{301
 _KILLED_WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited unexpectedly)"
 )
+_UNKNOWN = re.compile(r"(.+) is not in the \S+::([\w ]+) registry\.")
+_BUILD = "build_from_cfg"  # of mmengine: the arguments of a class do not fit, if it fails there itself
 _PORT = re.compile(r"port: (\d+)")
 
 
@@ -89,7 +91,9 @@ def config_errors(config: Any = None) -> Iterator[None]:
             raise
         last = _innermost(cause)
         detail = _text(cause).rstrip(".")
-        if not (isinstance(cause, _OF_CHECKS) and _raises(last) and _is_ours(last)):
+        if unknown := _UNKNOWN.match(detail):
+            detail = f"type must be the name of a registered {unknown[2]}, got '{unknown[1]}'"
+        elif not (_is_check(cause) or (last is not None and last.tb_frame.f_code.co_name == _BUILD)):
             detail = f"{type(cause).__name__}: {detail}; HOCP_TRACEBACK=1 shows where"
         raise HOCPError(f"config: {_place(error, config)}{shorten(detail, LONGEST_VALUE)}.") from error
 
@@ -220,24 +224,24 @@ def _place(error: BaseException, config: Any) -> str:
     for link in _chain(error):
         trace = link.__traceback__
         while trace is not None:
-            if trace.tb_frame.f_code.co_name == "build_from_cfg":
+            if trace.tb_frame.f_code.co_name == _BUILD:
                 part = trace.tb_frame.f_locals.get("cfg")
             trace = trace.tb_next
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind is None:
         return ""
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-    key = _find(config, part)
+    key = _find(config, part) or _find(config, {"type": kind})
     return f"{key} ({shorten(name, 60)}): " if key else f"{shorten(name, 60)}: "
 
 
-def _find(config: Any, part: Any) -> str | None:
-    """Return the dotted key under which a config holds something equal to ``part``."""
+def _find(config: Any, part: Mapping[str, Any]) -> str | None:
+    """Return the dotted key under which a config first holds a dict with all that ``part`` has."""
     entries = config.items() if isinstance(config, Mapping) or hasattr(config, "items") else ()
     if isinstance(config, list | tuple):
         entries = enumerate(config)
     for key, value in entries:
-        if isinstance(value, Mapping) and value == part:
+        if isinstance(value, Mapping) and all(name in value and value[name] == part[name] for name in part):
             return str(key)
         if (below := _find(value, part)) is not None:
             return f"{key}.{below}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hocp_mm.cli import run
 from hocp_mm.files import require_writable_file
+from hocp_mm.refusals import config_errors
 
 _SECONDS_BETWEEN_LINES = 3.0
 
@@ -59,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         network, clip = timm_network(args.timm, args.rank, args.temporal_kernel, args.frames, args.size)
         title = f"timm '{args.timm}', rank {args.rank}, temporal kernel {args.temporal_kernel}"
     else:
-        network, clip = config_network(args.config, args.frames, args.size)
+        with config_errors():
+            network, clip = config_network(args.config, args.frames, args.size)
         title = f"{args.config}, {type(network).__name__}"
     result = network_cost(network, clip, 0 if args.no_latency else args.repeats, Progress())
     how = f"{title}; one clip {'x'.join(map(str, clip.shape[1:]))}, float32"

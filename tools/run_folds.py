@@ -16,10 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hocp_mm.cli import run
+from hocp_mm.cli import config_options, run
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.files import require_writable, write_text
 from hocp_mm.parallel import end_with_launcher, launched
+from hocp_mm.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -78,19 +79,13 @@ def load(args: argparse.Namespace, fold: int) -> "Config":
     Raises:
         HOCPError: If an option is no assignment or chooses a fold.
     """
-    from mmengine.config import DictAction
-
     from hocp_mm import launch
 
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    wrong = [option for option in args.cfg_options if "=" not in option]
-    if wrong:
-        raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {wrong[0]!r}.")
-    options = parser.parse_args(["--cfg-options", *args.cfg_options]).cfg_options if args.cfg_options else {}
+    options = config_options(args.cfg_options)
     if any(key == "fold" or key.endswith("dataset.fold") for key in options):
         raise HOCPError("--cfg-options: fold is set for each run, choose with --folds.")
-    return launch.load_config(args.config, {**options, "fold": fold})
+    with config_errors():
+        return launch.load_config(args.config, {**options, "fold": fold})
 
 
 def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:

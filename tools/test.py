@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm import launch
     from hocp_mm.config_check import check_config
 
-    cfg = launch.load_config(args.config, args.cfg_options)
-    with config_errors(cfg):
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
         merge_args(cfg, args)
     check_config(cfg, "test")
     launch.require_file(args.checkpoint, "CHECKPOINT")

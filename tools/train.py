@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm import launch
     from hocp_mm.config_check import check_config
 
-    cfg = launch.load_config(args.config, args.cfg_options)
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
     check_config(cfg, "train")
     merge_args(cfg, args)
     if is_first_process():
