@@ -78,22 +78,23 @@ def _terminable() -> Iterator[None]:
 
     waker, woken = os.pipe()
     os.set_blocking(woken, False)
-    threading.Thread(target=_end_late, args=(waker,), daemon=True).start()
+    left = threading.Event()
+    threading.Thread(target=_end_late, args=(waker, left), daemon=True).start()
     before = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
+        left.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         os.close(woken)
 
 
-def _end_late(waker: int) -> None:
+def _end_late(waker: int, left: threading.Event) -> None:
     """End the process some seconds after SIGTERM: a collective operation that waits lets no handler run."""
     while numbers := os.read(waker, 64):
-        if signal.SIGTERM in numbers:
-            time.sleep(_GRACE_SECONDS)
+        if signal.SIGTERM in numbers and not left.wait(_GRACE_SECONDS):
             os._exit(TERMINATED)
     os.close(waker)
 

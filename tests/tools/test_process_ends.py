@@ -134,6 +134,7 @@ def port() -> Iterator[str]:
         yield str(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 @ON_CPUS
 def test_a_used_port_is_named(tmp_path: Path, port: str) -> None:
     rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -153,7 +154,10 @@ def test_dist_train_asks_for_its_port_first(port: str) -> None:
     )
 
 
-def test_sigterm_lets_a_block_remove_its_drafts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sigterm_lets_a_block_remove_its_drafts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_GRACE_SECONDS", 0.2)
     removed = []
 
     def body() -> None:
@@ -168,6 +172,7 @@ def test_sigterm_lets_a_block_remove_its_drafts(capsys: pytest.CaptureFixture[st
     assert ended.value.code == 143
     assert capsys.readouterr().err == "error: ended by SIGTERM.\n"
     assert removed == [True]
+    time.sleep(0.4)  # a process that goes on is not ended later
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
