@@ -176,6 +176,22 @@ def test_sigterm_lets_a_block_remove_its_drafts(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_handler_of_the_block_ends_in_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_GRACE_SECONDS", 0.1)
+    heard = []
+
+    def body() -> None:
+        before = signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.4)
+        signal.signal(signal.SIGTERM, before)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(body)
+    assert ended.value.code == 0
+    assert heard == [True]
+
+
 STUCK = """
 import os, signal, time
 from hocp_mm import cli

@@ -259,7 +259,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_its_keys(config: P
     with pytest.raises(CheckpointError, match=text):
         TEST.main([str(config), str(foreign), "--work-dir", str(config.parent / "work")])
     with pytest.raises(CheckpointError, match=text):
-        train(config, "--resume", str(foreign))
+        train(config, "--cfg-options", f"load_from={foreign}")
 
 
 REFUSALS: dict[str, tuple[list[str], type[Exception], str]] = {
