@@ -4,25 +4,31 @@ Imports nothing but the errors, so that ``--help`` and data preparation start at
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 from hocp_mm.errors import HOCPError
+from hocp_mm.refusals import LONGEST_VALUE, refusal, shorten
 
 USER_ERROR = 2
-INTERRUPTED = 130
-"""Exit codes: argparse's own for wrong usage; the shell's for Ctrl-C."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes: argparse's own for wrong usage; the shell's for Ctrl-C and SIGTERM."""
+
+_GRACE_SECONDS = 5.0
 
 
 def run(main: Callable[[], object]) -> NoReturn:
     """Call ``main`` and end the process; a user's error prints ``error: <text>`` and exits with 2.
 
-    Frameworks wrap what happens while they build an object or inside a worker process: the original error counts.
-    With ``HOCP_TRACEBACK=1`` in the environment everything is shown. Any other exception passes through: it is a
-    fault of the program, and its traceback is wanted.
+    Frameworks wrap what happens while they build an object or inside a worker process: the original error counts (see
+    `hocp_mm.refusals`). With ``HOCP_TRACEBACK=1`` in the environment everything is shown. Any other exception passes
+    through: it is a fault of the program, and its traceback is wanted.
 
     Args:
         main: Function without arguments, the body of the tool.
@@ -31,49 +37,68 @@ def run(main: Callable[[], object]) -> NoReturn:
         SystemExit: Always, unless ``main`` fails with an error that is not the user's.
     """
     try:
-        main()
+        with _terminable():
+            main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except _TerminatedError:
+        _tell("ended by SIGTERM.")
+        sys.exit(TERMINATED)
     except Exception as error:
-        cause = user_error(error)
-        if cause is None or os.environ.get("HOCP_TRACEBACK") == "1":
+        text = None if os.environ.get("HOCP_TRACEBACK") == "1" else refusal(error)
+        if text is None:
             raise
-        sys.stdout.flush()
-        sys.stderr.write(f"error: {_text(cause)}\n")
+        _tell(text)
         sys.exit(USER_ERROR)
     sys.exit(0)
 
 
-def user_error(error: BaseException) -> HOCPError | None:
-    """Return the innermost `HOCPError` in the chain of causes of ``error``, itself included, or None.
-
-    Example:
-        >>> user_error(ValueError("x")) is None
-        True
-    """
-    found = None
-    for link in _chain(error):
-        if isinstance(link, HOCPError):
-            found = link
-    return found
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the full disk may be the output's
+        sys.stdout.flush()
+    sys.stderr.write(f"error: {text}\n")
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
 
 
-def _text(error: HOCPError) -> str:
-    """Return the text alone: torch puts the whole traceback of a data loader's worker into it."""
-    text = str(error)
-    if text.startswith("Caught ") and "\nOriginal Traceback" in text:
-        kind = type(error)
-        text = text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2]
-    return text.strip()
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, with drafts removed; at once where it waits for other processes."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(*_: object) -> None:
+        if os.getpid() != owner:  # a fork that has not replaced this yet
+            os._exit(TERMINATED)
+        raise _TerminatedError
+
+    waker, woken = os.pipe()
+    os.set_blocking(woken, False)
+    left = threading.Event()
+    threading.Thread(target=_end_late, args=(waker, end, left), daemon=True).start()
+    before = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        left.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+
+
+def _end_late(waker: int, handler: object, left: threading.Event) -> None:
+    """End the process some seconds after SIGTERM: a collective operation that waits lets no handler run."""
+    while numbers := os.read(waker, 64):
+        # Who has put another handler there, as our train loops do, ends the run in its own time.
+        ours = signal.getsignal(signal.SIGTERM) is handler
+        if signal.SIGTERM in numbers and ours and not left.wait(_GRACE_SECONDS):
+            os._exit(TERMINATED)
+    os.close(waker)
 
 
 def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
@@ -83,11 +108,44 @@ def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
         parser: Parser of a tool that reads a config.
         example: An override that its users need.
     """
-    from mmengine.config import DictAction  # here: it takes a second, and tools without a config do without
-
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
+        "--cfg-options", nargs="+", action=_Options, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
     )
+
+
+class _Options(argparse.Action):
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: object = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **config_options(values)})
+
+
+def config_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words as MMEngine's tools do.
+
+    Args:
+        words: As the shell hands them over.
+
+    Returns:
+        Values by dotted key.
+
+    Raises:
+        HOCPError: If a word is no assignment.
+    """
+    from mmengine.config import DictAction  # here: it takes a second, and tools without options do without
+
+    parser = argparse.ArgumentParser()
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {shorten(repr(word), LONGEST_VALUE)}.")
+        try:
+            DictAction("options", "options")(parser, found := argparse.Namespace(), [word])
+        except Exception as error:  # brackets that do not close, and what else its reader of lists does not expect
+            raise HOCPError(
+                f"--cfg-options: {key} must be a value or list, got {shorten(repr(value), 200)}."
+            ) from error
+        options |= found.options
+    return options
 
 
 class ProgressLine:

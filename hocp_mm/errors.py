@@ -36,3 +36,7 @@ class DivergedError(HOCPError, FloatingPointError):
 
 class UnknownModelError(HOCPError, KeyError):
     """A model name that timm does not have; the text lists the nearest names."""
+
+
+class OutputError(HOCPError, OSError):
+    """A file or folder cannot be written; the text names it and what the system said."""

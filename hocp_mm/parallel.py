@@ -1,8 +1,11 @@
 """Many independent tasks over several processes, with progress."""
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
@@ -13,6 +16,7 @@ import cv2
 Progress = Callable[[int, int], None]
 """Called with the number of finished tasks and of all tasks."""
 _T = TypeVar("_T")
+_LAUNCHED_BY = "HOCP_MM_LAUNCHED_BY"
 
 
 def run_tasks(
@@ -70,9 +74,49 @@ def end_with_parent() -> None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
+def end_with_launcher(launcher: str = "none") -> None:
+    """See to it that this process ends when the program that launched it is gone, even if that was killed.
+
+    A training whose torchrun or ``tools/run_folds.py`` was killed would otherwise go on beside the next one.
+
+    Args:
+        launcher: Option of the tools. With ``none`` only processes of torchrun and of `launched` look after it.
+    """
+    known = os.environ.pop(_LAUNCHED_BY, None)
+    if launcher == "none" and known is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    parent = os.getppid()
+    if known is not None and known != str(parent):
+        os._exit(1)  # it was killed before this process came to look
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def launched() -> dict[str, str]:
+    """Return the environment of a child process that calls `end_with_launcher`."""
+    return os.environ | {_LAUNCHED_BY: str(os.getpid())}
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the only process of a run, or its first one, before a process group is there."""
+    names = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0
+
+
 def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one of them reports it
     cv2.setNumThreads(1)
     end_with_parent()
+
+
+def _end_after(parent: int) -> None:
+    """Wait until ``parent`` is no longer the parent of this process, and end too."""
+    with contextlib.suppress(AttributeError, OSError):  # a system without it, or the process is gone
+        handle = os.pidfd_open(parent)
+        if os.getppid() == parent:
+            wait([handle])
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _end_with(sentinel: int) -> None:

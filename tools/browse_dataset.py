@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hocp_mm.cli import add_config_options, run
+from hocp_mm.files import require_writable_file
+from hocp_mm.refusals import config_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the sheet and name its file."""
     args = parse_args(argv)
+    require_writable_file(args.out, "--out")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
@@ -41,11 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hocp_mm.apis.clip_browsing import browse_clips, build_browsed
     from hocp_mm.visualization import draw_contact_sheet
 
-    cfg = launch.load_config(args.config, args.cfg_options)
-    built = build_browsed(cfg, args.split)
-    assert built.dataset is not None
-    dataset = built.dataset
-    clips = browse_clips(dataset, args.clips, args.frames, args.seed)
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
+    with config_errors(cfg):
+        built = build_browsed(cfg, args.split)
+        assert built.dataset is not None
+        dataset = built.dataset
+        clips = browse_clips(dataset, args.clips, args.frames, args.seed)
     height, width = clips[0].frames.shape[1:3]
     low, high = dataset.label_range
     sheet = draw_contact_sheet(

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from hocp_mm.cli import ProgressLine, add_config_options, run
+from hocp_mm.files import require_writable_file
+from hocp_mm.refusals import config_errors
 
 FAULTS_FOUND = 1
 
@@ -33,6 +35,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, print the table; exits with 1 if there are faults."""
     args = parse_args(argv)
+    if args.csv:
+        require_writable_file(args.csv, "--csv")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
@@ -41,12 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     from hocp_mm.apis import check_data
     from hocp_mm.apis.data_report_text import report_text, write_faults
 
-    cfg = launch.load_config(args.config, args.cfg_options)
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
     splits = list(dict.fromkeys(args.splits))
     print(f"check: the data sets of {', '.join(splits)} look at their files", file=sys.stderr, flush=True)
-    report = check_data(
-        cfg, splits=splits, workers=args.workers, deep=not args.fast, progress=ProgressLine("check", "records")
-    )
+    progress = ProgressLine("check", "records")
+    with config_errors(cfg):
+        report = check_data(cfg, splits=splits, workers=args.workers, deep=not args.fast, progress=progress)
     print(report_text(report))
     if args.csv:
         print(f"written to {write_faults(report, args.csv)}")

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 from hocp_mm.cli import run
+from hocp_mm.files import require_writable_file
+from hocp_mm.refusals import config_errors
 
 _SECONDS_BETWEEN_LINES = 3.0
 
@@ -43,6 +45,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Build, count, measure, print."""
     args = parse_args(argv)
+    if args.csv is not None:
+        require_writable_file(args.csv, "--csv")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
@@ -56,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         network, clip = timm_network(args.timm, args.rank, args.temporal_kernel, args.frames, args.size)
         title = f"timm '{args.timm}', rank {args.rank}, temporal kernel {args.temporal_kernel}"
     else:
-        network, clip = config_network(args.config, args.frames, args.size)
+        with config_errors():
+            network, clip = config_network(args.config, args.frames, args.size)
         title = f"{args.config}, {type(network).__name__}"
     result = network_cost(network, clip, 0 if args.no_latency else args.repeats, Progress())
     how = f"{title}; one clip {'x'.join(map(str, clip.shape[1:]))}, float32"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hocp_mm.cli import run
 from hocp_mm.errors import HOCPError
+from hocp_mm.files import require_writable
 
 _SECONDS_BETWEEN_LINES = 3.0
 
@@ -68,6 +69,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Predict, then write and name the files."""
     args = parse_args(argv)
+    require_writable(args.out, "--out")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
@@ -78,8 +80,6 @@ def main(argv: list[str] | None = None) -> None:
 
     progress = ProgressLine()
     info = probe_video(args.video)
-    if args.out.exists() and not args.out.is_dir():
-        raise HOCPError(f"--out: must be a folder, got a file: {args.out}.")
     inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")

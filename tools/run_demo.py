@@ -16,6 +16,7 @@ from demos import afew_va, affectnet, sewa
 from demos.steps import ROOT, Demo, Steps, fresh
 
 from hocp_mm.cli import run
+from hocp_mm.files import require_writable, write_text
 
 SETS = {"sewa": sewa, "afew_va": afew_va, "affectnet": affectnet}
 
@@ -43,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.monotonic()
     chosen = SETS[args.set]
     demo = make_demo(args)
+    for folder, option in ((demo.out, "--out"), (demo.data, "--data")):
+        require_writable(folder, option)
     fresh([*(demo.out / name for name in chosen.FOLDERS), demo.results, demo.out / "logs"])
     outcome = chosen.run(demo)
-    (demo.results / "results.md").write_text(outcome.table + "\n", encoding="utf-8")
+    write_text(demo.results / "results.md", outcome.table + "\n")
     print(f"\n{outcome.table}\n\nIn {demo.results}:")
     width = max(map(len, outcome.files)) + 2
     for name, what in {"results.md": "this table", **outcome.files}.items():

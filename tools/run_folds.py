@@ -8,7 +8,6 @@ kept, a training is resumed from its last checkpoint.
 import argparse
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -17,8 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hocp_mm.cli import run
+from hocp_mm.cli import config_options, run
 from hocp_mm.errors import DataError, HOCPError
+from hocp_mm.files import require_writable, write_text
+from hocp_mm.parallel import end_with_launcher, launched
+from hocp_mm.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -50,9 +52,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the folds that are not done, then pool all of them."""
     args = parse_args(argv)
+    end_with_launcher()
     from hocp_mm.evaluation import pool_folds
 
     work_dir: Path = args.work_dir or Path("work_dirs") / f"{Path(args.config).stem}_folds"
+    require_writable(work_dir, "--work-dir")
     first = load(args, 0)
     numbers = choose_folds(first, args.folds)
     check_tests(Path(first.test_dataloader.dataset.data_root), numbers)
@@ -65,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         train_and_test(folder, args, configs[fold], fold)
     scores = pool_folds({fold: collect(work_dir / f"fold_{fold}", cfg, fold) for fold, cfg in configs.items()})
     path = work_dir / "folds.json"
-    path.write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(asdict(scores), indent=2) + "\n")
     print(f"\n{report(scores)}\n\nwritten to {path}", flush=True)
 
 
@@ -75,19 +79,13 @@ def load(args: argparse.Namespace, fold: int) -> "Config":
     Raises:
         HOCPError: If an option is no assignment or chooses a fold.
     """
-    from mmengine.config import DictAction
-
     from hocp_mm import launch
 
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    wrong = [option for option in args.cfg_options if "=" not in option]
-    if wrong:
-        raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {wrong[0]!r}.")
-    options = parser.parse_args(["--cfg-options", *args.cfg_options]).cfg_options if args.cfg_options else {}
+    options = config_options(args.cfg_options)
     if any(key == "fold" or key.endswith("dataset.fold") for key in options):
         raise HOCPError("--cfg-options: fold is set for each run, choose with --folds.")
-    return launch.load_config(args.config, {**options, "fold": fold})
+    with config_errors():
+        return launch.load_config(args.config, {**options, "fold": fold})
 
 
 def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
@@ -161,8 +159,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(file, json.dumps(stamp, indent=2) + "\n")
+    write_text(file, json.dumps(stamp, indent=2) + "\n")
 
 
 def static_checkpoint(args: argparse.Namespace, fold: int) -> str | None:
@@ -181,7 +178,7 @@ def train_and_test(folder: Path, args: argparse.Namespace, cfg: "Config", fold: 
         source = static_checkpoint(args, fold)
         given = ["--static-checkpoint", source] if source else []
         call(fold, "train.py", [args.config, "--work-dir", str(folder), "--resume", *given, *options])
-        replace_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n")
+        write_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n")
     checkpoint = folder / json.loads(trained.read_bytes())["checkpoint"]
     # Under another name until it is complete.
     draft = folder / "results.part"
@@ -202,7 +199,7 @@ def call(fold: int, tool: str, words: list[str]) -> None:
         HOCPError: If it fails.
     """
     print(f"$ {shlex.join(['python', f'tools/{tool}', *words])}", flush=True)
-    code = subprocess.run([sys.executable, str(TOOLS / tool), *words], check=False).returncode
+    code = subprocess.run([sys.executable, str(TOOLS / tool), *words], env=launched(), check=False).returncode
     if code != 0:
         raise HOCPError(
             f"fold {fold}: {tool} must succeed, got exit code {code}. The same command again goes on from here."
@@ -279,13 +276,6 @@ def report(scores: "FoldScores") -> str:
             table(f"pooled: {scores.frames} valid frames of {scores.videos} clips of {count}", scores.pooled),
         ]
     )
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from hocp_mm.cli import add_config_options, run
 from hocp_mm.errors import HOCPError
+from hocp_mm.files import require_writable, require_writable_file, write_text
+from hocp_mm.parallel import end_with_launcher, is_first_process
+from hocp_mm.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -39,6 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Check everything, test, print the table."""
     args = parse_args(argv)
+    end_with_launcher(args.launcher)
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
@@ -46,14 +50,20 @@ def main(argv: list[str] | None = None) -> None:
     from mmengine import dist
 
     from hocp_mm import launch
+    from hocp_mm.config_check import check_config
 
-    cfg = launch.load_config(args.config, args.cfg_options)
-    merge_args(cfg, args)
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
+        merge_args(cfg, args)
+    check_config(cfg, "test")
     launch.require_file(args.checkpoint, "CHECKPOINT")
-    datasets = launch.build_datasets(cfg)
-    runner = launch.make_runner(cfg, datasets)
-    launch.load_weights(runner.model, args.checkpoint)
-    metrics = runner.test()
+    if is_first_process():
+        check_outputs(cfg, args)
+    with config_errors(cfg):
+        datasets = launch.build_datasets(cfg)
+        runner = launch.make_runner(cfg, datasets)
+        launch.load_weights(runner.model, args.checkpoint)
+        metrics = runner.test()
     if dist.is_main_process():
         report(metrics, Path(args.out_dir or cfg.work_dir))
 
@@ -90,17 +100,30 @@ def merge_args(cfg: "Config", args: argparse.Namespace) -> None:
     if args.dump is not None:
         if not args.dump.endswith((".pkl", ".pickle")):
             raise HOCPError(f"--dump: the file must end in .pkl or .pickle, got {args.dump}.")
-        evaluators.append({"type": "DumpResults", "out_file_path": args.dump})
+        evaluators.append({"type": "hocp_mm.DumpPredictions", "out_file_path": args.dump})
     cfg.test_evaluator = evaluators
+
+
+def check_outputs(cfg: "Config", args: argparse.Namespace) -> None:
+    """Make sure that what comes out can be written.
+
+    Args:
+        cfg: The config, with its ``work_dir``.
+        args: Result of ``parse_args``.
+    """
+    require_writable(cfg.work_dir, "--work-dir")
+    if args.out_dir is not None:
+        require_writable(args.out_dir, "--out-dir")
+    if args.dump is not None:
+        require_writable_file(args.dump, "--dump")
 
 
 def report(metrics: dict[str, Any], folder: Path) -> None:
     """Write ``metrics.json`` into a folder and print the table."""
     from hocp_mm.evaluation import score_table
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "metrics.json"
-    path.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(metrics, indent=2) + "\n")
     prefixes = [key.removesuffix("/ccc_mean") for key in metrics if key.endswith("/ccc_mean")]
     tables = [score_table(metrics, prefix) for prefix in prefixes]
     print("\n" + "\n\n".join(tables or [f"{key}: {value}" for key, value in metrics.items()]))

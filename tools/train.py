@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 from hocp_mm.cli import add_config_options, run
 from hocp_mm.errors import HOCPError
+from hocp_mm.files import require_writable
+from hocp_mm.parallel import end_with_launcher, is_first_process
+from hocp_mm.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -45,14 +48,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Check everything, then train."""
     args = parse_args(argv)
+    end_with_launcher(args.launcher)
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 
     compat.apply()
     from hocp_mm import launch
+    from hocp_mm.config_check import check_config
 
-    cfg = launch.load_config(args.config, args.cfg_options)
+    with config_errors():
+        cfg = launch.load_config(args.config, args.cfg_options)
+    check_config(cfg, "train")
     merge_args(cfg, args)
+    if is_first_process():
+        require_writable(cfg.work_dir, "--work-dir")
     checkpoint = launch.resume_path(cfg)
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
@@ -63,11 +72,12 @@ def main(argv: list[str] | None = None) -> None:
         cfg.resume = False
         if cfg.get("load_from"):
             launch.require_file(cfg.load_from, "load_from")
-    datasets = launch.build_datasets(cfg)
-    runner = launch.make_runner(cfg, datasets)
-    if cfg.get("load_from"):
-        launch.fit_runner_(runner, cfg.load_from)
-    runner.train()
+    with config_errors(cfg):
+        datasets = launch.build_datasets(cfg)
+        runner = launch.make_runner(cfg, datasets)
+        if cfg.get("load_from"):
+            launch.fit_runner_(runner, cfg.load_from)
+        runner.train()
     del runner
     launch.leave_distributed()
 

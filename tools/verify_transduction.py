@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from hocp_mm.cli import run
+from hocp_mm.files import require_writable_file
 
 FAILED = 1
 """Exit code."""
@@ -40,6 +41,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Build, measure, print."""
     args = parse_args(argv)
+    if args.csv is not None:
+        require_writable_file(args.csv, "--csv")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm import compat
 

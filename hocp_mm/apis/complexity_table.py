@@ -1,10 +1,9 @@
 """Lay out the cost of a network: aligned text, Markdown, and a CSV file with the bare numbers."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hocp_mm.errors import HOCPError
+from hocp_mm.files import write_rows
 from hocp_mm.functional.cost import Cost
 from hocp_mm.layers.complexity import Complexity, LayerComplexity
 
@@ -33,27 +32,17 @@ def write_csv(result: Complexity, path: str | Path) -> Path:
 
     Returns:
         The path; its folder is made.
-
-    Raises:
-        HOCPError: If the file cannot be written.
     """
     path = Path(path)
     costs = {"": "cost", "dense_": "dense", "parent_": "parent"}
     words = ("name", "kind", "kernel_size", "stride", "groups", "rank", "calls", "input_shape", "output_shape")
     times = ("milliseconds", "dense_milliseconds", "parent_milliseconds")
     fields = tuple(Cost.__dataclass_fields__)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow((*words, *(prefix + field for prefix in costs for field in fields), *times, "note"))
-            for row in result.rows:
-                numbers = [getattr(getattr(row, cost), field) for cost in costs.values() for field in fields]
-                writer.writerow(
-                    (*(_plain(getattr(row, w)) for w in words), *numbers, *(getattr(row, t) for t in times), row.note)
-                )
-    except OSError as error:
-        raise HOCPError(f"--csv: the file must be writable, got {path} ({error.strerror}).") from error
+    rows: list[Sequence[object]] = [(*words, *(prefix + field for prefix in costs for field in fields), *times, "note")]
+    for row in result.rows:
+        numbers = [getattr(getattr(row, cost), field) for cost in costs.values() for field in fields]
+        rows.append((*(_plain(getattr(row, w)) for w in words), *numbers, *(getattr(row, t) for t in times), row.note))
+    write_rows(path, rows)
     return path
 
 

@@ -1,10 +1,10 @@
 """The account of a check as text and as a file."""
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hocp_mm.apis.data_report import DataReport, PartReport, Range
+from hocp_mm.files import write_rows
 
 _SHOWN = 10
 
@@ -41,12 +41,8 @@ def write_faults(report: DataReport, path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["part", "kind", "file", "text"])
-        for part in report.parts:
-            writer.writerows([part.name, fault.kind, fault.file, str(fault)] for fault in part.faults)
+    rows = [[part.name, fault.kind, fault.file, str(fault)] for part in report.parts for fault in part.faults]
+    write_rows(path, [["part", "kind", "file", "text"], *rows], lineterminator="\r\n")
     return path
 
 

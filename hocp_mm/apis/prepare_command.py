@@ -16,6 +16,7 @@ from hocp_mm.datasets.store.report import REPORT
 from hocp_mm.datasets.store.settings import CODECS, CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.files import require_writable
 
 WHOLE_FRAMES = "frame"
 _MARGIN = 1.5
@@ -88,6 +89,7 @@ def run_store_command(
     """
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: must be at least 1, got {args.workers}")
+    require_writable(args.out, "OUT")
     whole = faces == WHOLE_FRAMES and args.detector is None
     if whole and args.margin is not None:
         parser.error("argument --margin: whole frames have no margin")

@@ -1,11 +1,10 @@
 """A verification of transduction as text and as a file."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 from hocp_mm.apis.transduction_report import LIMIT, Verification
-from hocp_mm.errors import HOCPError
+from hocp_mm.files import write_rows
 
 
 def text(result: Verification, verbose: bool = False) -> str:
@@ -73,21 +72,13 @@ def write_csv(result: Verification, path: str | Path) -> Path:
 
     Returns:
         The path; its folder is made.
-
-    Raises:
-        HOCPError: If the file cannot be written.
     """
     path = Path(path)
     rows: list[tuple[str, str | int, int | str, float]] = [("frame-wise error", "", "", result.framewise)]
     rows += [(f"leak: {k}", "", "", v) for k, v in (result.leaks._asdict() if result.leaks else {}).items()]
     rows += [("kernel error", name, result.ranks[name], error) for name, error in result.kernels.items()]
     rows += [("feature error", stage, "", error) for stage, error in enumerate(result.stages or [])]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("quantity", "where", "rank", "value"), *rows])
-    except OSError as error:
-        raise HOCPError(f"--csv: the file must be writable, got {path} ({error.strerror}).") from error
+    write_rows(path, [("quantity", "where", "rank", "value"), *rows])
     return path
 
 

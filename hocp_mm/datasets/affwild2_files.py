@@ -12,13 +12,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.source_files import parse_number, read_text
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.files import write_text
 
 HEADER = "valence,arousal"
 TRACK = "VA_Estimation_Challenge"
@@ -226,12 +226,6 @@ def write_va_file(
         raise ValueError(f"{path}: predictions must lie in [-1, 1], got {values[row].tolist()} at frame {inds[row]}.")
     every = np.arange(num_frames)
     valence, arousal = (np.interp(every, inds, column) for column in values.T)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        rows = "".join(f"{v:.6f},{a:.6f}\n" for v, a in zip(valence, arousal, strict=True))
-        draft.write_text(f"{HEADER}\n{rows}", encoding="utf-8", newline="\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    rows = "".join(f"{v:.6f},{a:.6f}\n" for v, a in zip(valence, arousal, strict=True))
+    write_text(path, f"{HEADER}\n{rows}", newline="\n")
     return path

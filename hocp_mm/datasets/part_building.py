@@ -11,10 +11,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 
-from hocp_mm.cli import user_error
 from hocp_mm.datasets.affect_dataset import AffectDataset
 from hocp_mm.datasets.faults import Fault
 from hocp_mm.errors import HOCPError
+from hocp_mm.refusals import user_error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hocp_mm.datasets.source_files import read_text
 from hocp_mm.errors import DataError
+from hocp_mm.files import write_text
 
 PARTS = ("train", "val", "test")
 _CHECKSUM = re.compile(r"\bsha256=([0-9a-f]{64})\b")
@@ -98,15 +99,12 @@ def write_split_files(
         The files, in the order of ``parts``.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
     for part, keys in parts.items():
         file = folder / f"{part}.txt"
         drawn = "" if seed is None else f"seed={seed} "
         header = f"# {drawn}sha256={_checksum(keys)} grouped by {grouped_by}\n"
-        draft = file.with_suffix(".txt.part")
-        draft.write_text(header + "".join(f"{key}\n" for key in keys), encoding="utf-8", newline="\n")
-        draft.replace(file)
+        write_text(file, header + "".join(f"{key}\n" for key in keys), newline="\n")
         files.append(file)
     return files
 

@@ -1,7 +1,8 @@
 """Scores of predicted valence and arousal."""
 
 from hocp_mm.evaluation.affect_metric import AffectMetric
+from hocp_mm.evaluation.dump_predictions import DumpPredictions
 from hocp_mm.evaluation.fold_pooling import FoldScores, pool_folds, read_results
 from hocp_mm.evaluation.score_table import score_table
 
-__all__ = ["AffectMetric", "FoldScores", "pool_folds", "read_results", "score_table"]
+__all__ = ["AffectMetric", "DumpPredictions", "FoldScores", "pool_folds", "read_results", "score_table"]

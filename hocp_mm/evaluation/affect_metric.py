@@ -19,9 +19,9 @@ from hocp_mm.evaluation.expression_scores import (
     expression_scores,
     merge_expressions,
     write_expressions,
-    write_rows,
 )
 from hocp_mm.evaluation.windows import Window, merge_windows
+from hocp_mm.files import write_rows
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline

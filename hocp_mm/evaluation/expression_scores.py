@@ -1,7 +1,6 @@
 """Scores of predicted expressions: accuracy and F1 over all labelled frames together."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
 from hocp_mm.evaluation.windows import Window, by_video
+from hocp_mm.files import write_rows
 from hocp_mm.structures import WindowAverager
 
 
@@ -127,13 +127,6 @@ def write_expressions(path: Path, confusion: NDArray[np.int64], names: Sequence[
         cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
         rows.append([name, str(confusion[index].sum()), *cells, *map(str, confusion[index])])
     write_rows(path, rows)
-
-
-def write_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a CSV file, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def expression_names(meta: Mapping[str, Any] | None, num_classes: int) -> list[str]:

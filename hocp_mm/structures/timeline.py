@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.files import write_rows
 
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")
@@ -168,14 +168,7 @@ class AffectTimeline:
             The path written.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-        try:
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(self._rows())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_rows(path, self._rows())
         return path
 
     def _rows(self) -> Iterator[list[str]]:

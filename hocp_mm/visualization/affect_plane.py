@@ -10,6 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from hocp_mm.files import replacing
 from hocp_mm.functional.agreement import ccc
 
 _INK, _SOFT, _GRID = "#222222", "#767676", "#E4E4E4"
@@ -71,6 +72,6 @@ def plot_affect_plane(
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, labelcolor=_INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as draft:
+        figure.savefig(draft)
     return path

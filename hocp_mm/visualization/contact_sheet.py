@@ -1,5 +1,6 @@
 """One picture of what a network is shown: clips in rows, labels under each frame."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from hocp_mm.files import replacing
 from hocp_mm.visualization.timeline_plot import COLOURS
 
 _INK, _SOFT, _GOOD, _BAD, _RULE = "#222222", "#767676", "#1B7837", "#B2182B", "#E4E4E4"
@@ -97,8 +99,11 @@ class ContactSheet:
     def save(self, path: str | Path) -> Path:
         """Write the picture; the suffix of ``path`` chooses the format. The folder is created."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(self.picture).save(path)
+        # In memory first: of a full disk Pillow itself says no more than "encoder error".
+        content = io.BytesIO()
+        Image.fromarray(self.picture).save(content, Image.registered_extensions()[path.suffix.lower()])
+        with replacing(path) as draft:
+            draft.write_bytes(content.getbuffer())
         return path
 
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import av
 import cv2
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
+from hocp_mm.files import replacing
 from hocp_mm.structures.timeline import AffectTimeline
 
 _LOG = logging.getLogger(__name__)
@@ -184,23 +184,20 @@ def _mp4_writer(path: Path, rate: Fraction) -> Iterator[Any]:
     if not _has_encoder(codec):
         _LOG.warning("write_overlay: this PyAV has no libx264; writing %s with mpeg4 instead.", path)
         codec, options = "mpeg4", {"qscale": "3"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.mp4")
-    try:
-        with av.open(str(draft), "w", format="mp4", options={"movflags": "faststart"}) as container:
-            stream: Any = container.add_stream(codec, rate=rate, options=options)
-            stream.pix_fmt = "yuv420p"
+    with (
+        replacing(path) as draft,
+        av.open(str(draft), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream: Any = container.add_stream(codec, rate=rate, options=options)
+        stream.pix_fmt = "yuv420p"
 
-            def write(frame: _Image) -> None:
-                height, width = frame.shape[:2]
-                even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-                if stream.codec_context.is_open is False:
-                    stream.width, stream.height = even.shape[1], even.shape[0]
-                picture = av.VideoFrame.from_ndarray(np.asarray(even, dtype=np.uint8), format="rgb24")
-                container.mux(stream.encode(picture))
+        def write(frame: _Image) -> None:
+            height, width = frame.shape[:2]
+            even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            if stream.codec_context.is_open is False:
+                stream.width, stream.height = even.shape[1], even.shape[0]
+            picture = av.VideoFrame.from_ndarray(np.asarray(even, dtype=np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
 
-            yield write
-            container.mux(stream.encode(None))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        yield write
+        container.mux(stream.encode(None))

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from hocp_mm.files import replacing
 from hocp_mm.functional.agreement import ccc
 from hocp_mm.structures.timeline import AffectTimeline
 
@@ -50,8 +51,8 @@ def plot_timeline(timeline: AffectTimeline, path: str | Path, title: str | None 
     figure.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
     handles = _legend_handles(timeline)
     figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, fontsize=10, labelcolor=_INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as draft:
+        figure.savefig(draft)
     return path
 
 

@@ -1,6 +1,7 @@
 """Several processes without a GPU."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 from hocp_mm.compat import init_distributed
 from hocp_mm.errors import HOCPError
+from hocp_mm.refusals import refusal
 from tests.processes import ROOT
 
 
@@ -25,6 +27,21 @@ def test_launchers_that_cannot_work_on_cpus_are_refused(launcher, rule, monkeypa
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(HOCPError, match=rule):
         init_distributed(launcher, Config({}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU mmengine starts nccl itself")
+def test_a_used_port_is_named(monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        with pytest.raises(RuntimeError) as error:
+            init_distributed("pytorch", Config({}))
+    assert (refusal(error.value) or "").startswith(f"launcher: the port {port} is in use")
 
 
 DISTRIBUTED = """

@@ -103,7 +103,7 @@ MISTAKES = {
     "an even temporal kernel": (["--timm", "test_resnet", "--temporal-kernel", "2"], "needs an odd size, got 2"),
     "a network without k x k kernels": (["--timm", "test_vit"], "'test_vit' cannot become a video network"),
     "too small a picture": (["--timm", "inception_v4", "--size", "8"], "the network cannot run on 1x3x16x8x8"),
-    "a folder as csv": ([*TINY, "--csv", "."], "--csv: the file must be writable"),
+    "a folder as csv": ([*TINY, "--csv", "."], "--csv: must be a file that can be written"),
 }  # fmt: skip
 
 

@@ -257,9 +257,9 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_its_keys(config: P
         r"1 of another shape: head\.regress\.weight \(2, 6\) instead of \(2, 4\)\)"
     )
     with pytest.raises(CheckpointError, match=text):
-        TEST.main([str(config), str(foreign), "--work-dir", str(config.parent)])
+        TEST.main([str(config), str(foreign), "--work-dir", str(config.parent / "work")])
     with pytest.raises(CheckpointError, match=text):
-        train(config, "--resume", str(foreign))
+        train(config, "--cfg-options", f"load_from={foreign}")
 
 
 REFUSALS: dict[str, tuple[list[str], type[Exception], str]] = {

@@ -157,7 +157,7 @@ MISTAKES = {
     "an even temporal kernel": ([*TINY, "--temporal-kernel", "2"], "needs an odd size, got 2"),
     "too small a picture": (["--timm", "inception_v4", "--size", "8"], "timm's 'inception_v4' cannot run on 3x8x8"),
     "a fixed size": (["--timm", "vit_tiny_r_s16_p8_224", "--size", "64"], "cannot run on 3x64x64 (The size of tensor"),
-    "a folder as csv": ([*TINY, "--csv", "."], "--csv: the file must be writable"),
+    "a folder as csv": ([*TINY, "--csv", "."], "--csv: must be a file that can be written"),
 }  # fmt: skip
 
 

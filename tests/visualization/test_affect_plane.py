@@ -12,7 +12,7 @@ from hocp_mm.visualization import plot_affect_plane
 def drawn(monkeypatch):
     """Figures that were saved, instead of files."""
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (figures.append(self), path.touch()))
     return figures
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hocp_mm.errors import HOCPError
+from hocp_mm.parallel import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +56,7 @@ class Steps:
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with (
             log.open("w", encoding="utf-8") as file,
-            subprocess.Popen([sys.executable, "-u", *words], cwd=ROOT, **pipe) as process,
+            subprocess.Popen([sys.executable, "-u", *words], cwd=ROOT, env=launched(), **pipe) as process,
         ):
             assert process.stdout is not None
             for line in process.stdout:

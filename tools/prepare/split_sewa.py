@@ -12,6 +12,7 @@ from hocp_mm.cli import run
 from hocp_mm.datasets.sewa_files import find_sewa_keys, parse_sewa_key
 from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError
+from hocp_mm.files import require_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle, default: 0")
     parser.add_argument("--force", action="store_true", help="replace split files that differ")
     args = parser.parse_args(argv)
+    if args.root.is_dir():
+        require_writable(args.root, "ROOT")
     keys = find_sewa_keys(args.root)
     names = {key: parse_sewa_key(key) for key in keys}
     try:

@@ -8,6 +8,7 @@ python tools/prepare/synthetic.py affwild2 data/synthetic_affwild2 --videos 24 6
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hocp_mm.cli import ProgressLine, run
@@ -21,6 +22,7 @@ from hocp_mm.datasets.synthetic import (
     write_synthetic_affwild2,
     write_synthetic_sewa,
 )
+from hocp_mm.files import require_writable
 
 
 class Layout(NamedTuple):
@@ -169,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args, spec = parse_args(argv)
     layout = LAYOUTS[args.layout]
+    require_writable(Path(args.out).absolute().parent, "OUT")  # the set is moved to its place when it is complete
     written = layout.write(
         args.out, spec, workers=args.workers, progress=ProgressLine("synthetic set", "clips"), overwrite=args.overwrite
     )

@@ -9,6 +9,7 @@ from typing import Any
 from hocp_mm.datasets.source_files import read_text, unique_keys
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.files import write_text
 
 FORMAT_VERSION = 1
 HEADER_NAME = "store.json"
@@ -50,10 +51,8 @@ def write_header(store: str | Path, header: StoreHeader) -> Path:
         The file.
     """
     path = Path(store) / HEADER_NAME
-    draft = path.with_name(f"{HEADER_NAME}.part")
     values = asdict(header) | {"crop": header.crop.to_json()}
-    draft.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return path
 
 

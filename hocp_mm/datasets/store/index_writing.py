@@ -13,6 +13,7 @@ from hocp_mm.datasets.packed_strings import PackedStrings
 from hocp_mm.datasets.store.index import FRAME_COLUMNS, INDEX_VERSION, RECORD_COLUMNS, STRING_COLUMNS
 from hocp_mm.datasets.store.pack import PackTable
 from hocp_mm.datasets.store.settings import CropSettings
+from hocp_mm.files import replacing
 
 _NO_EXPRESSION = -1
 
@@ -121,13 +122,8 @@ def write_index(path: str | Path, rows: Iterable[IndexRow], crop: CropSettings) 
         columns[name] = np.concatenate([getattr(row.table, name) for row in rows])
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
-    draft = Path(f"{path}.part")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **columns)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        np.savez(draft, allow_pickle=False, **columns)
 
 
 def _join_boxes(rows: list[IndexRow]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from hocp_mm.errors import DataError
+from hocp_mm.files import writing
 
 LOCK = ".lock"
 
@@ -23,13 +24,11 @@ def locked(folder: Path) -> Iterator[None]:
         folder: Folder of the store.
 
     Raises:
-        DataError: If another process holds the lock, or the file cannot be written.
+        DataError: If another process holds the lock.
     """
     path = folder / LOCK
-    try:
+    with writing(path):
         file = path.open("a")
-    except OSError as error:
-        raise DataError(f"{folder}: the store cannot be written ({error.strerror}).") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.store.settings import Codec
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.files import replacing
 
 # Pictures lie 8 or 9 bytes apart, and a frame without a picture takes 8: neighbours come with one read.
 _LARGEST_GAP = 4096
@@ -79,10 +80,9 @@ def write_pack(
         ValueError: If a crop has another shape, or none has a picture.
         DataError: If the finished file does not hold what was written.
     """
-    draft = Path(f"{path}.part")
     sizes: list[int] = []
     checksums: list[int] = []
-    try:
+    with replacing(path) as draft:
         with av.open(str(draft), "w", format="avi", options={"fflags": "+bitexact"}) as container:
             rate = Fraction(fps).limit_denominator(1001) if fps > 0 else Fraction(1)
             stream: Any = container.add_stream("mjpeg" if codec == "jpeg" else "png", rate=rate)
@@ -97,9 +97,6 @@ def write_pack(
         if not any(sizes):
             raise ValueError(f"write_pack: at least one frame must have a picture, got none of {len(sizes)} ({path}).")
         offsets = _find_pictures(draft, sizes, checksums)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return PackTable(offsets, np.array(sizes, np.int32), np.array(checksums, np.uint32))
 
 

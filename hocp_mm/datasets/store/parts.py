@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hocp_mm.datasets.afew_va_files import same_actor
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, write_split_files
-from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.files import replacing
 
 SPLITS = "splits"
 FOLDS = "folds"
@@ -47,11 +47,10 @@ def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str,
             check_no_leak(parts, lambda key: same_actor(subjects.get(key, "")) or f"record {key}")
         except DataError as error:
             raise DataError(f"{folder}: {error}") from error
-        (store / place).mkdir(parents=True, exist_ok=True)
         for part, file in split_files(folder).items():
-            draft = draft_of(store / place / f"{part}.txt")
-            draft.write_bytes(file.read_bytes())
-            draft.replace(store / place / f"{part}.txt")
+            content = file.read_bytes()
+            with replacing(store / place / f"{part}.txt") as draft:
+                draft.write_bytes(content)
             named |= dict.fromkeys(parts[part])
     return list(named)
 
@@ -93,7 +92,7 @@ def _remove_others(store: Path, wanted: Mapping[str, Collection[str]]) -> None:
     for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))):
         if folder.is_dir():
             kept = {f"{part}.txt" for part in wanted.get(str(folder.relative_to(store)), ())}
-            for file in [*folder.glob("*.txt"), *folder.glob(f"*{DRAFT_SUFFIX}")]:
+            for file in folder.glob("*.txt"):  # drafts, too
                 if file.name not in kept:
                     file.unlink()
             if not any(folder.iterdir()):

@@ -27,8 +27,8 @@ from hocp_mm.datasets.store.plan import PackPlan, Records, check_records, faults
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kinds, report_text
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
-from hocp_mm.datasets.store.writing import DRAFT_SUFFIX, draft_of, writing
 from hocp_mm.errors import DataError
+from hocp_mm.files import is_draft, remove_drafts, write_text, writing
 from hocp_mm.parallel import run_tasks
 
 Progress = Callable[[int, int], None]
@@ -142,9 +142,7 @@ def _finish(
     there = {row.key for row in rows}
     text = "a split names this record, but it is not in the store; the lines of its files say why"
     report = [*report, *faults_of(results), *(ReportRow(LEFT_OUT, key, text) for key in keys if key not in there)]
-    draft = draft_of(out / REPORT)
-    draft.write_text(report_text(report), encoding="utf-8", errors="surrogateescape", newline="")
-    draft.replace(out / REPORT)
+    write_text(out / REPORT, report_text(report), newline="", errors="surrogateescape")
     if not rows:
         raise DataError(f"{out}: at least one record must be usable, got none of {len(keys)}; {out / REPORT} says why.")
     summary = _summary(packs, rows, results, report)
@@ -196,8 +194,8 @@ def _check_folder(out: Path) -> None:
         return
     if not out.is_dir():
         raise DataError(f"{out}: a store goes to a folder, got a file.")
-    content = {file.name for file in out.iterdir()}
-    if HEADER_NAME not in content and content - {LOCK, draft_of(Path(HEADER_NAME)).name, PACKS}:
+    content = {file.name for file in out.iterdir() if not is_draft(file)}
+    if HEADER_NAME not in content and content - {LOCK, PACKS}:
         raise DataError(f"{out}: a store goes to a new or empty folder, got one with other content.")
 
 
@@ -237,8 +235,10 @@ def _write_splits(
 
 def _clean(packs: Path, used: set[str]) -> None:
     """Remove what earlier calls left: drafts of killed ones, packs of records that are gone."""
-    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz", DRAFT_SUFFIX)]
-    gone = [file for file in ours if file.suffix == DRAFT_SUFFIX or file.stem not in used]
+    remove_drafts(packs)
+    remove_drafts(packs.parent)
+    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz")]
+    gone = [file for file in ours if file.stem not in used]
     for file in gone:
         file.unlink()
     if old := [file.stem for file in gone if file.suffix == ".avi"]:

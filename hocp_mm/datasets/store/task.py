@@ -28,8 +28,8 @@ from hocp_mm.datasets.store.sources import (
     fingerprint,
     frames_of,
 )
-from hocp_mm.datasets.store.writing import draft_of, writing
 from hocp_mm.errors import DataError, NoFaceError
+from hocp_mm.files import replacing, writing
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,5 @@ def _write_facts(file: Path, facts: PackFacts) -> None:
         "length": np.array(facts.length, np.int64),
         "complete": np.array(facts.complete),
     }
-    draft = draft_of(file)
-    with draft.open("wb") as stream:
-        np.savez(stream, **values)
-    draft.replace(file)
+    with replacing(file) as draft:
+        np.savez(draft, **values)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hocp_mm.errors import DataError
+from hocp_mm.files import writing
 
 MANIFEST = "synthetic.json"
 """File in the root of a set that holds the numbers it was made with."""
@@ -37,6 +38,11 @@ def write_staged(root: Path, manifest: str, write: Callable[[Path], None], overw
                 f"{root}: holds a synthetic set made with other numbers (see {file}); name another folder or allow "
                 "overwriting (--overwrite)."
             )
+    with writing(root):
+        return _write(root, manifest, write)
+
+
+def _write(root: Path, manifest: str, write: Callable[[Path], None]) -> bool:
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as staging:
         draft = Path(staging) / "set"

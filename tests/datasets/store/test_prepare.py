@@ -15,7 +15,7 @@ from hocp_mm.datasets.store import CropSettings, read_header, read_index, read_p
 from hocp_mm.datasets.store.locking import LOCK, locked
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import read_facts
-from hocp_mm.errors import DataError
+from hocp_mm.errors import DataError, OutputError
 from tests.datasets.store.raw_sets import (
     CROPS,
     FRAMES,
@@ -210,7 +210,7 @@ def test_a_second_preparation_is_refused_while_the_first_runs(talks, own_store):
 
 def test_a_full_disk_ends_in_one_sentence_and_the_store_can_be_completed(talks, tmp_path, prepared):
     out = tmp_path / "crops"
-    with full_disk(), pytest.raises(DataError, match=r"packs/.*: cannot be written \(.*File too large") as error:
+    with full_disk(), pytest.raises(OutputError, match=r"packs/.*: cannot be written \(.*File too large") as error:
         prepare_sewa(talks, out)
     assert "\n" not in str(error.value)
     assert not (out / "index.npz").exists()
@@ -220,12 +220,12 @@ def test_a_full_disk_ends_in_one_sentence_and_the_store_can_be_completed(talks, 
 
 def test_a_place_that_cannot_be_written_is_named(talks, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file.*: cannot be written"):
+    with pytest.raises(OutputError, match=r"file.*: cannot be written"):
         prepare_sewa(talks, tmp_path / "file" / "crops")
     out = tmp_path / "crops"
     out.mkdir()
     (out / "packs").write_text("")
-    with pytest.raises(DataError, match="packs: cannot be written"):
+    with pytest.raises(OutputError, match="packs: cannot be written"):
         prepare_sewa(talks, out)
 
 

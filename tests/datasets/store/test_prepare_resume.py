@@ -35,7 +35,7 @@ def _kill_in_the_middle(script: Path, root: Path, out: Path, workers: int, packs
     command = [sys.executable, str(script), str(root), str(out), str(workers)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while len(list(out.glob("packs/*.npz"))) < packs:
+    while len(list(out.glob("packs/[!.]*.npz"))) < packs:
         assert process.poll() is None, process.stderr.read().decode()[-2000:] if process.stderr else ""
         assert time.monotonic() < deadline, "no pack was made in time"
         time.sleep(0.002)
@@ -61,8 +61,8 @@ def _check_resumes(tmp_path: Path, workers: int, packs: int) -> None:
     script = tmp_path / "prepare.py"
     script.write_text(SCRIPT)
     _kill_in_the_middle(script, root, out, workers, packs)
-    (out / "packs" / f"{KEYS[-1]}.avi.part").write_bytes(b"half a pack")
-    (out / "packs" / f"{KEYS[-1]}.npz.part").write_bytes(b"half of its facts")
+    (out / "packs" / f".{KEYS[-1]}.{'0' * 32}.part.avi").write_bytes(b"half a pack")
+    (out / f".store.{'0' * 32}.part.json").write_bytes(b"half a header")
     summary = prepare_sewa(root, out)
     assert summary.packs_kept >= packs
     assert summary.packs_made >= 1
