@@ -39,6 +39,8 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
         for key in [key for key in info if isinstance(key, str) and key.startswith(FILE_ENTRIES)]:
             value = info.pop(key)
             info[f"{RECORDED}{key}"] = Path(value).name if isinstance(value, str) else ""
+            if isinstance(hub.get("resumed_keys"), dict):
+                hub["resumed_keys"].pop(key, None)
     return checkpoint
 
 

@@ -141,6 +141,7 @@ def _clean() -> Iterator[None]:
 
 def train(folder: Path, *options: str, resume: bool = False, config: str = CONFIG) -> None:
     # A name of its own for every run: mmengine keeps loggers and message hubs by config name and second.
+    folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.parent / f"{folder.parent.name}_{next(RUN)}.py".replace("-", "_")
     path.write_text(config)
     given = ["--resume"] if resume else []

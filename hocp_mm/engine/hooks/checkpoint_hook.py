@@ -58,6 +58,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._adopt_best(runner, key, recorded)
         loop: Any = runner.train_loop
         loop.save_now = lambda: self._save_interrupted(runner)
+        source = Path(str(runner._load_from))
+        if runner._resume and source.resolve().parent == folder.resolve():  # it may still have to be validated
+            self._last_saved = {"name": source.name, "meta": {"epoch": runner.epoch, "iter": runner.iter}}
+            loop.saved = runner.iter
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Hand the state of an interrupted run to the loop, if the run is resumed and the state is that of this one."""
