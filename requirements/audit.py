@@ -31,10 +31,12 @@ def audit(lock: Path) -> int:
     for package, fault in found:
         fixed = ", ".join(fault.get("fix_versions", [])) or "no fixed version"
         print(f"{lock.name}: {package['name']} {package['version']}: {fault['id']} ({fixed})")
-    print(f"{lock.name}: {len(packages) - len(skipped)} of {len(packages)} packages audited, {len(found)} vulnerabilities")
+    print(
+        f"{lock.name}: {len(packages) - len(skipped)} of {len(packages)} packages audited, {len(found)} vulnerabilities"
+    )
     if skipped or not packages:
         names = ", ".join(package["name"] for package in skipped[:3]) + (", …" if len(skipped) > 3 else "")
-        print(f"{lock.name}: {len(skipped)} NOT AUDITED, the service knows nothing of them or is not to be reached: {names}")
+        print(f"{lock.name}: {len(skipped)} NOT AUDITED, unknown to the service, or it is out of reach: {names}")
     return VULNERABLE if found else NOT_AUDITED if skipped or not packages else CLEAN
 
 

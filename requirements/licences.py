@@ -58,7 +58,9 @@ def main() -> None:
         sys.exit(f"licences.py: the lock file must be installed here (make setup), missing: {', '.join(absent)}.")
     TABLE.write_text(HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows), encoding="utf-8")
     unknown = [name for name, _, text in rows if text == "UNKNOWN"]
-    print(f"{TABLE.name}: {len(rows)} packages, {len(unknown)} without a licence" + "".join(f"\n  {n}" for n in unknown))
+    print(
+        f"{TABLE.name}: {len(rows)} packages, {len(unknown)} without a licence" + "".join(f"\n  {n}" for n in unknown)
+    )
 
 
 if __name__ == "__main__":

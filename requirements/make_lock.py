@@ -61,7 +61,9 @@ def ask_pip(arguments: list[str], python: str, glibc: int) -> list[tuple[str, st
         if not url.startswith("https://"):
             sys.exit(f"make_lock.py: every wheel must come from the registry, got {url}; mend pip's settings.")
         name, version = item["metadata"]["name"], item["metadata"]["version"]
-        wheels.append((name, version, url.rpartition("/")[2], item["download_info"]["archive_info"]["hashes"]["sha256"]))
+        wheels.append(
+            (name, version, url.rpartition("/")[2], item["download_info"]["archive_info"]["hashes"]["sha256"])
+        )
     return wheels
 
 
