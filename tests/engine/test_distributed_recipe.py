@@ -72,7 +72,7 @@ def train(config: Path, work_dir: Path, processes: int, *options: str) -> list[d
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path, "PYTHON": sys.executable, "PORT": port}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-40000:]
     starts = sorted(work_dir.glob("*/vis_data/scalars.json"))
     return [json.loads(line) for scalars in starts for line in scalars.read_text().splitlines()]
 
