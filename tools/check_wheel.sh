@@ -20,7 +20,7 @@ site="$("$folder/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path(
 "$stack" -m pip --disable-pip-version-check --python "$folder/env/bin/python" install --quiet --no-deps --no-index --ignore-installed dist/*.whl
 mkdir "$folder/tests"
 tar -xzf dist/*.tar.gz -C "$folder/tests" --strip-components 1
-rm -rf "$folder/tests/hocp_mm"
+rm -rf "$folder"/tests/hocp_mm "$folder"/tests/*.egg-info
 cd "$folder/tests"
 origin="$("$folder/env/bin/python" -c 'import hocp_mm; print(hocp_mm.__file__)')"
 case "$origin" in "$site"/*) ;; *) echo "check_wheel.sh: hocp_mm must come from the wheel, got $origin" >&2; exit 1 ;; esac
