@@ -35,7 +35,7 @@ opencv-python ; sys_platform == 'never'
 opencv-contrib-python ; sys_platform == 'never'
 EOF
   "$env/bin/uv" pip install --python "$env/bin/python" --resolution lowest-direct --override "$env/overrides.txt" \
-    "${root}[all,test]" 'opencv-contrib-python-headless>=4.8' || exit 2
+    "${root}[all,test]" 'opencv-contrib-python-headless>=4.11' || exit 2
   # The tests are to find the working tree, not the copy.
   "$env/bin/uv" pip uninstall --python "$env/bin/python" hocp-mm || exit 2
   touch "$env/.complete"
