@@ -293,6 +293,15 @@ def fake_python(folder: Path, body: str) -> Path:
     return path
 
 
+def test_environments_are_ignored_whatever_they_are():
+    """A link that was committed under the name of the environment replaces it in the next merge."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split() if (ROOT / ".gitignore").is_file() else None
+    if ignored is None:
+        pytest.skip("not a checkout")
+    # With a slash at the end git ignores folders alone.
+    assert {".venv", ".venv-tools"} <= set(ignored)
+
+
 def test_make_alone_lists_the_targets(makefile_folder):
     done = make(makefile_folder)
     assert done.returncode == 0
