@@ -29,5 +29,6 @@ def is_observed() -> bool:
         True in modes such as ``FlopCounterMode``, which would count them, and under checkpointing, which compares what
         two runs save; before torch 2.5, which does not tell of checkpointing, always.
     """
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    autograd = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
     return _get_current_dispatch_mode() is not None or top is None or top(True) is not None

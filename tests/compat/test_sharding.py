@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
@@ -20,6 +21,9 @@ from hocp_mm.errors import HOCPError
 from tests.processes import ROOT
 from tests.tiny_runs import TinyRecognizer, make_runner
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6 has no public FSDP2"
+)
 EPOCHS, RESUMED = 4, 2
 STAGES = [{"begin": 0, "train": ["backbone.2", "head"], "norm_eval": True}, {"begin": 1, "train": "all"}]
 
@@ -103,9 +107,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """Train in one process, sharded in two, and sharded in two from the middle of the first."""
     if torch.cuda.is_available():
         pytest.skip("with a GPU mmengine starts nccl itself")
-    pytest.importorskip("torch.distributed.fsdp", reason="FSDP2").__dict__.get("fully_shard") or pytest.skip(
-        "torch < 2.6"
-    )
     folder = tmp_path_factory.mktemp("shards")
     watch = Losses()
     make(folder / "one", 0, 1, ShardHook(), watch).train()
