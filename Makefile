@@ -12,7 +12,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.setup-complete
-CODE := hocp_mm configs tools benchmarks tests setup.py
+# pip-audit, build and twine, apart from what they look at.
+TOOLS := .venv-tools
+TOOLS_STAMP := $(TOOLS)/.setup-complete
+CODE := hocp_mm configs tools benchmarks tests requirements setup.py
 PYTEST_ARGS ?=
 
 # 3.11 to 3.13 first: requirements/lock.txt fits those.
@@ -25,7 +28,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # pip must act on .venv alone, whatever the caller's shell has set.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
 
-.PHONY: help setup test test-slow lint types contracts unit demo demo-afew-va demo-affectnet bench format clean distclean
+.PHONY: help setup test test-slow lint types contracts unit demo demo-afew-va demo-affectnet bench audit wheel \
+	floors pythons lock format clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +46,8 @@ $(STAMP): requirements/lock.txt setup.py Makefile
 	  echo "make setup: '$(PYTHON)' cannot make virtual environments (no ensurepip). On Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || { echo "==> $(VENV) from $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
 	@if $(PY) -c 'import platform, sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and sys.platform == "linux" and platform.machine() == "x86_64"))'; then \
-	  echo "==> exact versions from requirements/lock.txt"; \
-	  $(PY) -m pip install --no-deps -r requirements/lock.txt; \
+	  echo "==> exact files from requirements/lock.txt"; \
+	  $(PY) -m pip install --require-hashes --no-deps -r requirements/lock.txt; \
 	else \
 	  echo "==> requirements/lock.txt is for Linux x86-64 with CPython 3.11 to 3.13, this is $$($(PY) -c 'import platform; print(platform.python_version(), platform.system(), platform.machine())'): newest versions within the ranges of setup.py"; \
 	  $(PY) -m pip install 'setuptools>=70.1,<82' && $(PY) -m pip install --no-build-isolation --editable '.[all,dev]'; \
@@ -84,6 +88,28 @@ demo-affectnet: setup ## stage 1 with expressions on synthetic AffectNet: a few 
 bench: setup ## every benchmark (about 45 minutes on a quiet machine), results in benchmarks/results/
 	$(PY) -m benchmarks.run
 
+$(TOOLS_STAMP): requirements/tools.txt
+	@rm -f $@
+	@"$(PYTHON)" -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/tools.txt
+	@touch $@
+
+audit: setup $(TOOLS_STAMP) ## docs/licences.md, then known vulnerabilities of the lock files; exit code 3 of audit.py: not audited
+	$(PY) requirements/licences.py
+	$(TOOLS)/bin/python requirements/audit.py
+
+wheel: setup $(TOOLS_STAMP) ## wheel and sdist in dist/, checked, and tested from a wheel that is installed
+	bash tools/check_wheel.sh
+
+floors: ## the suite with the lowest versions of setup.py, in an environment that is deleted afterwards
+	bash tools/check_floors.sh $(PYTEST_ARGS)
+
+pythons: ## install, import and core tests with every Python from 3.10 to 3.13 that is here
+	bash tools/check_pythons.sh
+
+lock: setup ## hashes for the pins of requirements/lock.txt, after a pin was changed by hand
+	$(PY) requirements/make_lock.py
+
 format: setup ## let ruff repair and format the code
 	$(PY) -m ruff check --fix $(CODE)
 	$(PY) -m ruff format $(CODE)
@@ -93,4 +119,4 @@ clean: ## remove caches, build folders and demo output
 	find hocp_mm configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## like clean, and remove .venv
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(TOOLS)

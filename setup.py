@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parent
 CORE = [
     "torch>=2.4",
     "torchvision>=0.19",  # timm imports it unconditionally; 0.19 is the partner of torch 2.4
-    "timm>=1.0",
+    "timm>=1.0.10",
     "mmengine>=0.10.7,<1",
     "numpy>=1.26",
     "safetensors>=0.4",
     "pillow>=10.1",  # pictures of data sets
-    "av>=12",
+    "av>=17",  # the first that converts pictures in one thread
     "matplotlib>=3.7",
     "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one
     # mmengine uses distutils (gone from Python 3.12, setuptools brings it back) and, up to 0.10.7, pkg_resources,

@@ -16,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[1]
+import hocp_mm
+
 ABSENT = ("mmengine", "mmcv", "mmaction", "timm", "numpy", "torchvision", "cv2", "av", "scipy", "tensorly", "tltorch")
 
 
@@ -52,7 +53,7 @@ def clean_path(tmp_path_factory) -> Path:
                 (folder / top).symlink_to(source)
     if not (folder / "torch").exists():
         pytest.skip("torch was not installed as a distribution that lists its files")
-    (folder / "hocp_mm").symlink_to(ROOT / "hocp_mm")
+    (folder / "hocp_mm").symlink_to(Path(hocp_mm.__file__).parent)
     return folder
 
 

@@ -9,6 +9,7 @@ function whose docstring names fault, versions, cure and source:
 ``checkpoint_loading``       MMEngine's checkpoint loader: fails on torch >= 2.6, or executes the file
 ``distributed``              several processes on CPUs (gloo)
 ``mixed_precision``          ``--amp`` on CPUs: ``hocp_mm.CPUAmpOptimWrapper``
+``sharding``                 FSDP in the ordinary Runner: ``hocp_mm.ShardHook``
 ===========================  ============================================================================
 
 Cured by the declared requirements alone: mmaction2 1.2.0 imports ``importlib_metadata`` without asking for it.
@@ -16,6 +17,7 @@ Cured by the declared requirements alone: mmaction2 1.2.0 imports ``importlib_me
 
 from hocp_mm.compat.distributed import init_distributed
 from hocp_mm.compat.mixed_precision import CPUAmpOptimWrapper
+from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.compat.workarounds import apply
 
-__all__ = ["CPUAmpOptimWrapper", "apply", "init_distributed"]
+__all__ = ["CPUAmpOptimWrapper", "ShardHook", "apply", "init_distributed"]

@@ -13,7 +13,7 @@ __all__ = ["check_opencv", "check_setuptools", "check_torchvision"]
 
 
 def check_opencv() -> None:
-    """Refuse an OpenCV that is absent or cannot load.
+    """Refuse an OpenCV that is absent, cannot load or does not know ``IMREAD_COLOR_RGB`` (before 4.11).
 
     Fault: ``import cv2`` ends in ``libGL.so.1: cannot open shared object file``.
     Where: opencv-python and opencv-contrib-python, all versions, on servers and in containers without a desktop;
@@ -27,12 +27,16 @@ def check_opencv() -> None:
     if importlib.util.find_spec("cv2") is None:
         raise HOCPError("compat: MMEngine needs OpenCV, which is not installed: pip install opencv-python-headless")
     try:
-        importlib.import_module("cv2")
+        cv2 = importlib.import_module("cv2")
     except ImportError as error:
         raise HOCPError(
             f"compat: OpenCV cannot load ({error}). Either: apt install libgl1 libglib2.0-0, or: pip uninstall --yes"
             " opencv-python opencv-contrib-python && pip install opencv-contrib-python-headless"
         ) from error
+    if not hasattr(cv2, "IMREAD_COLOR_RGB"):
+        # No requirement says so, since the four builds of OpenCV exclude each other.
+        version = getattr(cv2, "__version__", "unknown")
+        raise HOCPError(f"compat: OpenCV must be 4.11 or newer, got {version}; upgrade the build that you have.")
 
 
 def check_torchvision() -> None:

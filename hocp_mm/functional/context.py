@@ -27,7 +27,8 @@ def is_observed() -> bool:
 
     Returns:
         True in modes such as ``FlopCounterMode``, which would count them, and under checkpointing, which compares what
-        two runs save.
+        two runs save; before torch 2.5, which does not tell of checkpointing, always.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)  # pyright: ignore[reportAttributeAccessIssue]
-    return _get_current_dispatch_mode() is not None or hooks is not None
+    autograd = torch._C._autograd  # pyright: ignore[reportAttributeAccessIssue]
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    return _get_current_dispatch_mode() is not None or top is None or top(True) is not None

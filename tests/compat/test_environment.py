@@ -21,6 +21,13 @@ def test_absent_opencv_names_the_package(monkeypatch):
         environment.check_opencv()
 
 
+def test_opencv_that_cannot_read_colours_in_our_order_is_refused(fake_package):
+    """Found with the lowest versions: stores could not be read, in an AttributeError."""
+    fake_package("cv2", {"__init__.py": "__version__ = '4.10.0'"})
+    with pytest.raises(HOCPError, match=r"OpenCV must be 4\.11 or newer, got 4\.10\.0"):
+        environment.check_opencv()
+
+
 def test_torchvision_of_another_torch_is_refused(fake_package):
     folder = fake_package("torchvision", {"__init__.py": "raise AssertionError('imported')"})
     (folder / "_C.so").write_bytes(b"\x7fELF built against another torch")

@@ -1,4 +1,4 @@
-"""The staged recipe through ``tools/dist_train.sh``: two gloo processes follow one process with the doubled batch."""
+"""The staged recipe through ``tools/dist_train.sh``: gloo processes follow one process with all of the batch."""
 
 import json
 import os
@@ -69,11 +69,12 @@ def train(config: Path, work_dir: Path, processes: int, *options: str) -> list[d
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "PORT": port}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "PYTHON": sys.executable, "PORT": port}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    (scalars,) = work_dir.glob("*/vis_data/scalars.json")
-    return [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert done.returncode == 0, (done.stdout + done.stderr)[-40000:]
+    starts = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for scalars in starts for line in scalars.read_text().splitlines()]
 
 
 def curve(steps: list[dict[str, Any]], key: str = "loss") -> list[float]:
@@ -107,6 +108,55 @@ def test_two_processes_follow_one_with_the_doubled_batch_through_both_stages(tmp
     assert len(one) == EPOCHS * STEPS
     assert max(curve(one)) - min(curve(one)) > 0.05, "a flat curve would tell nothing"
     assert_same_course(two_processes[2], one)
+
+
+@pytest.mark.slow
+def test_four_processes_follow_two(tmp_path, data, two_processes):
+    four = train(recipe(tmp_path, data, 2), tmp_path / "four", 4)
+    assert_same_course(four, two_processes[2])
+
+
+DEADLY = """
+import os, signal
+from pathlib import Path
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DeadlyHook(Hook):
+    def __init__(self, step, mark):
+        self.step, self.mark = step, Path(mark)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.step and os.environ["RANK"] == "1" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_started_anew_with_all_others_and_they_go_on(tmp_path, data, two_processes, monkeypatch):
+    (tmp_path / "deadly_hook.py").write_text(DEADLY, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    path = recipe(tmp_path, data, 4)
+    cfg = Config.fromfile(path)
+    cfg.custom_imports = {"imports": ["deadly_hook"]}
+    last = STEPS + STEPS + 1  # the second step of the third epoch; two checkpoints are there
+    cfg.custom_hooks.append({"type": "mmengine.DeadlyHook", "step": last, "mark": str(tmp_path / "died")})
+    cfg.dump(path)
+    steps = train(path, tmp_path / "work", 2, "--max-restarts", "1")
+    assert (tmp_path / "died").exists()
+    whole = two_processes[2]
+    assert_same_course(steps, [*whole[:last], *whole[2 * STEPS :]])
+
+
+@pytest.mark.parametrize("value", ["-1", "many", ""])
+def test_a_number_of_restarts_that_is_none_is_refused(value):
+    for words in ([f"--max-restarts={value}"], ["--max-restarts", value]):
+        command = ["bash", str(ROOT / "tools" / "dist_train.sh"), "a.py", "2", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (2, f"dist_train.sh: --max-restarts must be a number, got '{value}'\n")
 
 
 @pytest.mark.slow

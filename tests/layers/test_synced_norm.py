@@ -121,6 +121,8 @@ def start(rank: int, folder: str) -> None:
         compare_half(rank)
         refuse_foreign_forward()
         Path(folder, f"process {rank} is through").touch()
+        # torch 2.4 waits for ever where the group ends before its thread has let go of the last gathering.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 

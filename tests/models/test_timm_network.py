@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from timm.layers.cond_conv2d import CondConv2d
-from timm.models import reparameterize_model
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from hocp_mm.errors import CheckpointError

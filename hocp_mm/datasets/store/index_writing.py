@@ -123,7 +123,7 @@ def write_index(path: str | Path, rows: Iterable[IndexRow], crop: CropSettings) 
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
     with replacing(path) as draft:
-        np.savez(draft, allow_pickle=False, **columns)
+        np.savez(draft, **columns)
 
 
 def _join_boxes(rows: list[IndexRow]) -> NDArray[np.float32]:

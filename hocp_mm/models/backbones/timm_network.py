@@ -9,7 +9,8 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import timm
-from timm.models import FeatureInfo, reparameterize_model
+from timm.models import FeatureInfo
+from timm.utils import reparameterize_model  # timm.models has it in newer releases alone
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints import check_timm_name
