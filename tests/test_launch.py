@@ -49,7 +49,7 @@ def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
     pinned = [runner.arguments[name]["pin_memory"] for name in loaders]
     assert pinned == [gpu, False, False]
     assert {name: cfg[name].to_dict() for name in loaders} == loaders  # the record stays as it was written
-    assert runner.arguments["train_dataloader"]["dataset"] == [1]
+    assert runner.arguments["train_dataloader"]["dataset"].dataset == [1]
 
 
 class FakeRunner:

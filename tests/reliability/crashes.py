@@ -1,4 +1,4 @@
-"""Kill runs at many moments, let them go on, and compare with the run that nobody killed: ``python -m tests.reliability.crashes``.
+"""Kill runs, let them go on, and compare with the run that nobody killed: ``python -m tests.reliability.crashes``.
 
 Every run is a process of its own, forked from this one after the imports, and ends by SIGKILL: at a named moment (a
 method of a hook, a file brought to the disk, a sample read) or at a random time. The recipe is ``configs/hocp_sewa.py``

@@ -174,8 +174,8 @@ def test_a_resumed_run_needs_no_source_for_transduction(config: Path, runners: l
     with pytest.raises(MissingDataError, match=r"gone\.pth"):
         train(config, "--cfg-options", hook)
     model = MODELS.build({"type": "hocp_mm.AffectRecognizer", **PARTS})
-    meta = {"epoch": 1, "iter": 2}
-    checkpoint = {"state_dict": model.state_dict(), "meta": meta, "message_hub": {}, "optimizer": {}}
+    meta, hub = {"epoch": 1, "iter": 2}, {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+    checkpoint = {"state_dict": model.state_dict(), "meta": meta, "message_hub": hub}
     torch.save(checkpoint, config.parent / "epoch_1.pth")
     train(config, "--resume", str(config.parent / "epoch_1.pth"), "--cfg-options", hook)
     assert runners[0]._resume is True
