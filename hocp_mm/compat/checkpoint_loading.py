@@ -34,8 +34,7 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
     meta, hub = checkpoint.get("meta"), checkpoint.get("message_hub")
     if isinstance(meta, dict):
         meta.pop("config", None)
-    info = hub.get("runtime_info") if isinstance(hub, dict) else None
-    if isinstance(info, dict):
+    if isinstance(hub, dict) and isinstance(info := hub.get("runtime_info"), dict):
         for key in [key for key in info if isinstance(key, str) and key.startswith(FILE_ENTRIES)]:
             value = info.pop(key)
             info[f"{RECORDED}{key}"] = Path(value).name if isinstance(value, str) else ""

@@ -31,7 +31,7 @@ TERMINATED = 128 + signal.SIGTERM
 class _GoesOn:
     """What both loops share."""
 
-    runner: Any  # pyright: ignore[reportIncompatibleMethodOverride]
+    _runner: Any
     val_begin: int
     val_interval: int
     validated = 0
@@ -44,7 +44,7 @@ class _GoesOn:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must know of the loop and all processes, which call this at the same time."""
-        return {**run_state.capture(self.runner), "validated": self.validated}
+        return {**run_state.capture(self._runner), "validated": self.validated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember the state of the run that is resumed, for the moment when training begins.
@@ -56,28 +56,28 @@ class _GoesOn:
 
     def save_now(self) -> None:
         """Write a checkpoint of this very moment; who writes checkpoints sets it."""
-        self.runner.logger.warning("SIGTERM: nobody writes checkpoints in this run (hocp_mm.CheckpointHook does).")
+        self._runner.logger.warning("SIGTERM: nobody writes checkpoints in this run (hocp_mm.CheckpointHook does).")
 
     def _take_up(self) -> None:
         """Go on where the checkpoint was made; called when all hooks are ready to train."""
         if self._taken_up is not None:
-            run_state.restore(self.runner, self._taken_up)
+            run_state.restore(self._runner, self._taken_up)
             self.validated = int(self._taken_up.get("validated", 0))
 
     def _validate(self, done: int, last: bool) -> None:
         """Validate if it is due after ``done`` epochs (or iterations) and has not been done."""
         due = done >= self.val_begin and (done % self.val_interval == 0 or last)
-        if self.runner.val_loop is None or not due or self.validated == self.runner.iter:
+        if self._runner.val_loop is None or not due or self.validated == self._runner.iter:
             return
         self._end_if_told()
-        self._may_leave = self.saved == self.runner.iter
+        self._may_leave = self.saved == self._runner.iter
         with preserved_random_numbers():
-            self.runner.val_loop.run()
+            self._runner.val_loop.run()
         self._may_leave = False
-        self.validated = self.runner.iter
-        for hook in self.runner.hooks:
+        self.validated = self._runner.iter
+        for hook in self._runner.hooks:
             if hasattr(hook, "after_validation"):
-                hook.after_validation(self.runner)
+                hook.after_validation(self._runner)
 
     def _end_if_told(self) -> None:
         """End the run with a checkpoint if any process was told to end."""
@@ -91,7 +91,7 @@ class _GoesOn:
             self._leave()
 
     def _leave(self) -> NoReturn:
-        self.runner.logger.warning("SIGTERM: the run ends here; the same command with --resume goes on.")
+        self._runner.logger.warning("SIGTERM: the run ends here; the same command with --resume goes on.")
         raise SystemExit(TERMINATED)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:

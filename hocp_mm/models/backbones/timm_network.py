@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import timm
 from timm.models import FeatureInfo
-from timm.utils import reparameterize_model  # timm.models has it in newer releases alone
+from timm.utils.model import reparameterize_model  # timm.models has it in newer releases alone
 from torch import Tensor, nn
 
 from hocp_mm.checkpoints import check_timm_name
