@@ -285,6 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--moments", type=int, help="named moments to try, all by default")
     parser.add_argument("--kills", type=int, default=20, help="kills at random times, for each number of workers")
     parser.add_argument("--preparations", type=int, default=12, help="kills of a preparation")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="loader workers of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="write the rows into docs/reliability.md")
     args = parser.parse_args(argv)
@@ -309,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         base = Path(name)
         data = base / "sewa"
         write_synthetic_sewa(data, subjects=(4, 2, 2), frames=16, workers=1)
-        for workers in (0, 2):
+        for workers in args.workers:
             folder = base / f"workers{workers}"
             folder.mkdir()
             config, whole = recipe(folder, data, workers), folder / "whole"
@@ -329,6 +330,8 @@ def main(argv: list[str] | None = None) -> int:
                     campaign.kill_and_go_on(config, whole, kills)
                 tell("crash-named", "training, two stages and pruning, killed at named moments", campaign)
             campaign = Campaign(folder)
+            if not args.kills:
+                continue
             for _ in range(args.kills):
                 campaign.kill_and_go_on(config, whole, [rng.uniform(0.05, 1.0) * took])
             tell(f"crash-random-{workers}", f"the same with {workers} workers, killed at random times", campaign)
