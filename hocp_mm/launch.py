@@ -188,14 +188,18 @@ def use_own_parts(cfg: Config) -> None:
         loader["sampler"] = {"type": "hocp_mm.NumberedSampler", "sampler": sampler}
 
 
-def leave_distributed() -> None:
-    """End the process group, if there is one, with all processes at once and no wrapper of a model left.
+def leave_distributed(together: bool = True) -> None:
+    """End the process group, if there is one, with no wrapper of a model left.
 
     Left to the exit of the interpreter, threads of the group now and then abort a process that has ended well.
+
+    Args:
+        together: Wait for all processes; not after an error, of which the others may know nothing.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()
-        torch.distributed.barrier()
+        if together:
+            torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 

@@ -72,12 +72,16 @@ def main(argv: list[str] | None = None) -> None:
         cfg.resume = False
         if cfg.get("load_from"):
             launch.require_file(cfg.load_from, "load_from")
-    with config_errors(cfg):
-        datasets = launch.build_datasets(cfg)
-        runner = launch.make_runner(cfg, datasets)
-        if cfg.get("load_from"):
-            launch.fit_runner_(runner, cfg.load_from)
-        runner.train()
+    try:
+        with config_errors(cfg):
+            datasets = launch.build_datasets(cfg)
+            runner = launch.make_runner(cfg, datasets)
+            if cfg.get("load_from"):
+                launch.fit_runner_(runner, cfg.load_from)
+            runner.train()
+    except BaseException:
+        launch.leave_distributed(together=False)
+        raise
     del runner
     launch.leave_distributed()
 

@@ -156,7 +156,7 @@ def _image_network(name: str, in_chans: int, timm_options: Mapping[str, Any] | N
 
 def _with_weights(net: nn.Module, name: str, in_chans: int, checkpoint: str) -> nn.Module | None:
     """Put weights into timm's own network, which is not fused: that would change nothing but rounding."""
-    state = adapt_first_conv(name, unwrap_state_dict(read_checkpoint(Path(checkpoint))), in_chans)
+    state = adapt_first_conv(name, unwrap_state_dict(read_checkpoint(Path(checkpoint)), checkpoint), in_chans)
     classifier = tuple(classifier_prefixes(name))
     own = net.state_dict()
     if not all(key in state or key.startswith(classifier) for key in own):

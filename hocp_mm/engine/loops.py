@@ -88,6 +88,7 @@ class _GoesOn:
             told = bool(flag.item())
         if told:
             self.save_now()
+            dist.barrier()  # no process may end, and take others along, before the file is written
             self._leave()
 
     def _leave(self) -> NoReturn:
@@ -95,16 +96,16 @@ class _GoesOn:
         raise SystemExit(TERMINATED)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self._told_to_end or os.getpid() != self._process:
+        if os.getpid() != self._process:  # a data loader's worker, which inherits the handler
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        self._told_to_end = True
+        self._told_to_end = True  # once more says nothing new: srun and torchrun both pass it on
         if self._may_leave:
             self._leave()
 
     def _listen(self) -> Any:
         """Let SIGTERM be heard between iterations; return what it did before."""
-        self._process = os.getpid()  # data loader workers inherit the handler, and end at once
+        self._process = os.getpid()
         try:
             return signal.signal(signal.SIGTERM, self._heard)
         except ValueError:  # not the main thread

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from hocp_mm.checkpoints import read_checkpoint
 from hocp_mm.datasets.synthetic import write_synthetic_sewa
 from tests.processes import ROOT
 
@@ -165,6 +168,33 @@ def test_two_processes_that_were_stopped_within_a_stage_go_on_as_if_they_were_no
     config, work_dir, steps = two_processes
     resumed = train(config, tmp_path / "resumed", 2, "--resume", str(work_dir / f"epoch_{stop}.pth"))
     assert_same_course(resumed, steps[stop * STEPS :])
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_told_to_end_write_one_checkpoint_and_go_on_from_it(tmp_path, two_processes):
+    config, _, steps = two_processes
+    work_dir = tmp_path / "ended"
+    command = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), "2", "--work-dir", str(work_dir)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    running = subprocess.Popen([*command, "--no-validate"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            if any(len(file.read_text().splitlines()) >= 1 for file in work_dir.glob("*/vis_data/scalars.json")):
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        told = running.communicate(timeout=120)[1]
+    finally:
+        running.kill()
+    assert "SIGTERM: the run ends here" in told, told[-3000:]
+    name = (work_dir / "last_checkpoint").read_text()
+    done = read_checkpoint(name)["meta"]["iter"]
+    assert 0 < done < EPOCHS * STEPS
+    before = {file: file.read_text() for file in work_dir.glob("*/vis_data/scalars.json")}
+    subprocess.run([*command, "--no-validate", "--resume"], env=environment, check=True, timeout=600)
+    (scalars,) = [file for file in work_dir.glob("*/vis_data/scalars.json") if file not in before]
+    resumed = [json.loads(line) for line in scalars.read_text().splitlines()]
+    assert_same_course(resumed, steps[done:])
 
 
 @pytest.mark.slow

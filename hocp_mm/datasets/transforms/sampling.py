@@ -63,9 +63,9 @@ class SampleClip:
     """Choose the frames of a clip: adds ``frame_inds``, int64 ``[clip_len]``, -1 beyond the end of the video.
 
     Time never wraps: a video shorter than the clip is padded at its end, and padding carries no label.
-    All transforms of this package draw from Python's ``random``, which mmengine seeds in the main process and,
-    with ``worker_init_fn``, in each worker. Keep ``persistent_workers=True``: workers that are started anew
-    for every epoch are given the same seeds, and so the same draws, again.
+    All transforms of this package draw from Python's ``random``, which our tools seed for every sample that is drawn
+    (:mod:`hocp_mm.engine.sampling`): clips and changes of them do not depend on the number of workers. With other tools
+    keep ``persistent_workers=True``: mmengine gives workers that are started anew for every epoch the same seeds again.
 
     Args:
         clip_len: Frames of a clip.

@@ -1,5 +1,6 @@
 """Checkpoints that are there whole or not at all, and that a run goes on from exactly."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,22 +154,21 @@ class CheckpointHook(MMEngineCheckpointHook):
         loop: Any = runner.train_loop
         self._state = loop.state_dict() if resumable and hasattr(loop, "state_dict") else None
         path = Path(self.out_dir) / name
-        if is_main_process():
-            with replacing(path) as draft:
-                runner.save_checkpoint(
-                    str(draft.parent),
-                    draft.name,
-                    save_optimizer=self.save_optimizer if resumable else False,
-                    save_param_scheduler=self.save_param_scheduler if resumable else False,
-                    meta=dict(meta),
-                    by_epoch=self.by_epoch,
-                )
-            if resumable:
-                self.last_ckpt = str(path)
-                write_text(Path(runner.work_dir) / LAST, self.last_ckpt)
+        # All processes call it: where parameters lie in shards, they are gathered there.
+        with replacing(path) if is_main_process() else contextlib.nullcontext(path) as draft:
+            runner.save_checkpoint(
+                str(draft.parent),
+                draft.name,
+                save_optimizer=self.save_optimizer if resumable else False,
+                save_param_scheduler=self.save_param_scheduler if resumable else False,
+                meta=dict(meta),
+                by_epoch=self.by_epoch,
+            )
         self._state = None
         if resumable:
-            loop.saved = meta["iter"]
+            loop.saved, self.last_ckpt = meta["iter"], str(path)
+            if is_main_process():
+                write_text(Path(runner.work_dir) / LAST, str(path))
 
     def _adopt_best(self, runner: Runner, key: str, recorded: Mapping[str, str]) -> None:
         """Take the best checkpoint of the interrupted run for this run's, if it lies in this run's folder."""

@@ -97,7 +97,7 @@ class RankSelectionHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Give the model, and averages of it, the ranks of the checkpoint; its tensors are copied in next."""
-        ranks = match_(runner, unwrap_state_dict(checkpoint), self._wrapped)
+        ranks = match_(runner, unwrap_state_dict(checkpoint, str(runner._load_from)), self._wrapped)
         if ranks:
             changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in ranks.items())
             runner.logger.info(f"{_WHERE}: layers take the ranks of the checkpoint: {changes}.")

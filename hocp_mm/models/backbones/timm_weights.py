@@ -65,7 +65,7 @@ def read_image_weights(
         pretrained = name if source == "timm" else source
         state, title = download_timm_weights(pretrained, in_chans), f"timm '{pretrained}'"
     else:
-        state, title = unwrap_state_dict(read_checkpoint(Path(source))), source
+        state, title = unwrap_state_dict(read_checkpoint(Path(source)), source), source
         prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))
         left_out += [] if prefix == "" else [k.split(".")[0] for k in state if not k.startswith(prefix)]
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
