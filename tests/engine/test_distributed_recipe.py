@@ -176,14 +176,14 @@ def test_two_processes_that_are_told_to_end_write_one_checkpoint_and_go_on_from_
     work_dir = tmp_path / "ended"
     command = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(config), "2", "--work-dir", str(work_dir)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
-    running = subprocess.Popen([*command, "--no-validate"], env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([*command, "--no-validate"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
             if any(len(file.read_text().splitlines()) >= 1 for file in work_dir.glob("*/vis_data/scalars.json")):
                 break
             time.sleep(0.1)
         running.send_signal(signal.SIGTERM)
-        told = running.communicate(timeout=120)[1]
+        told = running.communicate(timeout=120)[0]
     finally:
         running.kill()
     assert "SIGTERM: the run ends here" in told, told[-3000:]
