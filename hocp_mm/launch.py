@@ -166,18 +166,23 @@ def use_own_parts(cfg: Config) -> None:
     every config, whichever scope it takes its names from.
 
     Args:
-        cfg: The config; parts of other names, and classes, stay.
+        cfg: The config; parts that are not MMEngine's stay.
     """
+
+    def is_theirs(kind: Any, name: str) -> bool:
+        path = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__name__}"
+        return path == name or (path.startswith("mmengine.") and path.endswith(f".{name}"))
+
     hooks = cfg.get("default_hooks") or {}
     checkpoint = hooks.get("checkpoint")
-    if checkpoint and is_type(checkpoint.get("type", "CheckpointHook"), "CheckpointHook"):
+    if checkpoint and is_theirs(checkpoint.get("type", "CheckpointHook"), "CheckpointHook"):
         checkpoint["type"] = "hocp_mm.CheckpointHook"
     loop = cfg.get("train_cfg")
     if loop:
         by_epoch = loop.pop("by_epoch", True) if "type" not in loop else None
         kind = loop.setdefault("type", "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop")
         for name in ("EpochBasedTrainLoop", "IterBasedTrainLoop"):
-            if is_type(kind, name):
+            if is_theirs(kind, name):
                 loop["type"] = f"hocp_mm.{name}"
     loader = cfg.get("train_dataloader")
     if (

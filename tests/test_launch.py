@@ -9,6 +9,7 @@ from mmengine.logging import MMLogger
 from hocp_mm import launch
 from hocp_mm.apis import AffectInferencer
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
+from hocp_mm.functional import choice
 from hocp_mm.launch import load_config, load_weights, read_fitting
 from hocp_mm.layers import HOCPConv2d, prune_ranks_
 from tests.apis.material import tiny_config, tiny_network, write_checkpoint
@@ -50,6 +51,41 @@ def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
     assert pinned == [gpu, False, False]
     assert {name: cfg[name].to_dict() for name in loaders} == loaders  # the record stays as it was written
     assert runner.arguments["train_dataloader"]["dataset"].dataset == [1]
+
+
+def test_mmengines_parts_give_way_to_ours_and_others_stay():
+    theirs = Config(
+        {
+            "default_hooks": {"checkpoint": {"type": "mmengine.CheckpointHook", "interval": 2}},
+            "train_cfg": {"type": "mmengine.runner.loops.IterBasedTrainLoop", "max_iters": 3},
+            "train_dataloader": {"sampler": {"type": "DefaultSampler", "shuffle": True}},
+        }
+    )
+    launch.use_own_parts(theirs)
+    launch.use_own_parts(theirs)  # once more changes nothing
+    assert theirs.default_hooks.checkpoint.type == "hocp_mm.CheckpointHook"
+    assert theirs.train_cfg.type == "hocp_mm.IterBasedTrainLoop"
+    assert theirs.train_dataloader.sampler.type == "hocp_mm.NumberedSampler"
+    assert theirs.train_dataloader.sampler.sampler.type == "DefaultSampler"
+    short = Config({"train_cfg": {"by_epoch": True, "max_epochs": 2}})
+    launch.use_own_parts(short)
+    assert short.train_cfg == {"type": "hocp_mm.EpochBasedTrainLoop", "max_epochs": 2}
+    others = Config(
+        {
+            "default_hooks": {"checkpoint": {"type": "foreign.CheckpointHook"}},
+            "train_cfg": {"type": "foreign.EpochBasedTrainLoop"},
+        }
+    )
+    before = copy.deepcopy(others)
+    launch.use_own_parts(others)
+    assert others == before
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_run_with_a_seed_measures_no_form(seed, monkeypatch):
+    monkeypatch.setattr(launch, "Runner", FakeRunner)
+    launch.make_runner(Config({"work_dir": "w", "randomness": {"seed": seed}}), {})
+    assert choice._may_measure(torch.zeros(1)) == (seed is None)
 
 
 class FakeRunner:

@@ -53,6 +53,14 @@ def test_the_fastest_form_is_kept_and_measured_once(clock):
     assert len(clock.runs) > runs
 
 
+def test_nothing_is_measured_where_that_is_forbidden(clock):
+    choice.allow_measuring(False)
+    assert choose(clock) == "reconstructed"  # 16 x 16 x 9 multiplications against 512 x (16 + 16 + 9)
+    assert clock.runs == []
+    choice.allow_measuring(True)
+    assert choose(clock) == "mobilenet"
+
+
 def test_batches_of_similar_size_share_an_answer(clock):
     choose(clock, torch.randn(8, 16, 32, 32))
     runs = len(clock.runs)
