@@ -112,7 +112,7 @@ def require_writable(folder: str | os.PathLike[str], option: str) -> None:
     """
     folder = Path(folder)
     _probe(
-        folder, folder / f".{uuid.uuid4().hex}.part", f"{option}: must be a folder that can be written to, got {folder}"
+        folder, folder / f".probe.{uuid.uuid4().hex}.part", f"{option}: must be a folder that can be written to, got {folder}"
     )
 
 
@@ -131,7 +131,7 @@ def require_writable_file(path: str | os.PathLike[str], option: str) -> None:
     if os.path.exists(path) and not path.is_file():  # noqa: PTH110 - Path.exists fails for a name that is too long
         raise OutputError(f"{rule} ({'a folder' if path.is_dir() else 'no regular file'}).")
     there = os.path.lexists(path)  # a new name is tried itself: it may be too long
-    _probe(path.parent, path.with_name(f".{uuid.uuid4().hex}.part") if there else path, rule)
+    _probe(path.parent, path.with_name(f".probe.{uuid.uuid4().hex}.part") if there else path, rule)
 
 
 def _probe(folder: Path, probe: Path, rule: str) -> None:
