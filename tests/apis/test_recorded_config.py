@@ -173,7 +173,9 @@ def test_what_is_allowed_is_what_the_page_on_security_lists():
     listed = re.search(r"<!-- allowed: begin -->\n(.*?)<!-- allowed: end -->", page, re.DOTALL)
     assert listed is not None
     names = set(re.findall(r"`([^`]+)`", listed[1]))
-    assert names == set(allowed_modules()), "python -m hocp_mm.apis.recorded_config prints the list"
+    known = ("hocp_mm.", "mmaction.", "mmcv.", "mmengine.", "torch.")  # other tests register modules of their own
+    allowed = {name for name, module in allowed_modules().items() if module.__module__.startswith(known)}
+    assert names == allowed, "python -m hocp_mm.apis.recorded_config prints the list"
 
 
 ATTACK = """
