@@ -27,7 +27,7 @@ from mmengine.hooks import Hook
 
 from hocp_mm import compat, files
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.datasets.synthetic import write_synthetic_sewa
+from hocp_mm.datasets.synthetic import SyntheticAfewVaSpec, write_synthetic_afew_va, write_synthetic_sewa
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.registry import HOOKS
 from tests.processes import ROOT
@@ -122,31 +122,31 @@ def child(function: Callable[[], Any], log: Path, until: float | None = None) ->
         return 0
 
 
-def recipe(folder: Path, data: Path, workers: int, **options: Any) -> Path:
+def recipe(folder: Path, data: Path, workers: int, name: str = "hocp_sewa", **options: Any) -> Path:
     """Write the small recipe."""
-    cfg = Config.fromfile(ROOT / "configs" / "hocp_sewa.py")
+    cfg = Config.fromfile(ROOT / "configs" / f"{name}.py")
     (stages,) = [hook for hook in cfg.custom_hooks if hook.type == "hocp_mm.StagedUnfreezeHook"]
     stages.stages[1].begin = 2
     lasso = {"type": "hocp_mm.RankSelectionHook", "gamma": 3.0, "begin": 2, "milestone": 3, "threshold": 0.2}
     cfg.custom_hooks = [stages, lasso, {"type": "hocp_mm.DieHook"}]
-    for name, part in (("train", 4), ("val", 8)):
-        loader = cfg[f"{name}_dataloader"]
-        loader.update(batch_size=part, num_workers=workers, persistent_workers=workers > 0)
+    for part, batch in (("train", 4), ("val", 8), ("test", 8)):
+        loader = cfg[f"{part}_dataloader"]
+        loader.update(batch_size=batch, num_workers=workers, persistent_workers=workers > 0)
         loader.dataset.data_root = str(data)
         for step in loader.dataset.pipeline:
             step.update({key: 32 if step.type.endswith("LoadFaceClip") else 24 for key in ("size",) if key in step})
             step.update({key: 4 for key in ("clip_len",) if key in step})
     cfg.train_dataloader.dataset.clips_per_video = 3
-    cfg.val_dataloader.dataset.windows = {"clip_len": 4, "stride": 4}
-    cfg.val_dataloader.dataset.pipeline[1].size = 24
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.windows = {"clip_len": 4, "stride": 4}
+        loader.dataset.pipeline[1].size = 24
     cfg.model.backbone.model_name = "test_resnet"
     cfg.model.neck.update(in_channels=96, hidden_channels=8, rank=8)
     cfg.model.head.update(in_channels=96)
     cfg.train_cfg.max_epochs = cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = EPOCHS
     cfg.param_scheduler[0].end = 3
     cfg.merge_from_dict(options)
-    path = folder / f"recipe_{workers}.py"
+    path = folder / f"{name}_{workers}.py"
     cfg.dump(path)
     return path
 
@@ -279,13 +279,62 @@ def kill_preparations(folder: Path, data: Path, kills: int, rng: random.Random) 
     return campaign
 
 
+def run_folds(config: Path, folder: Path) -> None:
+    """Cross-validate through the tool, whose trainings and tests are forked instead of started."""
+    from tests.tools.test_train_test_cli import TEST, TRAIN, load_tool
+
+    tool = load_tool("run_folds")
+
+    def call(fold: int, name: str, words: list[str]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                (TRAIN if name == "train.py" else TEST).main(words)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0, (fold, name)
+
+    tool.call = call
+    tool.main([str(config), "--work-dir", str(folder), "--folds", "0", "1"])
+
+
+def kill_folds(folder: Path, kills: int, rng: random.Random) -> Campaign:
+    """Kill cross-validations at random times; the same command must end in the same scores and predictions."""
+    campaign = Campaign(folder, wrong=[])
+    write_synthetic_afew_va(folder / "data", SyntheticAfewVaSpec(10, 1, 8, 48), workers=1)
+    config = recipe(folder, folder / "data", 0, "hocp_afew_va")
+
+    def results(run: Path) -> dict[str, str]:
+        found = digest(run)
+        return {name: value for name, value in found.items() if name.endswith((".csv", "folds.json", "metrics.json"))}
+
+    begin = time.monotonic()
+    code = child(lambda: run_folds(config, folder / "whole"), folder / "log")
+    assert code == 0, (folder / "log").read_text()[-3000:]
+    took, expected = time.monotonic() - begin, results(folder / "whole")
+    assert len(expected) > 4, expected
+    for number in range(kills):
+        run = folder / f"run{number}"
+        for _ in range(2):
+            campaign.tried += 1
+            until = rng.uniform(0.05, 0.8) * took
+            campaign.died += child(lambda: run_folds(config, run), folder / "log", until) != 0  # noqa: B023
+        code = child(lambda: run_folds(config, run), folder / "log")  # noqa: B023
+        if code or results(run) != expected:
+            campaign.wrong.append(f"folds {number}: exit code {code}, or other results")  # type: ignore[union-attr]
+    return campaign
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the campaign and write its rows."""
     parser = argparse.ArgumentParser(description="Kill runs and compare.")
     parser.add_argument("--moments", type=int, help="named moments to try, all by default")
     parser.add_argument("--kills", type=int, default=20, help="kills at random times, for each number of workers")
     parser.add_argument("--preparations", type=int, default=12, help="kills of a preparation")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="loader workers of the runs")
+    parser.add_argument("--folds", type=int, default=5, help="cross-validations that are killed twice each")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="loader workers of the runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="write the rows into docs/reliability.md")
     args = parser.parse_args(argv)
@@ -335,6 +384,9 @@ def main(argv: list[str] | None = None) -> int:
             for _ in range(args.kills):
                 campaign.kill_and_go_on(config, whole, [rng.uniform(0.05, 1.0) * took])
             tell(f"crash-random-{workers}", f"the same with {workers} workers, killed at random times", campaign)
+        if args.folds:
+            (base / "folds").mkdir()
+            tell("crash-folds", "cross-validation, two folds", kill_folds(base / "folds", args.folds, rng))
         if args.preparations:
             (base / "stores").mkdir()
             tell(

@@ -16,7 +16,7 @@ def run(*options: str) -> str:
 
 
 def test_a_few_kills_lose_nothing():
-    told = run("--moments", "2", "--kills", "0", "--preparations", "1", "--workers", "0")
+    told = run("--moments", "2", "--kills", "0", "--preparations", "1", "--folds", "0", "--workers", "0")
     assert "2 kills, 2 died, 0 wrong" in told
 
 
