@@ -17,6 +17,8 @@ TOOLS := .venv-tools
 TOOLS_STAMP := $(TOOLS)/.setup-complete
 CODE := hocp_mm configs tools benchmarks tests requirements setup.py
 PYTEST_ARGS ?=
+# A file's tests share what they set up, so they stay together; a process may take 3 GB.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 # 3.11 to 3.13 first: requirements/lock.txt fits those.
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.10 python; do \
@@ -71,7 +73,7 @@ contracts: setup ## import-linter: arrows point down only
 	$(BIN)/lint-imports
 
 unit: setup ## pytest with doctests, without the slow ones
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: setup ## the tests that take minutes
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

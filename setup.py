@@ -42,6 +42,7 @@ VIDEO = ["decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux' 
 
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "scipy>=1.11",
     "tensorly>=0.8",
