@@ -23,11 +23,13 @@ _LONGEST_STEM = 120  # a draft's name must not be too long where the file's own 
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], follow: bool = True) -> Iterator[Path]:
     """Give a draft to write, which takes the place of ``path`` when the block ends well.
 
     Args:
         path: File to write; its folder is made. What is there stays until the draft is complete.
+        follow: Write to the file that a link points to, as a user wants who named the place. False replaces the link:
+            for places in a folder that may be a copy, or a stranger's, whose links lead out of it.
 
     Yields:
         Path beside it with the same suffix, where nothing exists yet. After an exception it is removed.
@@ -46,8 +48,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     with writing(path):
-        path = path.resolve() if path.is_symlink() else path  # a link stays one
-        if path.exists() and not path.is_file():  # a device would be replaced, too
+        path = path.resolve() if follow and path.is_symlink() else path  # a link stays one
+        if not path.is_symlink() and path.exists() and not path.is_file():  # a device would be replaced, too
             raise OutputError(f"{path}: cannot be written (something else than a file has this name).")
         draft = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{uuid.uuid4().hex}.part{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,13 @@ def _probe(folder: Path, probe: Path, rule: str) -> None:
                 place.rmdir()
 
 
-def write_text(path: str | os.PathLike[str], text: str, newline: str | None = None, errors: str | None = None) -> None:
+def write_text(
+    path: str | os.PathLike[str],
+    text: str,
+    newline: str | None = None,
+    errors: str | None = None,
+    follow: bool = True,
+) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
     Args:
@@ -166,8 +174,9 @@ def write_text(path: str | os.PathLike[str], text: str, newline: str | None = No
         text: Content.
         newline: As in ``open``.
         errors: As in ``open``.
+        follow: As in `replacing`.
     """
-    with replacing(path) as draft:
+    with replacing(path, follow) as draft:
         draft.write_text(text, encoding="utf-8", errors=errors, newline=newline)
 
 

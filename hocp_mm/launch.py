@@ -29,6 +29,7 @@ from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
 from hocp_mm.functional.choice import allow_measuring
+from hocp_mm.parallel import is_first_process
 
 _MOST_TEXT = 2**20  # characters of a recorded config that are compared
 
@@ -142,6 +143,10 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
     """
     cfg = copy.deepcopy(cfg)
     use_own_parts(cfg)
+    if cfg.filename is not None and is_first_process():
+        kept = Path(cfg["work_dir"]) / Path(cfg.filename).name  # MMEngine writes the config there, through a link, too
+        if kept.is_symlink():
+            kept.unlink()
     allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)
     runner_class = RUNNERS.get(cfg["runner_type"]) if "runner_type" in cfg else Runner

@@ -20,8 +20,10 @@ from mmengine.runner import IterBasedTrainLoop as MMEngineIterLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hocp_mm.checkpoints.training_state import LARGEST_COUNT
 from hocp_mm.engine import run_state
 from hocp_mm.engine.sampling import preserved_random_numbers
+from hocp_mm.errors import CheckpointError
 from hocp_mm.registry import LOOPS
 
 TERMINATED = 128 + signal.SIGTERM
@@ -62,7 +64,16 @@ class _GoesOn:
         """Go on where the checkpoint was made; called when all hooks are ready to train."""
         if self._taken_up is not None:
             run_state.restore(self._runner, self._taken_up)
-            self.validated = int(self._taken_up.get("validated", 0))
+            self.validated = self._count("validated")
+
+    def _count(self, name: str) -> int:
+        """Return a number of the state that is taken up, 0 where it has none."""
+        value = (self._taken_up or {}).get(name, 0)
+        if type(value) is not int or not 0 <= value < LARGEST_COUNT:
+            raise CheckpointError(
+                f"resume: {self._runner._load_from}: {name} must be a whole number from 0, got {value!r:.100}."
+            )
+        return value
 
     def _validate(self, done: int, last: bool) -> None:
         """Validate if it is due after ``done`` epochs (or iterations) and has not been done."""
@@ -161,7 +172,7 @@ class EpochBasedTrainLoop(_GoesOn, MMEngineEpochLoop):
 
     def _take_up(self) -> None:
         super()._take_up()
-        self._batches_done = int((self._taken_up or {}).get("batches", 0))
+        self._batches_done = self._count("batches")
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """Yield numbers and batches from the first one that is not done."""
@@ -185,8 +196,9 @@ class IterBasedTrainLoop(_GoesOn, MMEngineIterLoop):
         try:
             self.runner.call_hook("before_train")
             self.runner.call_hook("before_train_epoch")
-            for _ in range(self._iter):  # what has been trained on already
-                next(self.dataloader_iterator)
+            if self._iter < self._max_iters:
+                for _ in range(self._iter):  # what has been trained on already
+                    next(self.dataloader_iterator)
             self._take_up()
             while True:
                 self._decide_current_val_interval()

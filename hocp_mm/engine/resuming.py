@@ -40,6 +40,7 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
     refusals: list[str] = []
     for file in candidates:
         try:
+            _check_inside(file)
             read_training(file)
         except CheckpointError as error:
             refusals.append(str(error))
@@ -74,6 +75,14 @@ def read_training(file: Path) -> dict[str, Any]:
     checkpoint = load_from_local(str(file))
     check_training_state(checkpoint, file)
     return checkpoint
+
+
+def _check_inside(file: Path) -> None:
+    """Refuse a link that leads out of the folder: in a copied folder it would be a file of somebody else's."""
+    if file.resolve().parent != file.parent.resolve():
+        raise CheckpointError(
+            f"{file}: is a link out of its folder, to {file.resolve()} (copy the file, or name it: --resume=FILE)."
+        )
 
 
 def _named_by(pointer: Path) -> str | None:

@@ -13,6 +13,8 @@ from mmengine.runner import Runner
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import CheckpointError
 
+_KEYS = 624  # numbers in the state of a Mersenne twister
+
 
 def capture(runner: Runner) -> dict[str, Any]:
     """Take down the state of all processes; all of them must call this at the same time.
@@ -86,8 +88,12 @@ def _random_states() -> dict[str, Any]:
 
 def _set_random_states(states: Mapping[str, Any]) -> None:
     version, numbers, gauss = states["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    if not (gauss is None or isinstance(gauss, float)):
+        raise TypeError(f"Python's next normal number must be a float, got {type(gauss).__name__}")
     kind, keys, position, has_gauss, number = states["numpy"]
+    if not 0 <= position <= _KEYS:  # NumPy would read beyond its array
+        raise ValueError(f"NumPy's position must be 0 to {_KEYS}, got {position}")
+    random.setstate((version, tuple(numbers), gauss))
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, number))  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
     if "cuda" in states and torch.cuda.is_available():

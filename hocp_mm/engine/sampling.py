@@ -19,6 +19,8 @@ from torch.utils.data import Dataset, Sampler
 
 from hocp_mm.registry import DATA_SAMPLERS
 
+_MOST_SEED = 1 << 62  # an epoch is added, and torch takes 64 bits
+
 
 class Draw(int):
     """Index of a sample, with the seed of the random numbers that this draw of it uses."""
@@ -81,9 +83,12 @@ class NumberedSampler(Sampler):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Take the order of the run that ``state`` comes from."""
-        self.seed = int(state["seed"])
+        seed, inner = int(state["seed"]), int(state["inner"])
+        if not 0 <= seed < _MOST_SEED > inner >= 0:
+            raise ValueError(f"seeds must be whole numbers from 0 below {_MOST_SEED}, got {seed} and {inner}")
+        self.seed = seed
         if hasattr(self.sampler, "seed"):
-            self.sampler.seed = int(state["inner"])
+            self.sampler.seed = inner
 
 
 class SeededDataset(Dataset):

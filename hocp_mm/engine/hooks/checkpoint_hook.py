@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
 from hocp_mm.checkpoints import check_optimizer_state, check_scheduler_state
+from hocp_mm.checkpoints.training_state import BEST_FILE
 from hocp_mm.compat.checkpoint_loading import FILE_ENTRIES, RECORDED
 from hocp_mm.engine.finite import first_non_finite
 from hocp_mm.engine.resuming import INTERRUPTED, LAST
@@ -155,7 +156,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._state = loop.state_dict() if resumable and hasattr(loop, "state_dict") else None
         path = Path(self.out_dir) / name
         # All processes call it: where parameters lie in shards, they are gathered there.
-        with replacing(path) if is_main_process() else contextlib.nullcontext(path) as draft:
+        with replacing(path, follow=False) if is_main_process() else contextlib.nullcontext(path) as draft:
             runner.save_checkpoint(
                 str(draft.parent),
                 draft.name,
@@ -168,13 +169,13 @@ class CheckpointHook(MMEngineCheckpointHook):
         if resumable:
             loop.saved, self.last_ckpt = meta["iter"], str(path)
             if is_main_process():
-                write_text(Path(runner.work_dir) / LAST, str(path))
+                write_text(Path(runner.work_dir) / LAST, str(path), follow=False)
 
     def _adopt_best(self, runner: Runner, key: str, recorded: Mapping[str, str]) -> None:
         """Take the best checkpoint of the interrupted run for this run's, if it lies in this run's folder."""
         name = recorded.get(self._info("best_ckpt", key))
         self._set_best(key, None)
-        if name is not None and (Path(self.out_dir) / name).is_file():
+        if name is not None and BEST_FILE.fullmatch(name) and (Path(self.out_dir) / name).is_file():
             self._set_best(key, name)
             runner.message_hub.update_info(self._info("best_ckpt", key), str(Path(self.out_dir) / name))
         elif (score := runner.message_hub.runtime_info.pop(self._info("best_score", key), None)) is not None:
