@@ -114,7 +114,9 @@ def require_writable(folder: str | os.PathLike[str], option: str) -> None:
     """
     folder = Path(folder)
     _probe(
-        folder, folder / f".probe.{uuid.uuid4().hex}.part", f"{option}: must be a folder that can be written to, got {folder}"
+        folder,
+        folder / f".probe.{uuid.uuid4().hex}.part",
+        f"{option}: must be a folder that can be written to, got {folder}",
     )
 
 

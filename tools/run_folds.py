@@ -8,6 +8,7 @@ kept, a training is resumed from its last checkpoint.
 import argparse
 import hashlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         train_and_test(folder, args, configs[fold], fold)
     scores = pool_folds({fold: collect(work_dir / f"fold_{fold}", cfg, fold) for fold, cfg in configs.items()})
     path = work_dir / "folds.json"
-    write_text(path, json.dumps(asdict(scores), indent=2) + "\n")
+    write_text(path, json.dumps(asdict(scores), indent=2) + "\n", follow=False)
     print(f"\n{report(scores)}\n\nwritten to {path}", flush=True)
 
 
@@ -149,9 +150,9 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     if file.is_file():
         try:
             known = json.loads(file.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HOCPError(f"{file}: not readable as JSON ({error}); delete {folder} to start again.") from error
-        differing = [key for key in stamp if known.get(key) != stamp[key]]
+        differing = [key for key in stamp if not isinstance(known, dict) or known.get(key) != stamp[key]]
         if differing:
             raise HOCPError(
                 f"{folder}: holds a run with another {' and '.join(differing)}; name another --work-dir, or delete it."
@@ -159,7 +160,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
-    write_text(file, json.dumps(stamp, indent=2) + "\n")
+    write_text(file, json.dumps(stamp, indent=2) + "\n", follow=False)
 
 
 def static_checkpoint(args: argparse.Namespace, fold: int) -> str | None:
@@ -178,18 +179,45 @@ def train_and_test(folder: Path, args: argparse.Namespace, cfg: "Config", fold: 
         source = static_checkpoint(args, fold)
         given = ["--static-checkpoint", source] if source else []
         call(fold, "train.py", [args.config, "--work-dir", str(folder), "--resume", *given, *options])
-        write_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n")
-    checkpoint = folder / json.loads(trained.read_bytes())["checkpoint"]
+        write_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n", follow=False)
+    checkpoint = chosen_checkpoint(trained)
     # Under another name until it is complete.
     draft = folder / "results.part"
-    shutil.rmtree(draft, ignore_errors=True)
+    remove(draft)
     call(
         fold,
         "test.py",
         [args.config, str(checkpoint), "--work-dir", str(folder / "test"), "--out-dir", str(draft), *options],
     )
-    shutil.rmtree(results, ignore_errors=True)
+    remove(results)
     draft.rename(results)
+
+
+def remove(place: Path) -> None:
+    """Remove a folder of an earlier call; a link alone, not what it leads to."""
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def chosen_checkpoint(trained: Path) -> Path:
+    """Return the checkpoint of this folder that a finished training has chosen.
+
+    Raises:
+        HOCPError: If the note says anything else; the folder may be a copy.
+    """
+    try:
+        name = json.loads(trained.read_bytes())["checkpoint"]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise HOCPError(
+            f"{trained}: must name a checkpoint ({type(error).__name__}); delete it to choose anew."
+        ) from error
+    file = trained.parent / name if isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.pth", name) else None
+    if file is None or not file.is_file() or file.resolve().parent != trained.parent.resolve():
+        raise HOCPError(
+            f"{trained}: must name a checkpoint of its folder, got {name!r:.100}; delete it to choose anew."
+        )
+    return file
 
 
 def call(fold: int, tool: str, words: list[str]) -> None:

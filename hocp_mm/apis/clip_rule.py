@@ -24,6 +24,7 @@ from hocp_mm.launch import is_type
 # Not the training pipeline: its random crops do not say what the network should see.
 LOADERS = ("test_dataloader", "val_dataloader")
 _MOST_PIXELS = 2**27  # of a clip: 32 frames of 2048 x 2048 pixels; the config may come from a stranger's checkpoint
+_LARGEST, _WIDEST = 2**16, 16  # numbers that say how a clip is cut; faces in one crop, side by side
 _STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
 
 
@@ -75,14 +76,24 @@ class ClipRule:
             sample = next((step for step in steps if isinstance(step, SampleClip)), None)
             if load is None or sample is None:
                 continue
-            stride = dict(dataset.get("windows") or {}).get("stride", max(1, sample.clip_len // 2))
-            if not 0 < sample.clip_len * load.size**2 <= _MOST_PIXELS:
+            windows = dataset.get("windows") or {}
+            stride = windows.get("stride", max(1, sample.clip_len // 2)) if isinstance(windows, Mapping) else None
+            after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
+            interval, sizes = sample.frame_interval, [load.size, *(step.size for step in after)]
+            for what, number in {"clip_len": sample.clip_len, "frame_interval": interval, "stride": stride,
+                                 "smooth": load.smooth, "size": max(sizes, key=float)}.items():  # fmt: skip
+                if type(number) is not int or not 0 < number <= _LARGEST:
+                    raise CheckpointError(
+                        f"{source}: the test pipeline's {what} must be a whole number from 1 to {_LARGEST}, got "
+                        f"{number!r:.100}."
+                    )
+            if not sample.clip_len * max(sizes) ** 2 <= _MOST_PIXELS:
                 raise CheckpointError(
                     f"{source}: a clip may have at most {_MOST_PIXELS} pixels, got {sample.clip_len} frames of size "
-                    f"{load.size}."
+                    f"{max(sizes)}."
                 )
-            after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
-            interval = sample.frame_interval
+            if not 0 < load.margin <= _WIDEST:
+                raise CheckpointError(f"{source}: margin must be at most {_WIDEST}, got {load.margin!r:.100}.")
             return cls(load.size, load.margin, load.smooth, sample.clip_len, interval, stride, after)
         raise CheckpointError(
             f"{source}: the config must have a data loader with LoadFaceClip and SampleClip, which say how the face is "

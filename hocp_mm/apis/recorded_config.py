@@ -10,8 +10,9 @@ import ast
 import contextlib
 import functools
 import math
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -21,6 +22,7 @@ from mmengine.registry import MODELS as ROOT
 from mmengine.registry import registry as mmengine_registry
 from torch import nn
 from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
@@ -51,6 +53,11 @@ _MOST_ITEMS = 10_000
 _LARGEST = 2**20  # of the whole numbers that describe a network
 _MOST_MODULES = 50_000
 _SPARE_NUMBERS = 2**26  # that building may take besides those in the file: stages that are cut off, and the like
+_MOST_WORK = 16  # times that many numbers may be computed while modules are built
+# Patterns are searched in names of layers, of some 60 letters: a repeat may end at each of them.
+_LETTERS = 60
+_MOST_PATHS = 2 * _LETTERS**3
+_LONGEST_WORD = 4096
 
 
 def allowed_modules(stock: bool = True) -> dict[str, type[nn.Module]]:
@@ -138,6 +145,7 @@ def read_recorded_config(text: str, source: str) -> Config:
         if not isinstance(values["model"], dict):
             raise CheckpointError(f"{source}: the recorded config's model must be a dict.")
         values["model"] = _checked(values["model"], "model", scope or SCOPE, source)
+        _check_patterns(values["model"], source)
     try:
         return Config(values)
     except (KeyError, TypeError, ValueError) as error:  # names that mmengine keeps for itself
@@ -187,6 +195,39 @@ def _checked(value: Any, key: str, scope: str, source: str) -> Any:
     if isinstance(value, int) and abs(value) > _LARGEST and key != "seed":
         raise CheckpointError(f"{source}: the recorded model's {key} must be at most {_LARGEST}, got {value:.3g}.")
     return value
+
+
+def _check_patterns(model: Mapping[str, Any], source: str) -> None:
+    """Refuse words that would take long as regular expressions, which some are."""
+    words: list[Any] = [model]
+    paths = 0
+    while words:
+        word = words.pop()
+        if isinstance(word, Mapping):
+            words += [*word, *word.values()]
+        elif isinstance(word, list | tuple | set):
+            words += word
+        elif isinstance(word, str) and (cost := _paths(word)) > 1:
+            paths += cost
+            if paths > _MOST_PATHS:
+                raise CheckpointError(
+                    f"{source}: the recorded model's patterns must be simple (few repeats, none of a group), got "
+                    f"{word!r:.100}; give the config itself."
+                )
+
+
+def _paths(pattern: str) -> int:
+    """Return how many ways through a name a regular expression has at most.
+
+    Example:
+        >>> _paths("resnet18.a1_in1k"), _paths("^layer[34].*conv"), _paths("(a|b)(c|d)"), _paths("(a+)+") > _MOST_PATHS
+        (1, 60, 4, True)
+    """
+    repeats = re.findall(r"(?<!\()[*+?{]", pattern)
+    if len(pattern) > _LONGEST_WORD or re.search(r"\)[*+?{]", pattern):
+        return _MOST_PATHS + 1
+    arms = math.prod(part.count("|") + 1 for part in pattern.split("("))
+    return min(arms * _LETTERS ** min(len(repeats), 9), _MOST_PATHS + 1)
 
 
 def _registered_name(kind: Any, key: str, scope: str, source: str) -> str:
@@ -251,7 +292,7 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
     Raises:
         CheckpointError: If more is asked for, something would be imported, or the arguments make no network.
     """
-    most, modules, parameters = 4 * numbers + _SPARE_NUMBERS, 0, 0
+    most, modules, held, computed = 4 * numbers + _SPARE_NUMBERS, 0, 0, 0
 
     def too_large() -> NoReturn:
         raise CheckpointError(f"{source}: the recorded config describes a larger network than the weights in the file.")
@@ -262,10 +303,10 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
         if modules > _MOST_MODULES:
             too_large()
 
-    def count_parameter(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal parameters
-        parameters += 0 if parameter is None else parameter.numel()
-        if parameters > most:
+    def count_tensor(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        nonlocal held
+        held += 0 if tensor is None else tensor.numel()
+        if held > most:
             too_large()
 
     def import_nothing(name: str, package: str | None = None) -> Any:
@@ -285,11 +326,19 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
                     and math.prod(value) > most
                 ):
                     too_large()
-            return func(*args, **(kwargs or {}))
+            if math.prod(_broadcast(args)) > most:
+                too_large()
+            made = func(*args, **(kwargs or {}))
+            nonlocal computed
+            computed += made.numel() if isinstance(made, torch.Tensor) else 0
+            if computed > _MOST_WORK * most:
+                too_large()
+            return made
 
     handles = [
         register_module_module_registration_hook(count_module),
-        register_module_parameter_registration_hook(count_parameter),
+        register_module_parameter_registration_hook(count_tensor),
+        register_module_buffer_registration_hook(count_tensor),
     ]
     try:
         with (
@@ -311,6 +360,14 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _broadcast(arguments: Iterable[Any]) -> tuple[int, ...]:
+    """Return the shape of what becomes of tensors that are seen as of one shape; () where they are not."""
+    try:
+        return torch.broadcast_shapes(*(value.shape for value in arguments if isinstance(value, torch.Tensor)))
+    except RuntimeError:
+        return ()
 
 
 def count_numbers(state: Mapping[str, Any]) -> int:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+_WIDEST = 4  # frames side by side; pixels of larger squares are not averaged
+
 
 def landmark_boxes(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the tight box around the landmarks of each frame.
@@ -139,7 +141,8 @@ def crop_faces(frames: NDArray[np.uint8], boxes: NDArray[np.floating], size: int
     crops = np.empty((len(frames), size, size, 3), dtype=np.uint8)
     for crop, frame, (x1, y1, x2, _) in zip(crops, frames, np.asarray(boxes, dtype=np.float64), strict=True):
         side = x2 - x1
-        fine = size * max(1, math.ceil(side / size - 1e-3))  # the tolerance keeps a float32 square at scale 1
+        seen = min(side, _WIDEST * max(frame.shape[:2]))  # what lies farther out is edge pixels: no memory for them
+        fine = size * max(1, math.ceil(seen / size - 1e-3))  # the tolerance keeps a float32 square at scale 1
         step = side / fine
         # Pixel centres: output u + 0.5 looks at x1 + (u + 0.5) * step.
         to_source = np.array([[step, 0, x1 + (step - 1) / 2], [0, step, y1 + (step - 1) / 2]])

@@ -15,6 +15,7 @@ from hocp_mm.errors import DataError
 
 NUM_LANDMARKS = 49
 _LARGEST_MEMBER = 1 << 20  # a frame takes 2 kB; a member that unpacks to gigabytes is damage, or an attack
+_FARTHEST = 1e6  # pixels
 _LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\.[^/]*$)")  # what systems add when they pack a folder
 _FRAME_NUMBER = re.compile(r"(\d+)[^\d./\\]*(?:\.\w+)?$")  # the last digits of the name before its suffix
 
@@ -26,7 +27,7 @@ def read_landmarks_zip(path: str | Path, num_frames: int, tolerance: int = 0) ->
     name ends in the frame number (zero-based; one-based where no file is numbered 0 and the last is numbered
     ``num_frames``), and in it one line of exactly 98 numbers x1 y1 … x49 y49, or else 49 lines of two
     numbers. Other lines (head pose, eyes) are passed over. A missing or empty file is a frame without a face,
-    as are points that are not finite.
+    as are points that are not finite, or farther out than any picture is large.
 
     Args:
         path: Zip file.
@@ -52,7 +53,7 @@ def read_landmarks_zip(path: str | Path, num_frames: int, tolerance: int = 0) ->
                     landmarks[frame] = points
     except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # RuntimeError: encrypted
         raise DataError(f"{path}: not a readable zip file ({error}).") from error
-    landmarks[~np.isfinite(landmarks).all(axis=1)] = np.nan
+    landmarks[~(np.abs(landmarks) < _FARTHEST).all(axis=1)] = np.nan  # nor where one is NaN
     return landmarks.reshape(num_frames, NUM_LANDMARKS, 2)
 
 

@@ -59,3 +59,30 @@ def test_windows_cover_every_frame(num_frames: int, interval: int, stride: int |
     assert all(inds.shape == (8,) for inds in windows)
     covered = np.unique(np.concatenate(windows))
     assert covered[covered >= 0].tolist() == list(range(num_frames))
+
+
+ODD_PIPELINES = {
+    "few pixels in very many frames": {"clip_len": 2**27, "size": 1},
+    "large after the crop": {"after": 30_000},
+    "a margin that is no number": {"margin": float("nan")},
+    "a margin without an end": {"margin": float("inf")},
+    "a wide margin": {"margin": 1e6},
+    "half a frame": {"clip_len": 6.5},
+    "half a pixel": {"size": 32.5},
+    "a huge interval": {"frame_interval": 2**62},
+    "a huge average": {"smooth": 2**70},
+    "no stride": {"windows": {"stride": 0}},
+    "text for a stride": {"windows": {"stride": "1"}},
+    "text for windows": {"windows": "abc"},
+    "text for a size": {"size": "32"},
+}
+
+
+@pytest.mark.parametrize("name", ODD_PIPELINES)
+def test_numbers_that_no_clip_has_are_refused(name: str):
+    odd = dict(ODD_PIPELINES[name])
+    windows, after = odd.pop("windows", {}), odd.pop("after", 16)
+    sample = {"type": "SampleClip", "clip_len": 6} | {k: odd.pop(k) for k in ("clip_len", "frame_interval") if k in odd}
+    pipeline = [sample, {"type": "LoadFaceClip", "size": 32, **odd}, {"type": "ResizeClip", "size": after}]
+    with pytest.raises(CheckpointError, match=r"^my\.pth: "):
+        ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline, "windows": windows}}}, "my.pth")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.apis import with_ground_truth
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.structures import AffectTimeline
 
 
@@ -51,3 +51,26 @@ def test_segments_may_count_from_their_place_in_the_recording(tmp_path: Path):
 def test_labels_of_another_length_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="4 labels, but the video has 3 frames"):
         with_ground_truth(timeline(), write(tmp_path, rows=4), {})
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {"labels": "/../../secret"},
+        {"labels": "V\0"},
+        {"labels": 5},
+        {"labels": "V" * 5000},
+        {"label_range": 5},
+        {"label_range": (1, 2, 3)},
+        {"label_range": ("a", "b")},
+        {"label_range": (1, 1)},
+        {"label_range": (float("nan"), 1)},
+        {"expected": {"labels": "../V"}},
+    ],
+    ids=str,
+)
+def test_a_strangers_config_names_no_file_elsewhere(dataset: dict, tmp_path: Path):
+    with pytest.raises(HOCPError, match=r"^ground truth: the config's label"):
+        with_ground_truth(timeline(), write(tmp_path), {"test_dataloader": {"dataset": dataset}})
+    for loader in ({}, {"dataset": 5}, "text", {"dataset": {"expected": 5}}):  # says nothing: V, from -1 to 1
+        assert len(with_ground_truth(timeline(), write(tmp_path), {"test_dataloader": loader})) == 3

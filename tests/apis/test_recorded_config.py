@@ -249,3 +249,49 @@ def test_weights_to_start_from_are_left_out_wherever_they_are_named():
         "init_cfg": None,
         "backbone": {"type": "A", "pretrained": None, "checkpoint": None, "parts": [{"pretrained": None}]},
     }
+
+
+SLOW_PATTERNS = [
+    "^(([a-z0-9_.])+)+!$",
+    "(a|a)*!",
+    "(?:[a-z.]*){20}!",
+    "(?:(?:(?:){60000}){60000}){60000}",
+    ".*.*.*.*!",
+    ".?" * 30 + "!",
+    "(.|.)" * 30 + "!",
+    "a" * 10_000,
+]
+
+
+@pytest.mark.parametrize("pattern", SLOW_PATTERNS, ids=lambda pattern: pattern[:20])
+@pytest.mark.parametrize("word", ["freeze=[{!r}]", "factorize={!r}", "temporal_layers=({!r},)", "rank={{{!r}: 4}}"])
+def test_patterns_that_take_for_ever_are_refused(word: str, pattern: str):
+    text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', model_name='resnet18', {word.format(pattern)})"
+    with pytest.raises(CheckpointError, match=r"^a\.pth: the recorded model's patterns must be simple"):
+        read_recorded_config(text, "a.pth")
+
+
+def test_many_patterns_are_as_bad_as_a_slow_one():
+    text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', freeze={['.*x.*y.*z%d' % i for i in range(9)]})"
+    with pytest.raises(CheckpointError, match="patterns must be simple"):
+        read_recorded_config(text, "a.pth")
+
+
+def test_patterns_that_people_write_are_taken():
+    patterns = ["^conv1", r"^(?:layer[12]|stem)\..*conv[12]$", r"blocks\.\d+\.norm", "(bn|norm).*(weight|bias)$"]
+    text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', freeze={patterns}, rank={dict.fromkeys(patterns, 'x1')})"
+    assert read_recorded_config(text, "a.pth").model["freeze"] == patterns
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model = dict(type='mmaction.SwinTransformer3D', arch='tiny', window_size=(8, 40, 40))",
+        "model = dict(type='hocp_mm.TimmHOCPBackbone', model_name='swin_tiny_patch4_window7_224', "
+        "timm_options=dict(window_size=96, img_size=384))",
+    ],
+)
+def test_tables_that_are_larger_than_the_weights_are_not_made(text: str):
+    model = read_recorded_config(text, "a.pth").model
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(10**6, "a.pth"):
+        MODELS.build(model)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hocp_mm.datasets import faces
 from hocp_mm.datasets.faces import (
     crop_faces,
     face_track,
@@ -103,3 +104,12 @@ def test_a_drifting_crop_does_not_jump_by_whole_pixels():
 def test_one_box_per_frame_is_needed():
     with pytest.raises(ValueError, match="got 2 frames and 1 boxes"):
         crop_faces(np.zeros((2, 8, 8, 3), np.uint8), np.array([[0, 0, 4, 4]]), size=4)
+
+
+@pytest.mark.parametrize("side", [5.0, 300.0, 1e5, 1e7])
+def test_a_square_larger_than_all_frames_takes_no_more_memory(side: float, monkeypatch: pytest.MonkeyPatch):
+    warp, sizes = faces.cv2.warpAffine, []
+    monkeypatch.setattr(faces.cv2, "warpAffine", lambda *a, **k: sizes.append(a[2]) or warp(*a, **k))
+    frame = np.full((1, 20, 30, 3), 7, np.uint8)
+    assert (crop_faces(frame, np.array([[-side / 2, -side / 2, side / 2, side / 2]]), 16) == 7).all()
+    assert max(sizes[0]) <= 4 * 30 + 16

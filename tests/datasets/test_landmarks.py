@@ -101,3 +101,9 @@ def test_a_member_that_unpacks_to_more_than_a_frame_may_have_is_refused(tmp_path
         archive.writestr("K_0.txt", LINE + "\n" * (1 << 20))
     with pytest.raises(DataError, match=r"K_0\.txt: a frame must unpack to at most 1048576 bytes, got more"):
         read_landmarks_zip(path, num_frames=1)
+
+
+@pytest.mark.parametrize("number", ["1e30", "-1e30", "1e7", "inf", "nan"])
+def test_points_farther_out_than_any_picture_are_no_face(tmp_path, number):
+    landmarks = read_landmarks_zip(_zip(tmp_path / "l.zip", {"K_0.txt": LINE.replace("97", number)}), num_frames=1)
+    assert np.isnan(landmarks[0]).all()

@@ -241,3 +241,33 @@ def test_the_demo_recipe_runs_all_folds_on_the_synthetic_twin(tmp_path, monkeypa
     scores = json.loads((tmp_path / "work/folds.json").read_text())
     assert (scores["videos"], scores["frames"]) == (10, 200)
     assert all(np.isfinite(list(scores["pooled"].values())))
+
+
+@pytest.mark.parametrize(
+    "note",
+    ['{"checkpoint": "../best_x.pth"}', '{"checkpoint": "{outside}"}', '{"checkpoint": 5}', "[]", "5", "{", "{}", "[" * 10**5,
+     '{"checkpoint": "link.pth"}', '{"checkpoint": "nothing.pth"}', '{"checkpoint": "a\\u0000.pth"}'],
+    ids=lambda note: note[:30],
+)  # fmt: skip
+def test_a_copied_fold_names_checkpoints_of_its_own_folder_alone(tool, note: str, tmp_path: Path):
+    folder = tmp_path / "fold_0"
+    folder.mkdir()
+    (tmp_path / "best_x.pth").write_bytes(b"x")
+    (folder / "link.pth").symlink_to(tmp_path / "best_x.pth")
+    (folder / "trained.json").write_text(note.replace("{outside}", str(tmp_path / "best_x.pth")))
+    with pytest.raises(HOCPError, match=r"trained\.json: must name a checkpoint"):
+        tool.chosen_checkpoint(folder / "trained.json")
+    (folder / "trained.json").write_text('{"checkpoint": "best_y.pth"}')
+    (folder / "best_y.pth").write_bytes(b"x")
+    assert tool.chosen_checkpoint(folder / "trained.json") == folder / "best_y.pth"
+
+
+def test_links_in_a_copied_fold_are_removed_and_not_what_they_lead_to(tool, tmp_path: Path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "metrics.json").write_text("precious")
+    for name in ("results.part", "broken"):
+        (tmp_path / name).symlink_to(tmp_path / ("outside" if name != "broken" else "nowhere"))
+        tool.remove(tmp_path / name)
+        assert not (tmp_path / name).is_symlink()
+    tool.remove(tmp_path / "nowhere")
+    assert (tmp_path / "outside" / "metrics.json").read_text() == "precious"

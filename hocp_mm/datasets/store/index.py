@@ -5,6 +5,7 @@ as nothing in an array is written by reading it.
 """
 
 import json
+import re
 import struct
 import tokenize
 import zipfile
@@ -24,6 +25,7 @@ from hocp_mm.errors import DataError, MissingDataError
 INDEX_NAME = "index.npz"
 PACKS = "packs"
 INDEX_VERSION = 1
+_PACK_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # as `pack_name` makes them
 STRING_COLUMNS = ("keys", "packs", "subjects")
 RECORD_COLUMNS: dict[str, tuple[Any, ...]] = {
     "first_rows": (np.int64,),
@@ -181,7 +183,7 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"columns must be {sorted(names)}, got {sorted(columns)}")
     if columns["format_version"].tolist() != [INDEX_VERSION]:
         raise ValueError(f"format_version must be {INDEX_VERSION}, got {columns['format_version'].tolist()}")
-    count, frames = len(columns["num_frames"]), int(columns["num_frames"].sum())
+    count, frames = len(columns["num_frames"]), sum(columns["num_frames"].tolist())  # whole numbers do not overflow
     expected = {name: (kind, (count,)) for name, (kind,) in RECORD_COLUMNS.items()}
     expected |= {name: (kind, (frames, *axes)) for name, (kind, *axes) in FRAME_COLUMNS.items()}
     expected |= {f"{name}_ends": (np.int64, (count,)) for name in STRING_COLUMNS}
@@ -195,3 +197,6 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
             raise ValueError(f"{name} must be {np.dtype(kind)} {shape}, got {got}")
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
+    packs = PackedStrings.from_arrays(columns["packs"], columns["packs_ends"]).tolist()
+    if odd := next((name for name in set(packs) if not _PACK_NAME.fullmatch(name)), None):
+        raise ValueError(f"a pack must have the name of a file in {PACKS}, got {odd!r:.100}")

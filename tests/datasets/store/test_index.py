@@ -145,3 +145,20 @@ def test_columns_that_do_not_belong_together_are_refused(tmp_path, rows, change,
     np.savez(path, **columns)
     with pytest.raises(DataError, match=rule):
         read_index(path)
+
+
+@pytest.mark.parametrize("pack", ["../../elsewhere", "/home/somebody/video", "..", "a/b", "a\\b", "a\nb"])
+def test_a_strangers_index_names_no_file_outside_of_the_packs(pack, tmp_path):
+    write_index(tmp_path / "index.npz", [make_row("a", table(1), pack=pack)], CROP)
+    with pytest.raises(DataError, match=r"index\.npz: the index is damaged \(a pack must have the name of a file in"):
+        read_index(tmp_path / "index.npz")
+
+
+def test_lengths_that_overflow_are_refused(tmp_path):
+    write_index(tmp_path / "index.npz", [make_row("a", table(5)), *(make_row(k, table(1)) for k in "bcde")], CROP)
+    with np.load(tmp_path / "index.npz") as file:
+        columns = dict(file)
+    columns["num_frames"] = np.array([2**62, 2**62, 2**62, 2**62 - 9, 18])  # 9 in 64 bits
+    np.savez(tmp_path / "index.npz", **columns)
+    with pytest.raises(DataError, match="the index is damaged"):
+        read_index(tmp_path / "index.npz")
