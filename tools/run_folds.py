@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hocp_mm.structures import AffectTimeline
 
 TOOLS = Path(__file__).resolve().parent
+LARGEST_NOTE = 1 << 20  # bytes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -147,10 +148,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     }
     file = folder / "run.json"
     if file.is_file():
-        try:
-            known = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise HOCPError(f"{file}: not readable as JSON ({error}); delete {folder} to start again.") from error
+        known = read_note(file)
         differing = [key for key in stamp if known.get(key) != stamp[key]]
         if differing:
             raise HOCPError(
@@ -160,6 +158,24 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     if folder.is_dir() and any(folder.iterdir()):
         raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
     write_text(file, json.dumps(stamp, indent=2) + "\n")
+
+
+def read_note(file: Path) -> dict[str, Any]:
+    """Return what an earlier call noted in a file.
+
+    Raises:
+        HOCPError: If it is no JSON object.
+    """
+    from hocp_mm.datasets.source_files import read_bytes
+
+    text = read_bytes(file, "note of an earlier call", LARGEST_NOTE)
+    try:
+        known = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HOCPError(f"{file}: not readable as JSON ({error}); delete {file.parent} to start again.") from error
+    if not isinstance(known, dict):
+        raise HOCPError(f"{file}: must hold a JSON object, got {type(known).__name__}; delete {file.parent}.")
+    return known
 
 
 def static_checkpoint(args: argparse.Namespace, fold: int) -> str | None:
@@ -178,8 +194,13 @@ def train_and_test(folder: Path, args: argparse.Namespace, cfg: "Config", fold: 
         source = static_checkpoint(args, fold)
         given = ["--static-checkpoint", source] if source else []
         call(fold, "train.py", [args.config, "--work-dir", str(folder), "--resume", *given, *options])
+        trained.unlink(missing_ok=True)  # a link to nowhere: the folder may be a copy
         write_text(trained, json.dumps({"checkpoint": best_checkpoint(folder, cfg).name}) + "\n")
-    checkpoint = folder / json.loads(trained.read_bytes())["checkpoint"]
+    name = read_note(trained).get("checkpoint")
+    # The folder may be a copy, or a stranger's: nothing outside of it is tested.
+    if not (isinstance(name, str) and name.isprintable() and name.endswith(".pth") and Path(name).name == name):
+        raise HOCPError(f"{trained}: checkpoint must be the name of a file in {folder}, got {name!r:.100}.")
+    checkpoint = folder / name
     # Under another name until it is complete.
     draft = folder / "results.part"
     shutil.rmtree(draft, ignore_errors=True)
