@@ -214,6 +214,7 @@ class Campaign:
         normal = self._hand_in(door, Hostile("good", lambda p: shutil.copy(good, p), good.name), 0)
         if normal.code:
             account.wrong.append(f"{door.name}: the good file is refused: {normal.text[-1500:]}")
+            print(f"WRONG {account.wrong[-1]}", flush=True)
             return account
         chosen = [file for family in door.families for file in self.files[family]]
         if most is not None and len(chosen) > most:
@@ -228,6 +229,7 @@ class Campaign:
             faults = self._faults(door, file, outcome, normal)
             if faults:
                 account.wrong.append(f"{door.name}, {file.name}: {'; '.join(faults)}")
+                print(f"WRONG {account.wrong[-1]}", flush=True)
             elif outcome.refusal is None:
                 account.read += 1
         return account
@@ -295,11 +297,11 @@ def main(argv: list[str] | None = None) -> int:
             if wanted is not None and door.name not in wanted:
                 continue
             account = campaign.at(door, args.most)
-            print(f"{door.name}: {account}", *account.wrong, sep="\n  ", flush=True)
+            print(f"{door.name}: {account}", flush=True)
             total.update(files=account.files, wrong=len(account.wrong))
             if args.record:
                 note = f"{account.read} read harmlessly; at most {account.slowest:.1f} s, {account.largest} MB"
-                row = f"hostile-{door.name.replace(' ', '-').replace(',', '')}"
+                row = f"hostile-{door.name.replace(' ', '-')}"
                 what = f"hostile files: {door.name}"
                 command = f'python -m tests.reliability.hostile --record --doors "{door.name}"'
                 record(row, what, command, account.files, len(account.wrong), note)
