@@ -1,12 +1,13 @@
 """Hand hostile files in at every door, and see that nothing happens: ``python -m tests.reliability.hostile``.
 
-Each pair of a door and a file runs in a process of its own, forked from this one after the imports, with limits of time
-and memory. It may end well, or in one line as the tools print it (``error: …``, exit code 2). Everything else is wrong: a
-payload that ran, a foreign file that was opened or changed, a process or connection that the good file does not start,
+Each pair of a door and a file runs in a process of its own, forked from this one after the imports, with limits of
+time and memory. It may end well, or in one line as the tools print it (``error: …``, exit code 2). Everything else is
+wrong: a payload that ran, a foreign file that was opened or changed, a process or connection that the good file does not start,
 a traceback, more than 5 s or 1 GB, and a file that is read although it must be refused.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import hashlib
 import json
@@ -21,13 +22,12 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
 import cv2
@@ -42,9 +42,24 @@ from tests.reliability.page import record
 SECONDS, MEGABYTES = 5.0, 1000
 HARD_SECONDS, WAIT_SECONDS, HARD_BYTES = 30, 60.0, 3 << 30
 SMALL = 8 << 20  # a larger file is made for each door, a smaller one copied
-WORLD = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "subprocess.Popen", "pty.spawn",
-         "socket.connect", "socket.getaddrinfo", "socket.bind", "ctypes.dlopen", "webbrowser.open", "os.kill",
-         "os.chmod", "os.chown", "urllib.Request")  # fmt: skip
+WORLD = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.startfile",
+    "subprocess.Popen",
+    "pty.spawn",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.bind",
+    "ctypes.dlopen",
+    "webbrowser.open",
+    "os.kill",
+    "os.chmod",
+    "os.chown",
+    "urllib.Request",
+)
 CHANGES = ("os.remove", "os.rmdir", "os.rename", "os.truncate", "os.link", "os.symlink", "os.mkdir", "shutil.rmtree")
 
 
@@ -123,10 +138,8 @@ def watched(base: Path, scratch: Path, function: Callable[[], object]) -> Outcom
         time.sleep(0.002)
     _, status, usage = ended
     wall = time.monotonic() - start
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # workers that it left
-    except ProcessLookupError:
-        pass
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     events = set(json.loads(told.read_text())) if told.exists() else {"ended early"}
     before = int(size.read_text()) if size.exists() else 0
@@ -153,7 +166,7 @@ def _settle(base: Path, scratch: Path, log: Path) -> None:
 
 
 def _watch(base: Path, scratch: Path) -> set[str]:
-    """Note processes, connections, foreign files that are opened, and whatever changes outside of the scratch folder."""
+    """Note processes, connections, foreign files that are opened, and what changes outside of the scratch folder."""
     events: set[str] = set()
     own, foreign = str(scratch), (str(base / "precious"), str(base / "foreign"), str(base / "mark"))
 
@@ -184,6 +197,11 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
 
 
+def tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def digest(folder: Path) -> str:
     """Hash names and content of all files."""
     total = hashlib.sha256()
@@ -197,14 +215,16 @@ class Campaign:
 
     Args:
         base: Folder for everything; empty.
+        names: Doors that will be tried.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, names: Collection[str]) -> None:
         self.base = base
-        made = watched(base, base, lambda: prepare(base))
+        made = watched(base, base, lambda: prepare(base, names))
         if made.code:
             raise RuntimeError(f"the good files cannot be made: {made.text[-3000:]}")
-        self.files = files_of(base)
+        self.families = files_of(base)
+        self.files: dict[str, list[Hostile]] = {}
         self.precious = digest(base / "precious")
 
     def at(self, door: Door, most: int | None = None) -> Account:
@@ -214,8 +234,11 @@ class Campaign:
         normal = self._hand_in(door, Hostile("good", lambda p: shutil.copy(good, p), good.name), 0)
         if normal.code:
             account.wrong.append(f"{door.name}: the good file is refused: {normal.text[-1500:]}")
-            print(f"WRONG {account.wrong[-1]}", flush=True)
+            tell(f"WRONG {account.wrong[-1]}")
             return account
+        for family in door.families:
+            if family not in self.files:
+                self.files[family] = self.families[family]()
         chosen = [file for family in door.families for file in self.files[family]]
         if most is not None and len(chosen) > most:
             chosen = random.Random(door.name).sample(chosen, most)
@@ -229,7 +252,7 @@ class Campaign:
             faults = self._faults(door, file, outcome, normal)
             if faults:
                 account.wrong.append(f"{door.name}, {file.name}: {'; '.join(faults)}")
-                print(f"WRONG {account.wrong[-1]}", flush=True)
+                tell(f"WRONG {account.wrong[-1]}")
             elif outcome.refusal is None:
                 account.read += 1
         return account
@@ -289,15 +312,15 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     sys.dont_write_bytecode = True
-    wanted = args.doors.split(",") if args.doors else None
+    wanted = args.doors.split(",") if args.doors else [door.name for door in doors()]
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
-        campaign = Campaign(Path(name).resolve())
+        campaign = Campaign(Path(name).resolve(), wanted)
         for door in doors():
-            if wanted is not None and door.name not in wanted:
+            if door.name not in wanted:
                 continue
             account = campaign.at(door, args.most)
-            print(f"{door.name}: {account}", flush=True)
+            tell(f"{door.name}: {account}")
             total.update(files=account.files, wrong=len(account.wrong))
             if args.record:
                 note = f"{account.read} read harmlessly; at most {account.slowest:.1f} s, {account.largest} MB"
@@ -305,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
                 what = f"hostile files: {door.name}"
                 command = f'python -m tests.reliability.hostile --record --doors "{door.name}"'
                 record(row, what, command, account.files, len(account.wrong), note)
-    print(f"{total['files']} pairs, {total['wrong']} wrong")
+    tell(f"{total['files']} pairs, {total['wrong']} wrong")
     return 1 if total["wrong"] or not total["files"] else 0
 
 

@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,10 @@ class Hostile:
 
 def _bytes(content: bytes) -> Make:
     return lambda path: path.write_bytes(content)
+
+
+def _archive(value: bytes) -> Make:
+    return lambda path: archive(value, path)
 
 
 def _text(content: str) -> Make:
@@ -113,12 +117,23 @@ def junk() -> list[Hostile]:
         member.size = 4
         tar.addfile(member, io.BytesIO(b"evil"))
     contents = {
-        "one byte": b"\x80", "noise": noise, "a page": b"<!DOCTYPE html><html>", "a pointer": b"version https://git-lfs.",
-        "noise like a zip": b"PK\x03\x04" + noise, "noise like a pickle": b"\x80\x02" + noise, "no UTF-8": b"\xff\xfe" * 99,
-        "packed zeros": packed, "zip in a zip": nested.getvalue(), "a tar that leads out": escape.getvalue(),
-        "a program": b"\x7fELF" + noise, "a script": b"#!/bin/sh\ntouch mark\n", "zeros": bytes(1 << 20),
-        "deep brackets": b"[" * 1_000_000, "a long line": b"9" * 4_000_000, "a million lines": b"1\n" * 1_000_000,
-    }  # fmt: skip
+        "one byte": b"\x80",
+        "noise": noise,
+        "a page": b"<!DOCTYPE html><html>",
+        "a pointer": b"version https://git-lfs.",
+        "noise like a zip": b"PK\x03\x04" + noise,
+        "noise like a pickle": b"\x80\x02" + noise,
+        "no UTF-8": b"\xff\xfe" * 99,
+        "packed zeros": packed,
+        "zip in a zip": nested.getvalue(),
+        "a tar that leads out": escape.getvalue(),
+        "a program": b"\x7fELF" + noise,
+        "a script": b"#!/bin/sh\ntouch mark\n",
+        "zeros": bytes(1 << 20),
+        "deep brackets": b"[" * 1_000_000,
+        "a long line": b"9" * 4_000_000,
+        "a million lines": b"1\n" * 1_000_000,
+    }
     return [Hostile(kind, _bytes(content)) for kind, content in contents.items()]
 
 
@@ -138,32 +153,63 @@ def programs(base: Path) -> list[Hostile]:
     script, foreign = text(str(base / "foreign" / "evil.py")), text(str(base / "foreign" / "evil.pth"))
     words = pickle.EMPTY_LIST + pickle.MARK + text("touch") + text(str(mark)) + pickle.APPENDS
     calls = {
-        ("os", "system"): text(shell), ("posix", "system"): text(shell), ("nt", "system"): text(shell),
-        ("os", "popen"): text(shell), ("subprocess", "Popen"): words, ("subprocess", "run"): words,
-        ("subprocess", "check_output"): words, ("pty", "spawn"): words, ("os", "remove"): text(str(precious / "a.txt")),
-        ("shutil", "rmtree"): text(str(precious)), ("builtins", "exec"): text(program), ("builtins", "eval"): text(program),
-        ("__builtin__", "exec"): text(program), ("builtins", "open"): text(str(mark)) + text("w"),
-        ("builtins", "__import__"): text("antigravity"), ("importlib", "import_module"): text("antigravity"),
-        ("runpy", "run_path"): script, ("pickle", "loads"): nested, ("_pickle", "loads"): nested,
-        ("cloudpickle", "loads"): nested, ("dill", "loads"): nested, ("torch", "load"): foreign,
-        ("torch.serialization", "load"): foreign, ("torch.jit", "load"): foreign, ("torch.hub", "load"): script,
-        ("torch.storage", "_load_from_bytes"): nested, ("numpy", "load"): foreign, ("joblib", "load"): foreign,
-        ("timeit", "timeit"): text(program), ("cProfile", "run"): text(program), ("pdb", "run"): text(program),
-        ("code", "InteractiveInterpreter"): b"", ("ctypes", "CDLL"): foreign, ("webbrowser", "open"): text("file:///"),
-        ("functools", "partial"): name("os", "system") + text(shell), ("operator", "methodcaller"): text("system"),
-        ("torch._tensor", "_rebuild_from_type_v2"): name("os", "system") + name("builtins", "dict")
-        + items(text(shell)) + pickle.NONE,
-        ("torch._utils", "_rebuild_wrapper_subclass"): pickle.NONE * 4, ("copyreg", "__newobj__"): name("os", "system"),
+        ("os", "system"): text(shell),
+        ("posix", "system"): text(shell),
+        ("nt", "system"): text(shell),
+        ("os", "popen"): text(shell),
+        ("subprocess", "Popen"): words,
+        ("subprocess", "run"): words,
+        ("subprocess", "check_output"): words,
+        ("pty", "spawn"): words,
+        ("os", "remove"): text(str(precious / "a.txt")),
+        ("shutil", "rmtree"): text(str(precious)),
+        ("builtins", "exec"): text(program),
+        ("builtins", "eval"): text(program),
+        ("__builtin__", "exec"): text(program),
+        ("builtins", "open"): text(str(mark)) + text("w"),
+        ("builtins", "__import__"): text("antigravity"),
+        ("importlib", "import_module"): text("antigravity"),
+        ("runpy", "run_path"): script,
+        ("pickle", "loads"): nested,
+        ("_pickle", "loads"): nested,
+        ("cloudpickle", "loads"): nested,
+        ("dill", "loads"): nested,
+        ("torch", "load"): foreign,
+        ("torch.serialization", "load"): foreign,
+        ("torch.jit", "load"): foreign,
+        ("torch.hub", "load"): script,
+        ("torch.storage", "_load_from_bytes"): nested,
+        ("numpy", "load"): foreign,
+        ("joblib", "load"): foreign,
+        ("timeit", "timeit"): text(program),
+        ("cProfile", "run"): text(program),
+        ("pdb", "run"): text(program),
+        ("code", "InteractiveInterpreter"): b"",
+        ("ctypes", "CDLL"): foreign,
+        ("webbrowser", "open"): text("file:///"),
+        ("functools", "partial"): name("os", "system") + text(shell),
+        ("operator", "methodcaller"): text("system"),
+        ("torch._tensor", "_rebuild_from_type_v2"): name("os", "system")
+        + name("builtins", "dict")
+        + items(text(shell))
+        + pickle.NONE,
+        ("torch._utils", "_rebuild_wrapper_subclass"): pickle.NONE * 4,
+        ("copyreg", "__newobj__"): name("os", "system"),
         ("copyreg", "_reconstructor"): name("builtins", "object") * 2 + pickle.NONE,
         ("copyreg", "add_extension"): text("os") + text("system") + whole(1),
-        ("mmengine.utils.package_utils", "call_command"): words, ("mmengine.fileio", "load"): foreign,
-        ("mmengine.config", "Config.fromstring"): text(program) + text(".py"), ("mmengine.utils", "install_package"): text("x"),
-        ("mmengine.config.config", "Config._file2dict"): script, ("hocp_mm.cli", "run"): name("builtins", "exit"),
-        ("hocp_mm.functional.native.build", "_run"): words, ("torch.utils.cpp_extension", "load"): text("a") + script,
-        ("logging.config", "fileConfig"): script, ("multiprocessing.util", "Finalize"): pickle.NONE,
-    }  # fmt: skip
+        ("mmengine.utils.package_utils", "call_command"): words,
+        ("mmengine.fileio", "load"): foreign,
+        ("mmengine.config", "Config.fromstring"): text(program) + text(".py"),
+        ("mmengine.utils", "install_package"): text("x"),
+        ("mmengine.config.config", "Config._file2dict"): script,
+        ("hocp_mm.cli", "run"): name("builtins", "exit"),
+        ("hocp_mm.functional.native.build", "_run"): words,
+        ("torch.utils.cpp_extension", "load"): text("a") + script,
+        ("logging.config", "fileConfig"): script,
+        ("multiprocessing.util", "Finalize"): pickle.NONE,
+    }
     found = [
-        Hostile(f"calls {module}.{what}", lambda p, b=call(module, what, items(argument)): archive(b, p))
+        Hostile(f"calls {module}.{what}", _archive(call(module, what, items(argument))))
         for (module, what), argument in calls.items()
     ]
     attack = call("os", "system", items(text(shell)))
@@ -172,7 +218,15 @@ def programs(base: Path) -> list[Hostile]:
         "as the whole": attack,
         "as the state dict": b"}" + text("state_dict") + attack + b"s",
         "as a weight": b"}" + text("state_dict") + b"}" + text("w") + attack + b"ss",
-        "as extra state": b"}" + text("state_dict") + b"}" + text("w") + tensor() + b"s" + text("a._extra_state") + attack + b"ss",
+        "as extra state": b"}"
+        + text("state_dict")
+        + b"}"
+        + text("w")
+        + tensor()
+        + b"s"
+        + text("a._extra_state")
+        + attack
+        + b"ss",
         "as meta": b"}" + text("meta") + attack + b"s",
         "as a storage": attack + pickle.BINPERSID,
         "in a storage's id": items(text("storage"), attack, text("0"), text("cpu"), whole(4)) + pickle.BINPERSID,
@@ -184,9 +238,13 @@ def programs(base: Path) -> list[Hostile]:
         "by an escaped name": text("builtins") + text("dict.__class__") + b"\x93" + items(text(shell)) + b"R",
         "by BUILD": build + b"}" + text("__setstate__") + name("os", "system") + b"s" + b"b" + text(shell) + b"b",
         "by BUILD of a class": name("argparse", "Namespace") + b"}" + text("__init__") + name("os", "system") + b"sb",
-        "by a class of ours": name("mmengine.logging.history_buffer", "HistoryBuffer") + b"}" + text("data") + attack + b"sb",
+        "by a class of ours": name("mmengine.logging.history_buffer", "HistoryBuffer")
+        + b"}"
+        + text("data")
+        + attack
+        + b"sb",
         "behind the end": b"}." + attack,
-    }  # fmt: skip
+    }
     found += [
         Hostile(f"calls {p}", lambda f, b=body: raw_archive(b"\x80\x04" + b + b".", f)) for p, body in places.items()
     ]
@@ -196,14 +254,16 @@ def programs(base: Path) -> list[Hostile]:
         Hostile("a bare pickle", _bytes(evil)),
         Hostile("a bare pickle called bin", _bytes(evil), "pytorch_model.bin"),
         Hostile("a bare pickle called safetensors", _bytes(evil), "odd.safetensors"),
-        Hostile("a TorchScript program", lambda p: raw_archive(b"\x80\x02}.", p, {"constants.pkl": evil, "code/a.py": b""})),
+        Hostile(
+            "a TorchScript program", lambda p: raw_archive(b"\x80\x02}.", p, {"constants.pkl": evil, "code/a.py": b""})
+        ),
         Hostile("a pickle in a storage", lambda p: archive(b"N", p, {"data/1": evil}), refused=False),
         Hostile("two pickles", lambda p: archive(b"N", p, {"b/data.pkl": evil}), refused=False),
-    ]  # fmt: skip
+    ]
     return found
 
 
-def pickles(base: Path) -> list[Hostile]:
+def pickles() -> list[Hostile]:
     """Pickles that ask for too much, and archives and older files that contradict themselves."""
     found = [Hostile(case, lambda p, b=body: archive(b, p)) for case, body in HOSTILE.items()]
     found += [Hostile(case, lambda p, w=what: old_file(p, *w)) for case, what in ODD_OLD_FILES.items()]
@@ -234,9 +294,24 @@ def damaged(recogniser: Path) -> list[Hostile]:
 def names(recogniser: Path) -> list[Hostile]:
     """Good content under names that a program may stumble over."""
     content = recogniser.read_bytes()
-    odd = ("a" * 250 + ".pth", "a b.pth", "%s{0}{fold}.pth", "a\nb\x1b[2J.pth", os.fsdecode(b"\xff\xfe.pth"), "..pth",
-           "é😀.pth", "'\"$(touch mark).pth", "s3:a.pth", "https:a.pth", "~.pth", "epoch_999999999999999999999.pth",
-           "timm.pth", "odd.PTH", "odd", "odd.pth.tar")  # fmt: skip
+    odd = (
+        "a" * 250 + ".pth",
+        "a b.pth",
+        "%s{0}{fold}.pth",
+        "a\nb\x1b[2J.pth",
+        os.fsdecode(b"\xff\xfe.pth"),
+        "..pth",
+        "é😀.pth",
+        "'\"$(touch mark).pth",
+        "s3:a.pth",
+        "https:a.pth",
+        "~.pth",
+        "epoch_999999999999999999999.pth",
+        "timm.pth",
+        "odd.PTH",
+        "odd",
+        "odd.pth.tar",
+    )
     return [Hostile(f"name {file[:20]!r}", _bytes(content), file, refused=False) for file in odd]
 
 
@@ -274,41 +349,56 @@ def states(base: Path, recogniser: Path) -> list[Hostile]:
         "last file elsewhere": hub(last_ckpt=str(best)),
         "kept files elsewhere": hub(keep_ckpt_ids=["../precious/best_epoch_1", "/"]),
         "kept files huge": hub(keep_ckpt_ids=[1 << 60] * 9999),
-        "epoch is text": hub(epoch=str(foreign)), "iter is huge": entry("meta", "iter", value=1 << 80),
-        "epoch is negative": entry("meta", "epoch", value=-5), "epoch is NaN": entry("meta", "epoch", value=float("nan")),
-        "epoch is far": entry("meta", "epoch", value=1 << 50), "seed is huge": entry("meta", "seed", value=1 << 90),
+        "epoch is text": hub(epoch=str(foreign)),
+        "iter is huge": entry("meta", "iter", value=1 << 80),
+        "epoch is negative": entry("meta", "epoch", value=-5),
+        "epoch is NaN": entry("meta", "epoch", value=float("nan")),
+        "epoch is far": entry("meta", "epoch", value=1 << 50),
+        "seed is huge": entry("meta", "seed", value=1 << 90),
         "name leads out": entry("meta", "experiment_name", value="../../precious/x"),
-        "no meta": lambda content: content.pop("meta"), "meta is a list": entry("meta", value=[1]),
-        "no hub": lambda content: content.pop("message_hub"), "hub is text": entry("message_hub", value="x"),
-        "no optimizer": lambda content: content.pop("optimizer"), "optimizer is a list": entry("optimizer", value=[]),
+        "no meta": lambda content: content.pop("meta"),
+        "meta is a list": entry("meta", value=[1]),
+        "no hub": lambda content: content.pop("message_hub"),
+        "hub is text": entry("message_hub", value="x"),
+        "no optimizer": lambda content: content.pop("optimizer"),
+        "optimizer is a list": entry("optimizer", value=[]),
         "state of no parameter": entry("optimizer", "state", value={999: {"exp_avg": torch.ones(1)}}),
         "state of another shape": lambda c: [s.update(exp_avg=torch.ones(7)) for s in c["optimizer"]["state"].values()],
         "rate is infinite": lambda c: [g.update(lr=float("inf")) for g in c["optimizer"]["param_groups"]],
         "group of many": lambda c: c["optimizer"]["param_groups"][0].update(params=list(range(100_000))),
         "schedulers of methods": entry("param_schedulers", value=[{"step": 1, "optimizer": 2, "__class__": 3}]),
         "schedulers of many": entry("param_schedulers", value=[{}] * 100_000),
-        "run state foreign": entry("run_state", value={"x": str(foreign)}), "run state list": entry("run_state", value=[]),
+        "run state foreign": entry("run_state", value={"x": str(foreign)}),
+        "run state list": entry("run_state", value=[]),
         "weights are NaN": weights(lambda w: w * float("nan") if w.is_floating_point() else w),
         "weights are infinite": weights(lambda w: w + float("inf") if w.is_floating_point() else w),
-        "weights of meta": weights(lambda w: w.to("meta")), "weights of whole numbers": weights(lambda w: w.long()),
-        "weights of complex": weights(lambda w: w.to(torch.complex64)), "weights of bool": weights(lambda w: w.bool()),
+        "weights of meta": weights(lambda w: w.to("meta")),
+        "weights of whole numbers": weights(lambda w: w.long()),
+        "weights of complex": weights(lambda w: w.to(torch.complex64)),
+        "weights of bool": weights(lambda w: w.bool()),
         "weights of float8": weights(lambda w: w.float().to(torch.float8_e4m3fn)),
-        "weights of half": weights(lambda w: w.half()), "weights sparse": weights(lambda w: w.float().to_sparse()),
-        "weights flat": weights(torch.flatten), "weights of nothing": weights(lambda w: w.new_empty(0)),
-        "weights with more sides": weights(lambda w: w[None, None]), "a weight of text": weights(lambda w: "x", True),
-        "a weight of lists": weights(lambda w: w.tolist(), True), "expanded": weights(lambda w: torch.ones(()).expand(1 << 40), True),
+        "weights of half": weights(lambda w: w.half()),
+        "weights sparse": weights(lambda w: w.float().to_sparse()),
+        "weights flat": weights(torch.flatten),
+        "weights of nothing": weights(lambda w: w.new_empty(0)),
+        "weights with more sides": weights(lambda w: w[None, None]),
+        "a weight of text": weights(lambda w: "x", True),
+        "a weight of lists": weights(lambda w: w.tolist(), True),
+        "expanded": weights(lambda w: torch.ones(()).expand(1 << 40), True),
         "other names": lambda c: c.update(state_dict={f"../{n}": t for n, t in c["state_dict"].items()}),
         "long names": lambda c: c.update(state_dict={"x" * 100_000 + n: t for n, t in c["state_dict"].items()}),
         "names of numbers": lambda c: c.update(state_dict=dict(enumerate(c["state_dict"].values()))),
         "names with escapes": lambda c: c.update(state_dict={"\x1b[2J\n" + n: t for n, t in c["state_dict"].items()}),
         "many names": lambda c: c["state_dict"].update({f"a.{n}": torch.ones(1) for n in range(20_000)}),
-        "ranks of none": weights(lambda w: w[:, :0] if w.ndim == 2 else w), "no weights": entry("state_dict", value={}),
+        "ranks of none": weights(lambda w: w[:, :0] if w.ndim == 2 else w),
+        "no weights": entry("state_dict", value={}),
         "metadata odd": lambda c: setattr(c["state_dict"], "_metadata", {"": {"version": "x"}, 3: None}),
         "state dicts in each other": lambda c: c.update(state_dict={"state_dict": {"state_dict": c["state_dict"]}}),
         "another architecture": entry("state_dict", value=OrderedDict(torch.nn.Linear(9, 9).state_dict())),
-        "scores that overflow": hub(best_score=1e308 * 10), "scores of text": hub(best_score="x"),
+        "scores that overflow": hub(best_score=1e308 * 10),
+        "scores of text": hub(best_score="x"),
         "ema of another": entry("ema_state_dict", value={"steps": torch.tensor(1 << 60)}),
-    }  # fmt: skip
+    }
     changes["weights quantised"] = weights(lambda w: torch.quantize_per_tensor(w.float(), 1.0, 0, torch.qint8))
 
     def make(change: Callable[[dict[str, Any]], object]) -> Make:
@@ -340,50 +430,98 @@ def recorded(base: Path, recogniser: Path) -> list[Hostile]:
         )
 
     data = "test_dataloader.dataset"
-    texts = {f"names {kind} in {n}": f"model = {PLACES[n].format(kind=kind)}" for n, kind in
-             ((i % len(PLACES), kind) for i, kind in enumerate(EXECUTED))}  # fmt: skip
+    texts = {
+        f"names {kind} in {n}": f"model = {PLACES[n].format(kind=kind)}"
+        for n, kind in ((i % len(PLACES), kind) for i, kind in enumerate(EXECUTED))
+    }
     texts |= {
-        "is a program": f"open({str(base / 'mark')!r}, 'w')", "imports": "import antigravity", "is empty": "",
-        "has a base": "_base_ = ['" + foreign + "']\n" + good, "is deep": "x = " + "(" * 90 + ")" * 90,
+        "is a program": f"open({str(base / 'mark')!r}, 'w')",
+        "imports": "import antigravity",
+        "is empty": "",
+        "has a base": "_base_ = ['" + foreign + "']\n" + good,
+        "is deep": "x = " + "(" * 90 + ")" * 90,
         "imports by key": good + "custom_imports = dict(imports=['antigravity'])\n",
-        "is long": "x = [" + "1," * 2_000_000 + "]", "is of minus": "x = " + "-" * 100_000 + "1",
-        "is of strings": "x = " + "'a' " * 100_000, "is of nulls": "\0" * 999, "is of surrogates": "x = '\ud800'",
+        "is long": "x = [" + "1," * 2_000_000 + "]",
+        "is of minus": "x = " + "-" * 100_000 + "1",
+        "is of strings": "x = " + "'a' " * 100_000,
+        "is of nulls": "\0" * 999,
+        "is of surrogates": "x = '\ud800'",
         "is of tabs": "if 1:\n" + "\n".join(" " * n + "if 1:" for n in range(200)),
-    }  # fmt: skip
+    }
     parts: list[tuple[str, object]] = [
-        ("model.backbone.checkpoint", foreign), ("model.backbone.pretrained", foreign),
+        ("model.backbone.checkpoint", foreign),
+        ("model.backbone.pretrained", foreign),
         ("model.init_cfg", {"type": "Pretrained", "checkpoint": foreign}),
         ("model.backbone.init_cfg", {"type": "Pretrained", "checkpoint": foreign}),
         ("model.backbone.timm_options", {"checkpoint_path": foreign}),
         ("model.backbone.timm_options", {"pretrained_cfg": {"file": foreign}, "pretrained": True}),
         ("model.backbone.timm_options", {"pretrained_cfg_overlay": {"file": foreign}}),
-        ("model.backbone.timm_options", {"block_args": {"x": "y"}}), ("model.backbone.timm_options", {"in_chans": 1 << 40}),
-        ("model.backbone.model_name", "local-dir:" + str(base / "foreign")), ("model.backbone.model_name", "../evil"),
-        ("model.backbone.model_name", "hf-hub:evil/evil"), ("model.backbone.model_name", "vit_gigantic_patch14_clip_224"),
-        ("model.backbone.model_name", "x" * 100_000), ("model.backbone.model_name", 3), ("model.backbone.rank", 1 << 40),
-        ("model.backbone.rank", {"(a+)+$": 4}), ("model.backbone.rank", "error1e-9"), ("model.backbone.rank", -1),
-        ("model.backbone.temporal_kernel", (1 << 31) + 1), ("model.backbone.out_indices", [1 << 40]),
-        ("model.backbone.out_indices", list(range(9999))), ("model.backbone.factorize", ["(a+)+$" * 9]),
-        ("model.backbone.freeze", ["(.*)*" * 12 + "b"]), ("model.backbone.in_chans", 1 << 30),
-        ("model.backbone.conv_options", {"implementation": foreign}), ("model.backbone.seed", 1 << 80),
-        ("model.head.in_channels", 1 << 40), ("model.head.in_channels", -1), ("model.head.dropout", float("nan")),
+        ("model.backbone.timm_options", {"block_args": {"x": "y"}}),
+        ("model.backbone.timm_options", {"in_chans": 1 << 40}),
+        ("model.backbone.model_name", "local-dir:" + str(base / "foreign")),
+        ("model.backbone.model_name", "../evil"),
+        ("model.backbone.model_name", "hf-hub:evil/evil"),
+        ("model.backbone.model_name", "vit_gigantic_patch14_clip_224"),
+        ("model.backbone.model_name", "x" * 100_000),
+        ("model.backbone.model_name", 3),
+        ("model.backbone.rank", 1 << 40),
+        ("model.backbone.rank", {"(a+)+$": 4}),
+        ("model.backbone.rank", "error1e-9"),
+        ("model.backbone.rank", -1),
+        ("model.backbone.temporal_kernel", (1 << 31) + 1),
+        ("model.backbone.out_indices", [1 << 40]),
+        ("model.backbone.out_indices", list(range(9999))),
+        ("model.backbone.factorize", ["(a+)+$" * 9]),
+        ("model.backbone.freeze", ["(.*)*" * 12 + "b"]),
+        ("model.backbone.in_chans", 1 << 30),
+        ("model.backbone.conv_options", {"implementation": foreign}),
+        ("model.backbone.seed", 1 << 80),
+        ("model.head.in_channels", 1 << 40),
+        ("model.head.in_channels", -1),
+        ("model.head.dropout", float("nan")),
         ("model.neck", {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": 96, "hidden_channels": 1 << 30, "rank": 8}),
         ("model.neck", {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": 96, "num_layers": 1 << 40}),
-        ("model.data_preprocessor", {"type": "hocp_mm.AffectDataPreprocessor", "mean": [0.0] * 9999, "std": [0.0] * 9999}),
+        (
+            "model.data_preprocessor",
+            {"type": "hocp_mm.AffectDataPreprocessor", "mean": [0.0] * 9999, "std": [0.0] * 9999},
+        ),
         ("model.data_preprocessor", {"type": "mmengine.fileio.rmtree", "path": str(base / "precious")}),
-        ("model.test_cfg", {"fcn_test": True}), ("model.train_cfg", foreign), ("model._scope_", "antigravity"),
-        ("default_scope", "antigravity"), ("default_scope", "__main__"),
-        (f"{data}.windows.clip_len", 1 << 40), (f"{data}.windows.clip_len", 1 << 22), (f"{data}.windows.clip_len", 0),
-        (f"{data}.windows.clip_len", "8"), (f"{data}.windows.stride", 0), (f"{data}.windows.stride", 1 << 40),
-        (f"{data}.windows.frame_interval", 1 << 40), (f"{data}.windows.frame_interval", 1 << 20), (f"{data}.windows", None),
-        (f"{data}.windows", [1]), (f"{data}.pipeline.1.size", 1 << 20), (f"{data}.pipeline.1.size", 8192),
-        (f"{data}.pipeline.1.size", 0), (f"{data}.pipeline.1.size", "32"), (f"{data}.pipeline.1.margin", float("inf")),
-        (f"{data}.pipeline.1.margin", 1e300), (f"{data}.pipeline.1.margin", -1), (f"{data}.pipeline.1.smooth", 1 << 40),
-        (f"{data}.pipeline.1.type", "os.system"), (f"{data}.pipeline.0.type", "mmengine.fileio.load"),
-        (f"{data}.pipeline", "x"), (f"{data}.pipeline", []), (f"{data}.pipeline", [{"type": "hocp_mm.LoadFaceClip"}] * 9999),
-        (f"{data}.type", "antigravity"), (f"{data}.label_range", [float("nan"), 1]), (f"{data}.label_range", "x"),
-        (f"{data}.labels", "../../x"), (data, foreign), ("test_dataloader", []), ("test_dataloader", foreign),
-    ]  # fmt: skip
+        ("model.test_cfg", {"fcn_test": True}),
+        ("model.train_cfg", foreign),
+        ("model._scope_", "antigravity"),
+        ("default_scope", "antigravity"),
+        ("default_scope", "__main__"),
+        (f"{data}.windows.clip_len", 1 << 40),
+        (f"{data}.windows.clip_len", 1 << 22),
+        (f"{data}.windows.clip_len", 0),
+        (f"{data}.windows.clip_len", "8"),
+        (f"{data}.windows.stride", 0),
+        (f"{data}.windows.stride", 1 << 40),
+        (f"{data}.windows.frame_interval", 1 << 40),
+        (f"{data}.windows.frame_interval", 1 << 20),
+        (f"{data}.windows", None),
+        (f"{data}.windows", [1]),
+        (f"{data}.pipeline.1.size", 1 << 20),
+        (f"{data}.pipeline.1.size", 8192),
+        (f"{data}.pipeline.1.size", 0),
+        (f"{data}.pipeline.1.size", "32"),
+        (f"{data}.pipeline.1.margin", float("inf")),
+        (f"{data}.pipeline.1.margin", 1e300),
+        (f"{data}.pipeline.1.margin", -1),
+        (f"{data}.pipeline.1.smooth", 1 << 40),
+        (f"{data}.pipeline.1.type", "os.system"),
+        (f"{data}.pipeline.0.type", "mmengine.fileio.load"),
+        (f"{data}.pipeline", "x"),
+        (f"{data}.pipeline", []),
+        (f"{data}.pipeline", [{"type": "hocp_mm.LoadFaceClip"}] * 9999),
+        (f"{data}.type", "antigravity"),
+        (f"{data}.label_range", [float("nan"), 1]),
+        (f"{data}.label_range", "x"),
+        (f"{data}.labels", "../../x"),
+        (data, foreign),
+        ("test_dataloader", []),
+        ("test_dataloader", foreign),
+    ]
     texts |= {f"{n} {path} is {str(value)[:30]}": config(path, value) for n, (path, value) in enumerate(parts)}
 
     def make(words: object) -> Make:
@@ -400,8 +538,21 @@ def recorded(base: Path, recogniser: Path) -> list[Hostile]:
 def pointers(base: Path) -> list[Hostile]:
     """Contents of ``last_checkpoint``."""
     best = base / "precious" / "best_epoch_1.pth"
-    words = (str(best), f"../../precious/{best.name}", "/dev/zero", "..", "/", "\0", "x" * 5000, "epoch_1.pth\nepoch_9.pth",
-             "https://localhost/x.pth", "s3://x/y.pth", "~/x.pth", "$(touch mark).pth", "a\\..\\b.pth")  # fmt: skip
+    words = (
+        str(best),
+        f"../../precious/{best.name}",
+        "/dev/zero",
+        "..",
+        "/",
+        "\0",
+        "x" * 5000,
+        "epoch_1.pth\nepoch_9.pth",
+        "https://localhost/x.pth",
+        "s3://x/y.pth",
+        "~/x.pth",
+        "$(touch mark).pth",
+        "a\\..\\b.pth",
+    )
     return [Hostile(f"points to {w[:30]!r}", _text(w), "last_checkpoint", refused=False) for w in words]
 
 
@@ -412,21 +563,46 @@ def jsons(base: Path) -> list[Hostile]:
     """JSON files of other shapes, deep, huge and repeated."""
     laughs = json.dumps({"a": [["ha"] * 1000] * 200})
     texts = {
-        "a list": "[]", "a number": "1", "null": "null", "text": '"x"', "empty": "{}", "deep": "[" * 100_000,
-        "deep objects": '{"a":' * 50_000, "digits": '{"a":' + "9" * 4_000_000 + "}", "NaN": '{"a": NaN}', "laughs": laughs,
-        "infinite": '{"a": [1e999, -1e999, 1, 1]}', "keys": '{"a": 1, "a": 2}', "prototype": '{"__class__": "os.system"}',
+        "a list": "[]",
+        "a number": "1",
+        "null": "null",
+        "text": '"x"',
+        "empty": "{}",
+        "deep": "[" * 100_000,
+        "deep objects": '{"a":' * 50_000,
+        "digits": '{"a":' + "9" * 4_000_000 + "}",
+        "NaN": '{"a": NaN}',
+        "laughs": laughs,
+        "infinite": '{"a": [1e999, -1e999, 1, 1]}',
+        "keys": '{"a": 1, "a": 2}',
+        "prototype": '{"__class__": "os.system"}',
         "path": json.dumps({"checkpoint": str(base / "precious" / "best_epoch_1.pth"), "version": str(base)}),
         "leads out": json.dumps({"checkpoint": "../../../precious/best_epoch_1.pth", "packs": "../.."}),
-        "lists": json.dumps({"checkpoint": [1], "config": {}, "version": [], "format": {}}), "surrogate": '{"a": "\\ud800"}',
-        "number": '{"checkpoint": 1, "version": 1e99}', "null byte": '{"checkpoint": "\\u0000"}', "long": '{"checkpoint": "' + "x" * 9999 + '"}',
-    }  # fmt: skip
+        "lists": json.dumps({"checkpoint": [1], "config": {}, "version": [], "format": {}}),
+        "surrogate": '{"a": "\\ud800"}',
+        "number": '{"checkpoint": 1, "version": 1e99}',
+        "null byte": '{"checkpoint": "\\u0000"}',
+        "long": '{"checkpoint": "' + "x" * 9999 + '"}',
+    }
     return [Hostile(f"json: {case}", _text(content), refused=False) for case, content in texts.items()]
 
 
 def boxes(key: str) -> list[Hostile]:
     """Boxes of a video that are none."""
-    values = ([1 << 62, 0, 1 << 63, 9], [[0, 0, 9, 9]] * 1_000_000, [None] * 24, [1e308, -1e308, 1e308, 1e308], {"x": 1},
-              "0,0,9,9", [[[[]]]], [0, 0, 9], [True, True, 9, 9], [-1e9, -1e9, 1e9, 1e9], [9, 9, 0, 0], [[0, 0, 9, 9]] * 24)  # fmt: skip
+    values = (
+        [1 << 62, 0, 1 << 63, 9],
+        [[0, 0, 9, 9]] * 1_000_000,
+        [None] * 24,
+        [1e308, -1e308, 1e308, 1e308],
+        {"x": 1},
+        "0,0,9,9",
+        [[[[]]]],
+        [0, 0, 9],
+        [True, True, 9, 9],
+        [-1e9, -1e9, 1e9, 1e9],
+        [9, 9, 0, 0],
+        [[0, 0, 9, 9]] * 24,
+    )
     return [Hostile(f"box {n}", _text(json.dumps({key: value})), refused=False) for n, value in enumerate(values)]
 
 
@@ -442,15 +618,24 @@ def zips() -> list[Hostile]:
 
     points = " ".join(["9"] * 98).encode()
     contents = {
-        "leads out": packed(("../../mark_0.txt", points)), "absolute": packed(("/mark_0.txt", points)),
-        "bomb": packed(("a_0.txt", bytes(1 << 28))), "many bombs": packed(*((f"a_{n}.txt", bytes(1 << 20)) for n in range(24))),
-        "many": packed(*((f"a_{n}.txt", b"") for n in range(30_000))), "digits": packed(("9" * 5000 + ".txt", points)),
-        "twice": packed(("a_0.txt", points), ("b_0.txt", points)), "numbers": packed(("a_0.txt", b"9" * 1_000_000)),
-        "infinite": packed(("a_0.txt", b" ".join([b"inf"] * 98))), "huge": packed(("a_0.txt", b" ".join([b"1e38"] * 98))),
-        "bzip2": packed(("a_0.txt", bytes(1 << 27)), method=12), "lzma": packed(("a_0.txt", bytes(1 << 27)), method=14),
-        "cut": packed(("a_0.txt", points))[:-9], "comment": packed(("a_0.txt", points)) + b"x" * 70_000,
-        "no member": packed(), "escapes": packed(("\x1b[2J_x.txt", points)), "slow": packed(("0" * 60_000 + "x.txt", points)),
-    }  # fmt: skip
+        "leads out": packed(("../../mark_0.txt", points)),
+        "absolute": packed(("/mark_0.txt", points)),
+        "bomb": packed(("a_0.txt", bytes(1 << 28))),
+        "many bombs": packed(*((f"a_{n}.txt", bytes(1 << 20)) for n in range(24))),
+        "many": packed(*((f"a_{n}.txt", b"") for n in range(30_000))),
+        "digits": packed(("9" * 5000 + ".txt", points)),
+        "twice": packed(("a_0.txt", points), ("b_0.txt", points)),
+        "numbers": packed(("a_0.txt", b"9" * 1_000_000)),
+        "infinite": packed(("a_0.txt", b" ".join([b"inf"] * 98))),
+        "huge": packed(("a_0.txt", b" ".join([b"1e38"] * 98))),
+        "bzip2": packed(("a_0.txt", bytes(1 << 25)), method=12),
+        "lzma": packed(("a_0.txt", bytes(1 << 25)), method=14),
+        "cut": packed(("a_0.txt", points))[:-9],
+        "comment": packed(("a_0.txt", points)) + b"x" * 70_000,
+        "no member": packed(),
+        "escapes": packed(("\x1b[2J_x.txt", points)),
+        "slow": packed(("0" * 60_000 + "x.txt", points)),
+    }
     entry = bytearray(packed(("a_0.txt", points)))
     entry[entry.rindex(b"PK\x01\x02") + 24 :][:4] = struct.pack("<I", 0xFFFFFFF0)
     contents["huge claim"] = bytes(entry)
@@ -465,28 +650,58 @@ def tables() -> list[Hostile]:
     """Rows of numbers that are none, too many, too long."""
     rows = "".join(f"{n},0.1\n" for n in range(24))
     texts = {
-        "formula": "a,b\n=cmd|' /C calc'!A0,1\n", "quotes": 'a,b\n"' + "x" * 3_000_000, "columns": "a," * 500_000 + "\n",
-        "nulls": "a,b\n\0\0\n", "NaN": rows.replace("0.1", "nan"), "infinite": rows.replace("0.1", "1e999"),
-        "range": rows.replace("0.1", "1e30"), "many": "frame,v\n" + "".join(f"{n},0.1\n" for n in range(300_000)),
-        "digits": rows.replace("0.1", "9" * 100_000), "scripts": rows.replace("0.1", "०.१"), "underscores": rows.replace("0.1", "1_0"),
-        "returns": rows.replace("\n", "\r"), "frames": rows.replace("3,", f"{1 << 70},"), "negative": rows.replace("3,", "-3,"),
-    }  # fmt: skip
+        "formula": "a,b\n=cmd|' /C calc'!A0,1\n",
+        "quotes": 'a,b\n"' + "x" * 3_000_000,
+        "columns": "a," * 500_000 + "\n",
+        "nulls": "a,b\n\0\0\n",
+        "NaN": rows.replace("0.1", "nan"),
+        "infinite": rows.replace("0.1", "1e999"),
+        "range": rows.replace("0.1", "1e30"),
+        "many": "frame,v\n" + "".join(f"{n},0.1\n" for n in range(300_000)),
+        "digits": rows.replace("0.1", "9" * 100_000),
+        "scripts": rows.replace("0.1", "\u0966.\u0967"),
+        "underscores": rows.replace("0.1", "1_0"),
+        "returns": rows.replace("\n", "\r"),
+        "frames": rows.replace("3,", f"{1 << 70},"),
+        "negative": rows.replace("3,", "-3,"),
+    }
     return [Hostile(f"table: {case}", _text(content), refused=False) for case, content in texts.items()]
 
 
 def splits(base: Path) -> list[Hostile]:
     """Keys that lead out, repeat, and are too many."""
-    texts = ("../../../precious", str(base / "precious"), "..", "a\0b", "x" * 5000, "k\n" * 3, "%s\n{0}\n", "\x1b[2J",
-             "".join(f"key{n}\n" for n in range(300_000)), "# sha256=" + "0" * 64 + "\nx\n", "#\n" * 100_000, "CON\nNUL\n",
-             "*\n?\n[a-z]\n", "a/b\n", "a\\b\n", "~\n$HOME\n")  # fmt: skip
+    texts = (
+        "../../../precious",
+        str(base / "precious"),
+        "..",
+        "a\0b",
+        "x" * 5000,
+        "k\n" * 3,
+        "%s\n{0}\n",
+        "\x1b[2J",
+        "".join(f"key{n}\n" for n in range(300_000)),
+        "# sha256=" + "0" * 64 + "\nx\n",
+        "#\n" * 100_000,
+        "CON\nNUL\n",
+        "*\n?\n[a-z]\n",
+        "a/b\n",
+        "a\\b\n",
+        "~\n$HOME\n",
+    )
     return [Hostile(f"split {text[:12]!r}", _text(text), refused=False) for text in texts]
 
 
 def inis() -> list[Hostile]:
     """Metadata of a segment."""
     laughs = "[a]\n" + "x0=ha\n" + "".join(f"x{n}=" + f"%(x{n - 1})s" * 10 + "\n" for n in range(1, 10))
-    texts = {"laughs": laughs, "no section": "a=1\n", "twice": "[a]\n[a]\n", "long": "[Info]\nSubject=" + "9" * 1_000_000,
-             "leads out": "[Info]\nSubject=../../x\n", "many": "[Info]\n" + "".join(f"a{n}=1\n" for n in range(200_000))}  # fmt: skip
+    texts = {
+        "laughs": laughs,
+        "no section": "a=1\n",
+        "twice": "[a]\n[a]\n",
+        "long": "[Info]\nSubject=" + "9" * 1_000_000,
+        "leads out": "[Info]\nSubject=../../x\n",
+        "many": "[Info]\n" + "".join(f"a{n}=1\n" for n in range(200_000)),
+    }
     return [Hostile(f"ini: {case}", _text(content), refused=False) for case, content in texts.items()]
 
 
@@ -514,24 +729,31 @@ def arrays(base: Path, good: Path) -> list[Hostile]:
         whole_file = {member: file.read(member) for member in file.namelist()}
     first = next(iter(whole_file))
     each = {
-        "pickle": npz(a=np.array([evil], dtype=object)).partition(b"nothing")[0], "no column": npz(), "other": npz(a=np.ones(3)),
+        "pickle": npz(a=np.array([evil], dtype=object)).partition(b"nothing")[0],
+        "no column": npz(),
+        "other": npz(a=np.ones(3)),
         "claims": members({m: header("(1099511627776,)") + b"x" for m in whole_file}),
-        "claims less": members({m: header("(-1,)") for m in whole_file}), "deep": members({m: header("(" * 3000) for m in whole_file}),
+        "claims less": members({m: header("(-1,)") for m in whole_file}),
+        "deep": members({m: header("(" * 3000) for m in whole_file}),
         "references": members({m: header("(1,)", "|O") + pickle.dumps(evil) for m in whole_file}),
-        "bombs": members({m: header(f"({1 << 25},)") + bytes(1 << 28) for m in whole_file}),
-        "text": members({m: header("(1,)", "<U999999999") for m in whole_file}), "less": members(dict(list(whole_file.items())[1:])),
-        "leads out": members({**whole_file, "../../mark.npy": b"x"}), "more": members({**whole_file, "x.npy": header("(0,)")}),
+        "bombs": members({m: header(f"({1 << 20},)") + bytes(1 << 23) for m in whole_file}),
+        "text": members({m: header("(1,)", "<U999999999") for m in whole_file}),
+        "less": members(dict(list(whole_file.items())[1:])),
+        "leads out": members({**whole_file, "../../mark.npy": b"x"}),
+        "more": members({**whole_file, "x.npy": header("(0,)")}),
         "a bomb": members({**whole_file, first: header(f"({1 << 27},)", "|u1") + bytes(1 << 27)}),
         "cut": good.read_bytes()[: good.stat().st_size // 2],
-    }  # fmt: skip
+    }
     stream = mutants(good.read_bytes(), random.Random(2))
     each |= {f"damage {n}": next(stream)[0] for n in range(12)}
     return [Hostile(f"npz: {case}", _bytes(content), refused=False) for case, content in each.items()]
 
 
-def detectors(network: bytes, kind: str) -> Iterator[Hostile]:
-    """Cascades, or networks."""
-    if kind == "haar":
-        yield from (Hostile(case, _bytes(content), "odd.xml") for case, content in CASCADES.items())
-    else:
-        yield from (Hostile(case, _bytes(change(network)), "odd.onnx") for case, change in NETWORKS.items())
+def networks(network: bytes) -> list[Hostile]:
+    """Networks of a face detector, made from a good one."""
+    return [Hostile(case, _bytes(change(network)), "odd.onnx") for case, change in NETWORKS.items()]
+
+
+def cascades() -> list[Hostile]:
+    """Cascades of a face detector."""
+    return [Hostile(case, _bytes(content), "odd.xml") for case, content in CASCADES.items()]
