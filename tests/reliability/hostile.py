@@ -2,8 +2,8 @@
 
 Each pair of a door and a file runs in a process of its own, forked from this one after the imports, with limits of
 time and memory. It may end well, or in one line as the tools print it (``error: …``, exit code 2). Everything else is
-wrong: a payload that ran, a foreign file that was opened or changed, a process or connection that the good file does not start,
-a traceback, more than 5 s or 1 GB, and a file that is read although it must be refused.
+wrong: a payload that ran, a foreign file that was opened or changed, a process or connection that the good file does not
+start, a traceback, more than 5 s or 1 GB, and a file that is read although it must be refused.
 """
 
 import argparse
@@ -216,10 +216,11 @@ class Campaign:
     Args:
         base: Folder for everything; empty.
         names: Doors that will be tried.
+        only: Families that will be tried; all of a door if not given.
     """
 
-    def __init__(self, base: Path, names: Collection[str]) -> None:
-        self.base = base
+    def __init__(self, base: Path, names: Collection[str], only: Collection[str] | None = None) -> None:
+        self.base, self.only = base, only
         made = watched(base, base, lambda: prepare(base, names))
         if made.code:
             raise RuntimeError(f"the good files cannot be made: {made.text[-3000:]}")
@@ -236,10 +237,11 @@ class Campaign:
             account.wrong.append(f"{door.name}: the good file is refused: {normal.text[-1500:]}")
             tell(f"WRONG {account.wrong[-1]}")
             return account
-        for family in door.families:
+        tried = [family for family in door.families if self.only is None or family in self.only]
+        for family in tried:
             if family not in self.files:
                 self.files[family] = self.families[family]()
-        chosen = [file for family in door.families for file in self.files[family]]
+        chosen = [file for family in tried for file in self.files[family]]
         if most is not None and len(chosen) > most:
             chosen = random.Random(door.name).sample(chosen, most)
         for number, file in enumerate(chosen, start=1):
@@ -306,6 +308,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Hand hostile files in at every door.")
     parser.add_argument("--doors", help="names with commas between; all by default")
     parser.add_argument("--most", type=int, help="files at each door, drawn from all")
+    parser.add_argument("--families", help="names with commas between; all that a door takes by default")
     parser.add_argument("--record", action="store_true", help="write the rows into docs/reliability.md")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
@@ -315,7 +318,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = args.doors.split(",") if args.doors else [door.name for door in doors()]
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
-        campaign = Campaign(Path(name).resolve(), wanted)
+        only = args.families.split(",") if args.families else None
+        campaign = Campaign(Path(name).resolve(), wanted, only)
         for door in doors():
             if door.name not in wanted:
                 continue
