@@ -2,8 +2,8 @@
 
 Each pair of a door and a file runs in a process of its own, forked from this one after the imports, with limits of
 time and memory. It may end well, or in one line as the tools print it (``error: …``, exit code 2). Everything else is
-wrong: a payload that ran, a foreign file that was opened or changed, a process or connection that the good file does not
-start, a traceback, more than 5 s or 1 GB, and a file that is read although it must be refused.
+wrong: a payload that ran, a foreign file that was opened or changed, a process or connection that the good file does
+not start, a traceback, more than 5 s or 1 GB, and a file that is read although it must be refused.
 """
 
 import argparse
@@ -185,7 +185,9 @@ def _watch(base: Path, scratch: Path) -> set[str]:
         elif event in CHANGES:
             if any(map(outside, args[:2])):
                 events.add(f"{event} {args!r}"[:300])
-        elif event in WORLD and not (event == "socket.connect" and isinstance(args[1], str | bytes)):
+        elif event in WORLD and not (event == "socket.connect" and isinstance(args[1], str | bytes)):  # within us
+            if event == "ctypes.dlopen" and "site-packages" in str(args[0]):
+                return  # installed with us
             events.add(re.sub(re.escape(own) + r"|\d+|0x[0-9a-f]+", "…", f"{event} {args!r}"[:200]))
 
     sys.addaudithook(hear)
