@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hocp_mm.structures import AffectTimeline
 
 TOOLS = Path(__file__).resolve().parent
+LARGEST_NOTE = 1 << 20  # bytes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -148,11 +149,8 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     }
     file = folder / "run.json"
     if file.is_file():
-        try:
-            known = json.loads(file.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise HOCPError(f"{file}: not readable as JSON ({error}); delete {folder} to start again.") from error
-        differing = [key for key in stamp if not isinstance(known, dict) or known.get(key) != stamp[key]]
+        known = read_note(file)
+        differing = [key for key in stamp if known.get(key) != stamp[key]]
         if differing:
             raise HOCPError(
                 f"{folder}: holds a run with another {' and '.join(differing)}; name another --work-dir, or delete it."
@@ -161,6 +159,24 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     if folder.is_dir() and any(folder.iterdir()):
         raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
     write_text(file, json.dumps(stamp, indent=2) + "\n", follow=False)
+
+
+def read_note(file: Path) -> dict[str, Any]:
+    """Return what an earlier call noted in a file.
+
+    Raises:
+        HOCPError: If it is no JSON object.
+    """
+    from hocp_mm.datasets.source_files import read_bytes
+
+    text = read_bytes(file, "note of an earlier call", LARGEST_NOTE)
+    try:
+        known = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HOCPError(f"{file}: not readable as JSON ({error}); delete {file.parent} to start again.") from error
+    if not isinstance(known, dict):
+        raise HOCPError(f"{file}: must hold a JSON object, got {type(known).__name__}; delete {file.parent}.")
+    return known
 
 
 def static_checkpoint(args: argparse.Namespace, fold: int) -> str | None:
@@ -206,12 +222,7 @@ def chosen_checkpoint(trained: Path) -> Path:
     Raises:
         HOCPError: If the note says anything else; the folder may be a copy.
     """
-    try:
-        name = json.loads(trained.read_bytes())["checkpoint"]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise HOCPError(
-            f"{trained}: must name a checkpoint ({type(error).__name__}); delete it to choose anew."
-        ) from error
+    name = read_note(trained).get("checkpoint")
     file = trained.parent / name if isinstance(name, str) and re.fullmatch(r"[^/\\\0]+\.pth", name) else None
     if file is None or not file.is_file() or file.resolve().parent != trained.parent.resolve():
         raise HOCPError(

@@ -3,6 +3,7 @@
 import codecs
 import io
 import re
+import reprlib
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,7 @@ _LARGEST_MEMBER = 1 << 20  # a frame takes 2 kB; a member that unpacks to gigaby
 _FARTHEST = 1e6  # pixels
 _LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\.[^/]*$)")  # what systems add when they pack a folder
 _FRAME_NUMBER = re.compile(r"(\d+)[^\d./\\]*(?:\.\w+)?$")  # the last digits of the name before its suffix
+_LONGEST_NAME = 1024  # in a zip it may have 65,535 characters, and the search above takes the square of its digits
 
 
 def read_landmarks_zip(path: str | Path, num_frames: int, tolerance: int = 0) -> NDArray[np.float32]:
@@ -63,9 +65,9 @@ def _number_members(path: str | Path, archive: zipfile.ZipFile, num_frames: int,
     for name in archive.namelist():
         if name.endswith("/") or _LEFTOVER.search(name):
             continue
-        match = _FRAME_NUMBER.search(name)
+        match = None if len(name) > _LONGEST_NAME else _FRAME_NUMBER.search(name)
         if match is None:
-            raise DataError(f"{path}: names in it must end in the frame number, got {name!r}.")
+            raise DataError(f"{path}: names in it must end in the frame number, got {reprlib.repr(name)}.")
         number = int(match.group(1))
         if number in members:
             raise DataError(f"{path}: frame {number} has two files, {members[number]!r} and {name!r}.")

@@ -20,6 +20,7 @@ Scores = dict[str, float]
 
 # A CSV file of one frame does not tell its frame rate; scores do not ask for it.
 _ANY_RATE = 25.0
+_MOST_BYTES = 1 << 20  # of scores
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,10 @@ def read_results(folder: str | Path) -> list[AffectTimeline]:
         raise MissingDataError(f"{folder}: holds no predictions.")
     timelines = [AffectTimeline.from_csv(file, fps=_ANY_RATE) for file in files]
     try:
-        printed = {key.rpartition("/")[2]: float(value) for key, value in json.loads(summary.read_bytes()).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        with summary.open("rb") as file:
+            text = file.read(_MOST_BYTES)  # of more, the rest is no JSON
+        printed = {key.rpartition("/")[2]: float(value) for key, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
         raise DataError(f"{summary}: not readable as scores ({error}).") from error
     for key, value in score(timelines).items():
         same = key in printed and (math.isclose(value, printed[key], abs_tol=1e-6) or value != value != printed[key])

@@ -21,6 +21,7 @@ from hocp_mm.files import write_rows
 
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")
+_LARGEST_BYTES = 1 << 28  # a frame takes less than 100
 
 
 class WindowAverager:
@@ -239,8 +240,13 @@ def _column(here: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]
 def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     if not path.is_file():
         raise MissingDataError(f"timeline: no such file: {path}.")
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    if (size := path.stat().st_size) > _LARGEST_BYTES:
+        raise DataError(f"timeline: {path}: the file must have at most {_LARGEST_BYTES} bytes, got {size}.")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"timeline: {path}: must be a CSV file in UTF-8 ({error}).") from error
     if not rows:
         raise DataError(f"timeline: {path} holds no row.")
     for line, row in enumerate(rows, start=2):

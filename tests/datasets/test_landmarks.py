@@ -53,6 +53,16 @@ def test_one_based_landmark_names_are_recognised_by_their_last_number(tmp_path):
     assert landmarks[:, 0, 0].tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "name", ["9" * 5000 + ".txt", "0" * 60_000 + "x.txt", "9" * 60_000 + ".", "K" * 60_000 + "_0.txt"]
+)
+def test_a_name_longer_than_any_is_refused_before_it_is_searched_for_a_number(tmp_path, name):
+    """Python's int() refuses thousands of digits, and a search for the last ones takes their square: minutes."""
+    with pytest.raises(DataError, match=r"l\.zip: names in it must end in the frame number, got '.{1,40}") as caught:
+        read_landmarks_zip(_zip(tmp_path / "l.zip", {name: LINE}), num_frames=1)
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 300
+
+
 def test_points_that_are_not_finite_are_no_face(tmp_path):
     text = LINE.replace("97", "nan")
     assert np.isnan(read_landmarks_zip(_zip(tmp_path / "l.zip", {"K_0.txt": text}), num_frames=1)).all()

@@ -1,5 +1,6 @@
 """Averaging of windows; exact CSV round trip."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,24 @@ def test_from_csv_names_the_file_and_the_rule(tmp_path: Path, text: str, message
     with pytest.raises(DataError, match=message) as caught:
         AffectTimeline.from_csv(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"frame,time_s\n\xcd", b'"' + b"x" * 200_000, b"x" * 200_000, b"\0" * 200_000]
+)
+def test_from_csv_refuses_what_is_no_table(tmp_path: Path, content: bytes):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.csv: must be a CSV file in UTF-8 \("):
+        AffectTimeline.from_csv(path)
+
+
+def test_from_csv_does_not_read_a_terabyte(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(DataError, match=r"a\.csv: the file must have at most 268435456 bytes, got 1099511627776"):
+        AffectTimeline.from_csv(path)
 
 
 def test_from_csv_names_a_missing_file_and_takes_a_given_rate(tmp_path: Path):

@@ -169,6 +169,57 @@ def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
     assert sources == [f"static/fold_{fold}.pth" for fold in range(3)]
 
 
+DEEP = "[" * 100_000
+NOTES = ["[]", "null", '"x"', "1", DEEP, '{"a":' * 50_000, "{", "9" * 10_000, "\ufffe"]
+
+
+@pytest.mark.parametrize("text", NOTES, ids=lambda text: text[:9])
+def test_notes_of_another_kind_are_refused(tool, config, fake, text):
+    """A work folder may be a copy from elsewhere."""
+    run(tool, config)
+    folder = config.parent / "work" / "fold_0"
+    shutil.rmtree(folder / "results")
+    for file in ("trained.json", "run.json"):  # the second is looked at first
+        (folder / file).write_text(text)
+        with pytest.raises(HOCPError, match=rf"{file}: (not readable as JSON|must hold a JSON object)"):
+            run(tool, config)
+
+
+@pytest.mark.parametrize("name", ["../../stolen.pth", "/stolen.pth", "..", "a/b.pth", "", "a\0b", 1, ["a.pth"], None])
+def test_a_note_names_a_file_of_its_own_folder(tool, config, fake, name):
+    run(tool, config)
+    folder = config.parent / "work" / "fold_0"
+    shutil.rmtree(folder / "results")
+    (folder / "trained.json").write_text(json.dumps({"checkpoint": name}))
+    with pytest.raises(HOCPError, match=r"trained\.json: checkpoint must be the name of a file in .*fold_0, got "):
+        run(tool, config)
+
+
+def test_a_note_that_is_a_link_is_replaced(tool, config, fake):
+    """And not what it leads to."""
+    run(tool, config)
+    folder, own = config.parent / "work" / "fold_0", config.parent / "own.txt"
+    shutil.rmtree(folder / "results")
+    for target in (own, folder / "trained.json"):
+        (folder / "trained.json").unlink()
+        (folder / "trained.json").symlink_to(target)
+        run(tool, config)
+        shutil.rmtree(folder / "results")
+    assert not own.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [DEEP, "[]", '{"a": [1]}', '{"a": ' + "9" * 400 + "}", '{"a": 1}' + " " * (1 << 20) + "x"],
+    ids=lambda t: t[:9],
+)
+def test_scores_of_another_kind_are_refused(tool, config, fake, text):
+    run(tool, config)
+    (config.parent / "work/fold_0/results/metrics.json").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.json: (not readable as scores|the scores must be)"):
+        run(tool, config)
+
+
 def test_predictions_of_other_clips_are_refused(tool, config, fake):
     fake.predictions = CLIPS[:5]
     with pytest.raises(DataError, match=r"results: must hold the 4 test clips of fold 0, got \d missing and \d others"):
