@@ -191,7 +191,7 @@ def test_a_note_names_a_file_of_its_own_folder(tool, config, fake, name):
     folder = config.parent / "work" / "fold_0"
     shutil.rmtree(folder / "results")
     (folder / "trained.json").write_text(json.dumps({"checkpoint": name}))
-    with pytest.raises(HOCPError, match=r"trained\.json: checkpoint must be the name of a file in .*fold_0, got "):
+    with pytest.raises(HOCPError, match=r"trained\.json: must name a checkpoint of its folder, got "):
         run(tool, config)
 
 
@@ -296,8 +296,8 @@ def test_the_demo_recipe_runs_all_folds_on_the_synthetic_twin(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "note",
-    ['{"checkpoint": "../best_x.pth"}', '{"checkpoint": "{outside}"}', '{"checkpoint": 5}', "[]", "5", "{", "{}", "[" * 10**5,
-     '{"checkpoint": "link.pth"}', '{"checkpoint": "nothing.pth"}', '{"checkpoint": "a\\u0000.pth"}'],
+    ['{"checkpoint": "../best_x.pth"}', '{"checkpoint": "{outside}"}', '{"checkpoint": 5}', "[]", "5", "{", "{}",
+     "[" * 10**5, '{"checkpoint": "link.pth"}', '{"checkpoint": "nothing.pth"}', '{"checkpoint": "a\\u0000.pth"}'],
     ids=lambda note: note[:30],
 )  # fmt: skip
 def test_a_copied_fold_names_checkpoints_of_its_own_folder_alone(tool, note: str, tmp_path: Path):
@@ -306,7 +306,9 @@ def test_a_copied_fold_names_checkpoints_of_its_own_folder_alone(tool, note: str
     (tmp_path / "best_x.pth").write_bytes(b"x")
     (folder / "link.pth").symlink_to(tmp_path / "best_x.pth")
     (folder / "trained.json").write_text(note.replace("{outside}", str(tmp_path / "best_x.pth")))
-    with pytest.raises(HOCPError, match=r"trained\.json: must name a checkpoint"):
+    with pytest.raises(
+        HOCPError, match=r"trained\.json: (must name a checkpoint|must hold a JSON object|not readable as JSON)"
+    ):
         tool.chosen_checkpoint(folder / "trained.json")
     (folder / "trained.json").write_text('{"checkpoint": "best_y.pth"}')
     (folder / "best_y.pth").write_bytes(b"x")
