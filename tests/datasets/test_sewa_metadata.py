@@ -64,4 +64,4 @@ def test_a_number_of_too_many_digits_is_none(tmp_path, number):
     """Python's int() refuses thousands of them."""
     (tmp_path / "metadata.ini").write_text(f"[Info]\nSubject={number}\nConversation=S007\n")
     metadata = read_sewa_metadata(tmp_path / "metadata.ini")
-    assert (metadata.conversation, metadata.subject) == (7, None)
+    assert (metadata.conversation, metadata.person) == (7, None)
