@@ -17,6 +17,7 @@ from typing import Any
 from hocp_mm.errors import HOCPError
 from hocp_mm.files import FULL, reason
 
+_LONGEST_TEXT = 1 << 16  # that is looked at at all: an error may repeat what a file holds
 LONGEST_VALUE, LONGEST_LINE = 300, 600
 """Characters of a value that a refusal repeats, and of the whole refusal."""
 
@@ -130,7 +131,7 @@ def one_line(text: str) -> str:
     """Return a text as one line of bounded length: control characters as escapes, long values without their middle."""
     visible = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in text
+        for letter in shorten(text, _LONGEST_TEXT)
     )
     short = _LONG.sub(lambda found: shorten(found[0], LONGEST_VALUE), visible)
     return shorten(short, LONGEST_LINE)

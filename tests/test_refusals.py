@@ -184,3 +184,17 @@ def test_an_output_error_survives_the_way_from_a_worker() -> None:
     assert (
         str(pickle.loads(pickle.dumps(OutputError("a: cannot be written (full).")))) == "a: cannot be written (full)."
     )
+
+
+def test_an_error_that_repeats_a_whole_file_is_not_looked_at_letter_by_letter():
+    """It would take minutes and gigabytes."""
+
+    class Long(str):
+        __slots__ = ()
+
+        def __iter__(self):
+            raise AssertionError("every letter is looked at")
+
+    line = one_line(Long("a.npz: got " + "[1, " * 100_000))
+    assert line.startswith("a.npz: got ")
+    assert len(line) <= 600

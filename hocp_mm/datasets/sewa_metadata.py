@@ -67,7 +67,7 @@ def read_sewa_metadata(path: str | Path) -> SEWAMetadata:
 
 def _to_count(text: str) -> int | None:
     """Return the number in ``55``, ``S055`` or ``P109``, None where there is something else."""
-    match = re.fullmatch(r"[SP]?0*(\d+)", text, flags=re.IGNORECASE)
+    match = re.fullmatch(r"[SP]?0*(\d{1,18})", text, flags=re.IGNORECASE)
     return int(match.group(1)) if match else None
 
 

@@ -7,6 +7,7 @@ made of whole groups: the conversation in SEWA (both partners share the talk), t
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def read_split_file(path: str | Path, allow_empty: bool = False) -> list[str]:
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys and not allow_empty:
         raise DataError(f"{path}: a split must name at least one video, got none.")
-    repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+    repeated = sorted(key for key, times in Counter(keys).items() if times > 1)
     if repeated:
         raise DataError(f"{path}: a video may be named once, got {repeated[0]!r} more than once.")
     promised = next((match.group(1) for line in lines if (match := _CHECKSUM.search(line))), None)

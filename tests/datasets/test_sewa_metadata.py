@@ -57,3 +57,11 @@ def test_the_data_set_warns_where_metadata_and_name_disagree(damaged_root, monke
         f"SEWADataset(train): metadata.ini contradicts the folder's name in 1 of 2: {KEYS[0]} (subject 2, named P001)"
     )
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "S" + "0" * 50_000 + "x", "1" * 19])
+def test_a_number_of_too_many_digits_is_none(tmp_path, number):
+    """Python's int() refuses thousands of them."""
+    (tmp_path / "metadata.ini").write_text(f"[Info]\nSubject={number}\nConversation=S007\n")
+    metadata = read_sewa_metadata(tmp_path / "metadata.ini")
+    assert (metadata.conversation, metadata.person) == (7, None)

@@ -80,3 +80,10 @@ def test_a_key_given_twice_is_refused():
     assert unique_keys([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match="key 'a' is given twice"):
         unique_keys([("a", 1), ("b", 2), ("a", 1)])
+
+
+def test_many_keys_are_compared_soon():
+    """Counting each of them anew would take the square: hours."""
+    pairs = [(f"key{number}", 1) for number in range(300_000)]
+    with pytest.raises(ValueError, match="key 'last' is given twice"):
+        unique_keys([*pairs, ("last", 1), ("last", 2)])

@@ -107,3 +107,10 @@ def test_bad_split_files_are_named(tmp_path, content, message):
 def test_a_missing_split_file_is_named(tmp_path):
     with pytest.raises(MissingDataError, match=r"s\.txt: no such split file"):
         read_split_file(tmp_path / "s.txt")
+
+
+def test_a_split_of_many_repeated_names_is_refused_soon(tmp_path):
+    """Counting each of them anew would take the square: hours."""
+    (tmp_path / "train.txt").write_text("1\n" * 300_000)
+    with pytest.raises(DataError, match=r"train\.txt: a video may be named once, got '1' more than once"):
+        read_split_file(tmp_path / "train.txt")

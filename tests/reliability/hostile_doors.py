@@ -267,7 +267,11 @@ def _stock(base: Path, scratch: Path, file: Path) -> None:
 
 
 def _mmengine_resume(base: Path, scratch: Path, file: Path) -> None:
-    make_runner(scratch / "work", epochs=2, resume=True, load_from=str(file)).train()
+    try:
+        make_runner(scratch / "work", epochs=2, resume=True, load_from=str(file)).train()
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        # A stock run has MMEngine's own errors about states that do not fit; that nothing is run or deleted is ours.
+        raise HOCPError(f"stock run: {type(error).__name__}.") from error
 
 
 def _mmengine_load(base: Path, scratch: Path, file: Path) -> None:

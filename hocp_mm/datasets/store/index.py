@@ -6,6 +6,7 @@ as nothing in an array is written by reading it.
 
 import json
 import re
+import reprlib
 import struct
 import tokenize
 import zipfile
@@ -161,6 +162,7 @@ def read_index(path: str | Path) -> StoreIndex:
         )
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            check_unpacked(file, path.stat().st_size)
             columns = {name: file[name] for name in file.files}
         _check(columns)
         crop = CropSettings.from_json(json.loads(columns["crop"].tobytes()), str(path))
@@ -169,6 +171,17 @@ def read_index(path: str | Path) -> StoreIndex:
         raise DataError(
             f"{path}: the index is damaged ({error}); copy it again, or prepare the store again."
         ) from error
+
+
+def check_unpacked(file: Any, size: int) -> None:
+    """Refuse arrays that are larger than their file: we store them as they are, and packed zeros fill any memory.
+
+    Raises:
+        ValueError: Says how large.
+    """
+    total = sum(member.file_size for member in file.zip.infolist())
+    if total > size:
+        raise ValueError(f"its arrays must be stored as they are, got {total} bytes in a file of {size}")
 
 
 def _check(columns: Mapping[str, NDArray[Any]]) -> None:
@@ -181,8 +194,8 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     names = {"format_version", "crop", "has_expressions", "boxes", *strings, *RECORD_COLUMNS, *FRAME_COLUMNS}
     if set(columns) != names:
         raise ValueError(f"columns must be {sorted(names)}, got {sorted(columns)}")
-    if columns["format_version"].tolist() != [INDEX_VERSION]:
-        raise ValueError(f"format_version must be {INDEX_VERSION}, got {columns['format_version'].tolist()}")
+    if columns["format_version"].shape != (1,) or columns["format_version"].tolist() != [INDEX_VERSION]:
+        raise ValueError(f"format_version must be {INDEX_VERSION}, got {reprlib.repr(columns['format_version'])}")
     count, frames = len(columns["num_frames"]), sum(columns["num_frames"].tolist())  # whole numbers do not overflow
     expected = {name: (kind, (count,)) for name, (kind,) in RECORD_COLUMNS.items()}
     expected |= {name: (kind, (frames, *axes)) for name, (kind, *axes) in FRAME_COLUMNS.items()}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
-from hocp_mm.datasets.store.index import DAMAGE
+from hocp_mm.datasets.store.index import DAMAGE, check_unpacked
 from hocp_mm.datasets.store.pack import PackTable, write_pack
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -131,6 +131,7 @@ def read_facts(file: Path) -> PackFacts:
     """
     try:
         with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as kept:
+            check_unpacked(kept, file.stat().st_size)
             table = PackTable(kept["offsets"], kept["sizes"], kept["checksums"])
             return PackFacts(
                 table,

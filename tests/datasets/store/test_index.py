@@ -162,3 +162,15 @@ def test_lengths_that_overflow_are_refused(tmp_path):
     np.savez(tmp_path / "index.npz", **columns)
     with pytest.raises(DataError, match="the index is damaged"):
         read_index(tmp_path / "index.npz")
+
+
+@pytest.mark.parametrize("name", ["format_version", "affect", "crop", "keys"])
+def test_zeros_that_were_packed_are_not_unpacked(tmp_path, rows, name):
+    """A few kilobytes would fill the memory."""
+    write_index(tmp_path / "index.npz", rows, CROP)
+    with np.load(tmp_path / "index.npz") as file:
+        columns = dict(file)
+    columns[name] = np.zeros(1 << 22, columns[name].dtype)
+    np.savez_compressed(tmp_path / "index.npz", **columns)
+    with pytest.raises(DataError, match=r"index\.npz: .*arrays must be stored as they are, got \d+ bytes in a file of"):
+        read_index(tmp_path / "index.npz")
