@@ -272,7 +272,7 @@ def test_patterns_that_take_for_ever_are_refused(word: str, pattern: str):
 
 
 def test_many_patterns_are_as_bad_as_a_slow_one():
-    text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', freeze={['.*x.*y.*z%d' % i for i in range(9)]})"
+    text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', freeze={[f'.*x.*y.*z{i}' for i in range(9)]})"
     with pytest.raises(CheckpointError, match="patterns must be simple"):
         read_recorded_config(text, "a.pth")
 

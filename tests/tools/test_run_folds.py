@@ -296,8 +296,8 @@ def test_the_demo_recipe_runs_all_folds_on_the_synthetic_twin(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "note",
-    ['{"checkpoint": "../best_x.pth"}', '{"checkpoint": "{outside}"}', '{"checkpoint": 5}', "[]", "5", "{", "{}", "[" * 10**5,
-     '{"checkpoint": "link.pth"}', '{"checkpoint": "nothing.pth"}', '{"checkpoint": "a\\u0000.pth"}'],
+    ['{"checkpoint": "../best_x.pth"}', '{"checkpoint": "{outside}"}', '{"checkpoint": 5}', "[]", "5", "{", "{}",
+     "[" * 10**5, '{"checkpoint": "link.pth"}', '{"checkpoint": "nothing.pth"}', '{"checkpoint": "a\\u0000.pth"}'],
     ids=lambda note: note[:30],
 )  # fmt: skip
 def test_a_copied_fold_names_checkpoints_of_its_own_folder_alone(tool, note: str, tmp_path: Path):
