@@ -214,8 +214,9 @@ def _check_message_hub(rules: _Rules, hub: Any) -> None:
             rules.expect(bool(right), where, "be the path of a best_*.pth", value)
         elif name == "keep_ckpt_ids":
             # Each becomes part of the name of a file that CheckpointHook removes.
-            rules.expect(len(rules.sequence(value, where)) <= MOST_KEPT, where, f"be at most {MOST_KEPT}", len(value))
-            for number in value:
+            kept = rules.sequence(value, where)
+            rules.expect(len(kept) <= MOST_KEPT, where, f"be at most {MOST_KEPT}", len(kept))
+            for number in kept:
                 rules.count(number, where)
         elif name in ("epoch", "iter", "max_epochs", "max_iters"):
             rules.count(value, where)
@@ -315,8 +316,7 @@ def _compare(rules: _Rules, state: Any, optimizer: torch.optim.Optimizer, where:
                 alike = value.is_complex() == parameters[index].is_complex()
                 rules.expect(alike, f"{where}.state[{index}].{echo(key, 50)}", "be as real as it", str(value.dtype))
             elif key == "step":
-                single = isinstance(value, torch.Tensor) and value.numel() == 1
-                number = value.item() if single else value
+                number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
                 right = isinstance(number, int | float) and 0 <= number < LARGEST_COUNT
                 rules.expect(right, f"{where}.state[{index}].step", "be a number from 0", value)
     # An entry that one parameter has and another lacks ends as a KeyError at the first step.
