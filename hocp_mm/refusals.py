@@ -91,7 +91,7 @@ def config_errors(config: Any = None) -> Iterator[None]:
         if cause is None:
             raise
         last = _innermost(cause)
-        detail = _text(cause).rstrip(".")
+        detail = " ".join(_text(cause).split()).rstrip(".")
         if unknown := _UNKNOWN.match(detail):
             detail = f"type must be the name of a registered {unknown[2]}, got '{unknown[1]}'"
         elif not (_is_check(cause) or (last is not None and last.tb_frame.f_code.co_name == _BUILD)):

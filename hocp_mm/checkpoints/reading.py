@@ -144,7 +144,8 @@ def _check_is_weight_file(file: Path) -> None:
     if not file.exists():
         raise CheckpointError(f"{file}: no such checkpoint file.")
     if not file.is_file():
-        raise CheckpointError(f"{file}: a checkpoint must be a file, got a folder.")
+        got = "a folder" if file.is_dir() else "a device or pipe"
+        raise CheckpointError(f"{file}: a checkpoint must be a file, got {got}.")
     if not file.name.endswith(SUFFIXES):
         raise CheckpointError(f"{file}: suffix must be one of {', '.join(SUFFIXES)}, got {file.suffix or 'none'!r}.")
     try:

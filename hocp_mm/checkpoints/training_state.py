@@ -22,6 +22,9 @@ from hocp_mm.errors import CheckpointError
 __all__ = ["check_optimizer_state", "check_scheduler_state", "check_training_state"]
 
 LARGEST_COUNT = 1 << 53
+LARGEST_STEP = 1 << 31  # of epochs and iterations; some parts count in 32 bits
+LARGEST_NUMBER = 3e38  # of float32
+MOST_KEPT = 1 << 12  # checkpoints
 LARGEST_SEED = 1 << 32  # NumPy takes no more
 # Options that optimisers have had from the beginning; torch fills in those that were added later.
 OLD_OPTIONS = {"lr", "momentum", "dampening", "weight_decay", "nesterov", "betas", "eps", "alpha", "centered"}
@@ -164,8 +167,8 @@ def _kind(value: object) -> type:
 
 def _check_meta(rules: _Rules, meta: Any) -> None:
     rules.mapping(meta, "meta", ("epoch", "iter"))
-    rules.count(meta["epoch"], "meta.epoch")
-    rules.count(meta["iter"], "meta.iter")
+    rules.count(meta["epoch"], "meta.epoch", LARGEST_STEP)
+    rules.count(meta["iter"], "meta.iter", LARGEST_STEP)
     if meta.get("seed") is not None:
         rules.count(meta["seed"], "meta.seed", LARGEST_SEED)
     # Runner.resume would run it; what MMEngine saves is called `cfg`.
@@ -211,7 +214,9 @@ def _check_message_hub(rules: _Rules, hub: Any) -> None:
             rules.expect(bool(right), where, "be the path of a best_*.pth", value)
         elif name == "keep_ckpt_ids":
             # Each becomes part of the name of a file that CheckpointHook removes.
-            for number in rules.sequence(value, where):
+            kept = rules.sequence(value, where)
+            rules.expect(len(kept) <= MOST_KEPT, where, f"be at most {MOST_KEPT}", len(kept))
+            for number in kept:
                 rules.count(number, where)
         elif name in ("epoch", "iter", "max_epochs", "max_iters"):
             rules.count(value, where)
@@ -297,6 +302,10 @@ def _compare(rules: _Rules, state: Any, optimizer: torch.optim.Optimizer, where:
             rules.expect(key in other, here, f"have {key!r}, an option of {type(optimizer).__name__}")
             alike = _kind(other[key]) == _kind(own[key])
             rules.expect(alike, f"{here}.{key}", f"be a {_kind(own[key]).__name__}", other[key])
+            _check_size(rules, other[key], own[key], f"{here}.{key}")
+        # Both ask for entries that only their own states have.
+        for key in {"amsgrad", "capturable"} & other.keys() & own.keys():
+            rules.expect(other[key] == own[key], f"{here}.{key}", f"be {own[key]}", other[key])
         parameters |= dict(zip(other["params"], own["params"], strict=True))
     for index, entry in state["state"].items():
         for key, value in entry.items():
@@ -304,11 +313,29 @@ def _compare(rules: _Rules, state: Any, optimizer: torch.optim.Optimizer, where:
                 rules.expect(isinstance(value, torch.Tensor), f"{where}.state[{index}].{key}", "be a tensor", value)
                 shape, own = tuple(value.shape), tuple(parameters[index].shape)
                 rules.expect(shape == own, f"{where}.state[{index}].{echo(key, 50)}", f"have shape {own}", str(shape))
+                alike = value.is_complex() == parameters[index].is_complex()
+                rules.expect(alike, f"{where}.state[{index}].{echo(key, 50)}", "be as real as it", str(value.dtype))
+            elif key == "step":
+                number = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+                right = isinstance(number, int | float) and 0 <= number < LARGEST_COUNT
+                rules.expect(right, f"{where}.state[{index}].step", "be a number from 0", value)
     # An entry that one parameter has and another lacks ends as a KeyError at the first step.
     entries: dict[int, set[Any]] = {}
     for index, entry in state["state"].items():
         same = entries.setdefault(parameters[index].ndim, set(entry)) == set(entry)
         rules.expect(same, f"{where}.state[{index}]", "have the same entries as others have")
+
+
+def _check_size(rules: _Rules, value: Any, own: Any, where: str) -> None:
+    """Expect numbers that can be computed with: as many as an option has, and those that weigh averages below 1."""
+    if isinstance(own, list | tuple):
+        rules.expect(len(value) == len(own), where, f"be {len(own)} numbers", value)
+        for part, one in zip(value, own, strict=True):
+            rules.expect(
+                (_kind(part) is float and 0 <= float(part) < 1) or part == one, where, "be from 0 below 1", part
+            )
+    elif _kind(value) is float:
+        rules.expect(abs(float(value)) <= LARGEST_NUMBER, where, f"be at most {LARGEST_NUMBER:g}", value)
 
 
 def _schedulers(rules: _Rules, states: Any) -> list[tuple[str, Any]]:

@@ -1,6 +1,8 @@
 """Let MMEngine load checkpoints through :func:`hocp_mm.checkpoints.reading.read_checkpoint`, as data of a stranger."""
 
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,12 +58,23 @@ def load_from_address(
 
     Returns:
         The checkpoint.
+
+    Raises:
+        CheckpointError: If it cannot be fetched, or its checksum is not the one in its name.
     """
     folder = Path(model_dir or Path(torch.hub.get_dir()) / "checkpoints")
-    copy = folder / Path(urlparse(filename).path).name
+    name = Path(urlparse(filename).path).name
+    # Two addresses may end alike, and the copy of one must not be taken for the other.
+    copy = folder / f"{hashlib.sha256(filename.encode()).hexdigest()[:16]}-{name}"
     if not copy.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(filename, str(copy), progress=options.get("progress", os.isatty(0)))
+        mark = re.search(r"-([0-9a-f]{8,64})\.", name)  # how the zoos of torch and OpenMMLab name their files
+        try:
+            torch.hub.download_url_to_file(
+                filename, str(copy), mark[1] if mark else None, progress=options.get("progress", os.isatty(0))
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{filename}: cannot be fetched ({' '.join(str(error).split())[:200]}).") from error
     return load_from_local(str(copy), map_location)
 
 

@@ -48,3 +48,20 @@ def test_addresses_keep_mmengines_loaders():
     loader = mmengine_checkpoint.CheckpointLoader._get_checkpoint_loader("https://example.org/a.pth")
     assert loader is mmengine_checkpoint.load_from_http
     assert checkpoint_loading.load_checkpoints_safely() is None
+
+
+def test_copies_of_two_addresses_that_end_alike_are_two(tmp_path):
+    def address(number: int, name: str = "a.pth") -> str:
+        (tmp_path / str(number)).mkdir(exist_ok=True)
+        torch.save({"number": number}, tmp_path / str(number) / name)
+        return (tmp_path / str(number) / name).as_uri()  # what urllib fetches as any other
+
+    def load(source: str):
+        return checkpoint_loading.load_from_address(source, model_dir=str(tmp_path / "copies"), progress=False)
+
+    assert [load(address(number))["number"] for number in (1, 2, 1)] == [1, 2, 1]
+    with pytest.raises(CheckpointError, match=r"a-0123abcd\.pth: cannot be fetched \(invalid hash value"):
+        load(address(3, "a-0123abcd.pth"))
+    with pytest.raises(CheckpointError, match=r"nothing\.pth: cannot be fetched"):
+        load((tmp_path / "nothing.pth").as_uri())
+    assert len(list((tmp_path / "copies").iterdir())) == 2

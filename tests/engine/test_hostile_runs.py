@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.errors import CheckpointError
+from hocp_mm.errors import CheckpointError, HOCPError
 from tests.engine.test_going_on import BY_ITERATION, RUN, _clean, kill_at, train, weights  # noqa: F401 - a fixture
 
 PRECIOUS = "precious"
@@ -140,6 +140,53 @@ def test_iterations_beyond_the_end_are_not_gone_through(tmp_path: Path):
     kill_at(tmp_path / "run", ("before_train_iter", 4), config=BY_ITERATION)
     file = next((tmp_path / "run").glob("iter_*.pth"))
     checkpoint = read_checkpoint(file)
-    checkpoint["meta"]["iter"] = 2**52
+    checkpoint["meta"]["iter"] = 2**30
     torch.save(checkpoint, file)
-    train(tmp_path / "run", resume=True, config=BY_ITERATION)  # it would take centuries
+    train(tmp_path / "run", resume=True, config=BY_ITERATION)  # it would take days
+
+
+def entries(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda checkpoint: [entry.update(values) for entry in checkpoint["optimizer"]["state"].values()] and None
+
+
+def options(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda checkpoint: [group.update(values) for group in checkpoint["optimizer"]["param_groups"]] and None
+
+
+def complex_averages(checkpoint: dict[str, Any]) -> None:
+    for entry in checkpoint["optimizer"]["state"].values():
+        entry["exp_avg"] = entry["exp_avg"].to(torch.complex64)
+
+
+REFUSED = {
+    "no step": entries(step=torch.zeros(0)),
+    "steps": entries(step=torch.zeros(3)),
+    "a step before the first": entries(step=torch.tensor(-5.0)),
+    "text for a step": entries(step="x"),
+    "complex averages": complex_averages,
+    "amsgrad without its entry": options(amsgrad=True),
+    "capturable on a CPU": options(capturable=True),
+    "a rate that float32 has not": options(lr=1e299),
+    "one beta": options(betas=(0.9,)),
+    "betas of text": options(betas=("a", "b")),
+    "betas that grow": options(betas=(5, 5)),
+    "an iteration beyond 32 bits": lambda checkpoint: checkpoint["meta"].update(iter=2**52),
+    "too many kept": lambda checkpoint: checkpoint["message_hub"]["runtime_info"].update(keep_ckpt_ids=[0] * 10**5),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_state_that_fails_in_a_step_is_refused_before(name: str, interrupted: Path, tmp_path: Path):
+    run = copied(interrupted, tmp_path / "run")
+    changed(run, REFUSED[name])
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth: cannot be resumed") as refusal:
+        train(run, resume=True)
+    assert "\n" not in str(refusal.value)
+
+
+def test_averaged_weights_of_another_shape_end_in_one_line(interrupted: Path, tmp_path: Path):
+    run = copied(interrupted, tmp_path / "run")
+    changed(run, lambda checkpoint: checkpoint["ema_state_dict"].update(steps=torch.zeros(5)))
+    with pytest.raises(HOCPError, match="size mismatch for steps") as refusal:
+        train(run, resume=True)
+    assert "\n" not in str(refusal.value)
