@@ -149,8 +149,11 @@ def _check_is_weight_file(file: Path) -> None:
     if not file.name.endswith(SUFFIXES):
         raise CheckpointError(f"{file}: suffix must be one of {', '.join(SUFFIXES)}, got {file.suffix or 'none'!r}.")
     try:
-        with file.open("rb") as stream:
-            head = stream.read(tarfile.BLOCKSIZE)
+        # An empty file is not opened: some that the system makes say they are, and wait for ever (/proc/kmsg).
+        head = b""
+        if file.stat().st_size:
+            with file.open("rb") as stream:
+                head = stream.read(tarfile.BLOCKSIZE)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from error
     if not head:

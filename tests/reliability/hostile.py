@@ -332,7 +332,8 @@ def main(argv: list[str] | None = None) -> int:
                 note = f"{account.read} read harmlessly; at most {account.slowest:.1f} s, {account.largest} MB"
                 row = f"hostile-{door.name.replace(' ', '-')}"
                 what = f"hostile files: {door.name}"
-                command = f'python -m tests.reliability.hostile --record --doors "{door.name}"'
+                most = f" --most {args.most}" if args.most else ""
+                command = f'python -m tests.reliability.hostile --record{most} --doors "{door.name}"'
                 record(row, what, command, account.files, len(account.wrong), note)
     tell(f"{total['files']} pairs, {total['wrong']} wrong")
     return 1 if total["wrong"] or not total["files"] else 0
