@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent
 CORE = [
     "torch>=2.4",
     "torchvision>=0.19",  # timm imports it unconditionally; 0.19 is the partner of torch 2.4
-    "timm>=1.0.10",
+    "timm>=1.0.31",  # the first whose networks all give their stages (forward_intermediates)
     "mmengine>=0.10.7,<1",
     "numpy>=1.26",
     "safetensors>=0.4",
@@ -35,7 +35,9 @@ LITE = ["mmcv-lite>=2.1,<2.2"]  # mmaction2 1.2 refuses mmcv 2.2
 
 MMACTION2 = [
     "mmaction2>=1.2,<1.3",
-    "importlib_metadata>=4",  # imported by mmaction/utils/dependency.py, declared nowhere
+    # Imported by mmaction/utils/dependency.py, declared nowhere. It replaces the finder of Python, and what an older
+    # one finds breaks importlib.metadata of Python 3.10 (torch.compile and torch.onnx ask that for entry points).
+    "importlib_metadata>=4.6",
 ]
 
 VIDEO = ["decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux' or sys_platform == 'win32'"]

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from tests.sewa_files import draw_number
 
+_ONE = 1 << 16
+# What FFmpeg writes for an angle, counter-clockwise; PyAV can set one from 18 on only.
+_TURNS = {90: (0, -_ONE, _ONE, 0), 180: (-_ONE, 0, 0, -_ONE), 270: (0, _ONE, -_ONE, 0)}
+
 
 def write_video(
     path: Path,
@@ -25,7 +29,7 @@ def write_video(
     gop: int = 50,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Write ``count`` pictures at 25 per second, or at the given times."""
+    """Write ``count`` pictures at 25 per second, or at the given times; only an mp4 can be turned (degrees)."""
     height, width = draw(0).shape[:2]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
@@ -33,8 +37,6 @@ def write_video(
         stream.codec_context.gop_size = gop
         if milliseconds is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
         for index in range(count):
@@ -43,7 +45,19 @@ def write_video(
             frame.time_base = Fraction(1, 25 if milliseconds is None else 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    if rotation is not None:
+        rewrite_matrix(path, *_TURNS[rotation % 360])
     return path
+
+
+def rewrite_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
+    """Write another matrix into the track header of an mp4 (16.16 fixed point, big endian)."""
+    raw = bytearray(path.read_bytes())
+    body = raw.index(b"tkhd") + 4
+    start = body + 4 + 4 * 9  # version and flags, then times, id, duration, reserved, layer and volume (version 0)
+    rows = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
+    raw[start : start + 36] = b"".join(value.to_bytes(4, "big", signed=True) for value in rows)
+    path.write_bytes(raw)
 
 
 def copy_packets(source: Path, target: Path, keep: Callable[[int], bool]) -> Path:

@@ -15,7 +15,7 @@ tomorrow. A count of multiplications decides then.
 import time
 from collections.abc import Callable
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from hocp_mm.functional.cp import CPKernel
 
 Form = Literal["factorized", "mobilenet", "fused", "reconstructed"]
 Implementation = Literal["auto", "factorized", "mobilenet", "fused", "reconstructed"]
+IMPLEMENTATIONS = get_args(Implementation)  # here: dynamo of torch 2.4 cannot follow get_args
 Run = Callable[[Form, Tensor, CPKernel], Tensor]
 
 ROUNDS = 4

@@ -4,22 +4,26 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+_TELLS_OF_EXPORT = hasattr(torch.compiler, "is_exporting")  # torch >= 2.7
+
 
 def is_transformed() -> bool:
     """Tell whether a ``torch.func`` transform or forward-mode differentiation is at work.
 
     Returns:
-        True where the compiled kernel must not run: its forward derivative would be lost without an error.
+        True where the compiled kernel must not run: its forward derivative would be lost without an error. Before
+        torch 2.7 also wherever dynamo is tracing, which on 2.4 cannot follow the question.
     """
+    if not _TELLS_OF_EXPORT and torch.compiler.is_compiling():
+        return True
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_exporting() -> bool:
     """Tell whether a program is being recorded that must run without this package."""
-    exporting = getattr(torch.compiler, "is_exporting", None)  # torch >= 2.7
     # Counters of operations, such as mmengine's, trace and know only those of PyTorch.
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return bool(exporting is not None and exporting()) or torch.onnx.is_in_onnx_export() or tracing
+    return (_TELLS_OF_EXPORT and torch.compiler.is_exporting()) or torch.onnx.is_in_onnx_export() or tracing
 
 
 def is_observed() -> bool:

@@ -14,11 +14,11 @@ per call (merged taps, a rebuilt kernel) do not depend on the data and do not co
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-from hocp_mm.functional.choice import cheapest
+from hocp_mm.functional.choice import IMPLEMENTATIONS, cheapest
 from hocp_mm.functional.cp import CPKernel, mode_names
 from hocp_mm.functional.cp_conv import Implementation
 from hocp_mm.functional.padding import Ints, Pads, expand_ints, resolve_padding
@@ -27,7 +27,7 @@ from hocp_mm.functional.rank import RankLike, resolve_rank
 CostForm = Implementation | Literal["frame_folded"]
 """How a CP kernel runs: a word of ``cp_conv``, or ``'frame_folded'`` as in ``cp_conv_folded``."""
 
-_FORMS = (*get_args(Implementation), "frame_folded")
+_FORMS = (*IMPLEMENTATIONS, "frame_folded")
 
 
 @dataclass(frozen=True)

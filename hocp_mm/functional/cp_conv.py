@@ -18,12 +18,11 @@ scaling an activation, and strided modes run first, which is exact and does less
 """
 
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from hocp_mm.functional.choice import Form, Implementation, run_form
+from hocp_mm.functional.choice import IMPLEMENTATIONS, Form, Implementation, run_form
 from hocp_mm.functional.cp import CPKernel, dense_kernel, merged_taps, output_projection
 from hocp_mm.functional.fused import fused, fused_fits
 from hocp_mm.functional.order_four import conv4d
@@ -193,8 +192,8 @@ def check_words(
     """
     if padding_mode not in PADDING_MODES:
         raise ValueError(f"cp_conv: padding_mode must be one of {PADDING_MODES}, got {padding_mode!r}.")
-    if implementation not in get_args(Implementation):
-        raise ValueError(f"cp_conv: implementation must be one of {get_args(Implementation)}, got {implementation!r}.")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"cp_conv: implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}.")
     if implementation == "reconstructed" and (inner is not None or gate is not None):
         raise ValueError("cp_conv: implementation 'reconstructed' cannot apply inner or gate, got a callable.")
     if recompute and inner is not None:

@@ -25,7 +25,7 @@ class _Factors(nn.Module):
             self.register_parameter(f"{name}_", factor)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.get_parameter(f"{name}_")
+        return getattr(self, f"{name}_")  # dynamo of torch 2.4 cannot follow get_parameter
 
     def __contains__(self, name: str) -> bool:
         return f"{name}_" in self._parameters

@@ -8,7 +8,7 @@ import pytest
 
 from hocp_mm.datasets.video import frame_times, iter_frames, probe_video, read_frames
 from hocp_mm.errors import DataError
-from tests.odd_videos import copy_packets, write_video
+from tests.odd_videos import copy_packets, rewrite_matrix, write_video
 from tests.sewa_files import draw_number, read_number, write_numbered_avi
 
 
@@ -48,26 +48,16 @@ def test_a_turned_video_comes_upright(tmp_path, degrees, turns):
     assert read_frames(turned, []).shape == (0, *expected.shape[1:])
 
 
-def _rewrite_matrix(path, a, b, c, d):
-    """Write another matrix into the track header of an mp4 (16.16 fixed point, big endian)."""
-    raw = bytearray(path.read_bytes())
-    body = raw.index(b"tkhd") + 4
-    start = body + 4 + 4 * 9  # version and flags, then times, id, duration, reserved, layer and volume (version 0)
-    rows = [a, b, 0, c, d, 0, 0, 0, 1 << 30]
-    raw[start : start + 36] = b"".join(int(value).to_bytes(4, "big", signed=True) for value in rows)
-    path.write_bytes(raw)
-
-
 def test_a_mirrored_video_comes_as_it_is_meant_to_be_seen(tmp_path):
     path = write_video(tmp_path / "selfie.mp4", "libx264", 2)
     expected = read_frames(path, [0, 1])[:, :, ::-1]
-    _rewrite_matrix(path, -1 << 16, 0, 0, 1 << 16)
+    rewrite_matrix(path, -1 << 16, 0, 0, 1 << 16)
     np.testing.assert_array_equal(read_frames(path, [0, 1]), expected)
 
 
 def test_a_slanted_video_is_refused(tmp_path):
     path = write_video(tmp_path / "slanted.mp4", "libx264", 2)
-    _rewrite_matrix(path, 46341, 46341, -46341, 46341)
+    rewrite_matrix(path, 46341, 46341, -46341, 46341)
     with pytest.raises(DataError, match=r"slanted\.mp4: a display matrix must turn by quarter turns, got"):
         read_frames(path, [0])
 

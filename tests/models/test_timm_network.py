@@ -199,6 +199,10 @@ def test_a_pruned_image_network_keeps_its_ranks(tmp_path):
     assert_framewise(lambda c: video(c)[-1], lambda c: image(c)[-1], torch.randn(1, 3, 3, 64, 64), tolerance=1e-5)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.4."),
+    reason="dynamo of torch 2.4 cannot follow enumerate(modules, start=1), which timm's forward_intermediates calls",
+)
 def test_the_backbone_compiles_without_graph_breaks_for_any_number_of_frames():
     backbone = TimmHOCPBackbone("test_efficientnet", rank=4).eval()
     compiled = torch.compile(backbone, backend="eager", fullgraph=True)
