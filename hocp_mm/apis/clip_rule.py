@@ -76,8 +76,8 @@ class ClipRule:
             sample = next((step for step in steps if isinstance(step, SampleClip)), None)
             if load is None or sample is None:
                 continue
-            windows = dataset.get("windows") or {}
-            stride = windows.get("stride", max(1, sample.clip_len // 2)) if isinstance(windows, Mapping) else None
+            windows: Any = dataset.get("windows") or {}
+            stride: Any = windows.get("stride", max(1, sample.clip_len // 2)) if isinstance(windows, Mapping) else None
             after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
             interval, sizes = sample.frame_interval, [load.size, *(step.size for step in after)]
             for what, number in {"clip_len": sample.clip_len, "frame_interval": interval, "stride": stride,
