@@ -314,8 +314,11 @@ def test_a_run_that_goes_on_from_another_ones_checkpoint_leaves_it_alone(tmp_pat
     before = {file.name: file.read_bytes() for file in original.iterdir() if file.is_file()}
     path = tmp_path / "other.py"
     path.write_text(CONFIG)
+    other.mkdir()
+    (other / "epoch_1.pth").write_text("x")
     TRAIN.main([str(path), "--work-dir", str(other), f"--resume={original / 'epoch_2.pth'}"])
     assert {file.name: file.read_bytes() for file in original.iterdir() if file.is_file()} == before
+    assert (other / "epoch_1.pth").read_text() == "x"  # of whoever wrote it
     assert len(list(other.glob("best_*.pth"))) == 1  # its own, though an earlier one of the original may be better
 
 

@@ -48,6 +48,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Take up the files of the run that goes on; leave everything else alone."""
         recorded = _take_file_names(runner)
+        kept = runner.message_hub.runtime_info.pop("keep_ckpt_ids", [])
         super().before_train(runner)
         self._last_saved = None
         if not isinstance(self.file_backend, LocalBackend):
@@ -64,6 +65,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         if runner._resume and source.resolve().parent == folder.resolve():  # it may still have to be validated
             self._last_saved = {"name": source.name, "meta": {"epoch": runner.epoch, "iter": runner.iter}}
             loop.saved = runner.iter
+            if self.max_keep_ckpts > 0:  # another run's numbers would be those of files that it did not write
+                self.keep_ckpt_ids.extend(kept)
+                runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Hand the state of an interrupted run to the loop, if the run is resumed and the state is that of this one."""
