@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.checkpoints.hostile_files import mutants, outcome, same, whole_files
 from tests.checkpoints.hostile_pickles import HARMLESS, HOSTILE, archive
+from tests.reliability.page import record
 
 
 @dataclass
@@ -87,12 +88,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", action="store_true", help="write the row into docs/reliability.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         account = fuzz(options.inputs, options.seed, Path(folder))
     sys.stderr.writelines(account.others[:5])
     sys.stdout.write(f"{account}\n")
+    if options.record:
+        command = (
+            f"python -m tests.reliability.fuzz_checkpoints --record --inputs {options.inputs} --seed {options.seed}"
+        )
+        record("fuzz", "fuzzed checkpoints (zip, legacy, safetensors)", command, options.inputs, len(account.others))
     return bool(account.others)
 
 
