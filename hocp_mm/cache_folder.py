@@ -112,7 +112,11 @@ def replacing_trusted(path: Path) -> Iterator[BinaryIO]:
     Yields:
         The file to write to.
     """
-    with replacing(path) as draft:
+    with contextlib.suppress(OSError):  # nothing there
+        kind = path.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            path.unlink()  # a link or a pipe, and none of ours
+    with replacing(path, follow=False) as draft:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(handle, "wb") as file:
             yield file

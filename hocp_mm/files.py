@@ -48,7 +48,7 @@ def replacing(path: str | os.PathLike[str], follow: bool = True) -> Iterator[Pat
     """
     path = Path(path)
     with writing(path):
-        path = path.resolve() if follow and path.is_symlink() else path  # a link stays one
+        path = Path(os.path.realpath(path)) if follow and path.is_symlink() else path  # a link stays one
         if not path.is_symlink() and path.exists() and not path.is_file():  # a device would be replaced, too
             raise OutputError(f"{path}: cannot be written (something else than a file has this name).")
         draft = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{uuid.uuid4().hex}.part{path.suffix}")
