@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"
 
+import contextlib
 import random
 import shutil
 from collections.abc import Iterator
@@ -65,10 +66,23 @@ def _seed() -> None:
     allow_measuring(True)  # a training with a seed forbids it for the whole process
 
 
-@pytest.fixture(autouse=True)
-def _scope() -> Iterator[None]:
-    """Undo what a Runner or a config sets for the whole process: the scope in which unprefixed names are looked up."""
+@contextlib.contextmanager
+def _same_scopes() -> Iterator[None]:
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _scope() -> Iterator[None]:
+    """Undo what a Runner or a config sets for the whole process: the scope in which unprefixed names are looked up."""
+    with _same_scopes():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _scope_of_module() -> Iterator[None]:
+    """The same for what is set up once for the tests of a file, before those of each test."""
+    with _same_scopes():
+        yield

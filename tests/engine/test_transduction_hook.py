@@ -335,6 +335,7 @@ import torch, torch.distributed as dist
 from mmengine.config import Config
 from hocp_mm.compat import init_distributed
 from hocp_mm.engine import TransductionHook
+from hocp_mm.launch import leave_distributed
 from tests.tiny_runs import TinyRecognizer, make_runner
 
 cfg = Config(dict(model_wrapper_cfg=dict(find_unused_parameters=True)))
@@ -372,8 +373,8 @@ for name, tensor in model.module.state_dict().items():
         assert torch.equal(*both), name
 assert model.module.backbone[2].rank == 4
 open(f"trained_{{rank}}", "w").close()
-dist.barrier()
-dist.destroy_process_group()
+del model
+leave_distributed()
 """
 
 
