@@ -353,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
             flush=True,
         )
         if args.record:
-            record(row, what, "python -m tests.reliability.crashes --record", campaign.tried, len(failures))
+            record(row, what, "python -m tests.reliability.crashes --record", campaign.died, len(failures))
 
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
@@ -381,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
             campaign = Campaign(folder)
             if not args.kills:
                 continue
-            for _ in range(args.kills):
+            while campaign.died < args.kills and campaign.tried < 3 * args.kills:  # some come after the end
                 campaign.kill_and_go_on(config, whole, [rng.uniform(0.05, 1.0) * took])
             tell(f"crash-random-{workers}", f"the same with {workers} workers, killed at random times", campaign)
         if args.folds:
