@@ -48,6 +48,17 @@ def check_file(path: str | Path, what: str) -> os.stat_result:
     if not stat.S_ISREG(state.st_mode):
         kind = next(name for test, name in _OTHERS if test(state.st_mode))
         raise DataError(f"{path}: the {what} cannot be read ({kind}).")
+    if state.st_size == 0:  # or a file of the kernel, such as /proc/kmsg, which lets its reader wait for ever
+        try:
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            try:
+                endless = bool(os.read(handle, 1))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise DataError(f"{path}: the {what} cannot be read ({_reason(error)}).") from error
+        if endless:
+            raise DataError(f"{path}: the {what} cannot be read (Is a file of the kernel).")
     return state
 
 

@@ -18,6 +18,7 @@ def _make(path, kind):
         "device": lambda: path.symlink_to("/dev/zero"),
         "circle": lambda: path.symlink_to(path.name),
         "failing disk": lambda: path.symlink_to("/proc/self/mem"),
+        "file of the kernel": lambda: path.symlink_to("/proc/version"),
         "nothing": lambda: None,
         "link to nothing": lambda: path.symlink_to("/nowhere/else"),
     }
@@ -33,6 +34,7 @@ def _make(path, kind):
         ("device", DataError, r"x\.csv: the label file cannot be read \(Is a device\)"),
         ("circle", DataError, r"x\.csv: the label file cannot be read \(Too many levels of symbolic links\)"),
         ("failing disk", DataError, r"x\.csv: the label file cannot be read \(Input/output error\)"),
+        ("file of the kernel", DataError, r"x\.csv: the label file cannot be read \(Is a file of the kernel\)"),
         ("nothing", MissingDataError, r"x\.csv: no such label file\."),
         ("link to nothing", MissingDataError, r"no such label file \(a link to /nowhere/else, which is not there\)"),
     ],
