@@ -212,5 +212,5 @@ def test_a_quote_that_is_never_closed_does_not_swallow_the_rest(tmp_path):
 
 def test_a_disk_that_fails_is_told(tmp_path):
     (tmp_path / "training.csv").symlink_to("/proc/self/mem")
-    with pytest.raises(DataError, match=r"training\.csv: not a readable csv file \(.*Input/output error\)"):
+    with pytest.raises(DataError, match=r"training\.csv: the csv file cannot be read \(Input/output error\)"):
         read_affectnet_csv(tmp_path / "training.csv", tmp_path, landmarks=False, cache=False)
