@@ -87,7 +87,7 @@ def _check_inside(file: Path) -> None:
 
 def _named_by(pointer: Path) -> str | None:
     """Return the name of the file that `last_checkpoint` points to; None if it says nothing that can be one."""
-    if not pointer.is_file():
+    if not pointer.is_file() or not pointer.stat().st_size:  # or a file of the kernel, which may let us wait for ever
         return None
     try:
         with pointer.open("rb") as stream:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.packed_strings import PackedStrings
+from hocp_mm.datasets.source_files import check_file
 from hocp_mm.datasets.store.pack import PackTable
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.errors import DataError, MissingDataError
@@ -160,6 +161,7 @@ def read_index(path: str | Path) -> StoreIndex:
         raise MissingDataError(
             f"{path}: no such file, so the store is not finished; the command that prepares it completes it."
         )
+    check_file(path, "index")
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             check_unpacked(file, path.stat().st_size)
