@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from hocp_mm.datasets import FaceCropDataset, SEWADataset
+from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.store.prepare import prepare_store
-from hocp_mm.datasets.store.settings import CropSettings
-from hocp_mm.datasets.synthetic import write_synthetic_sewa
+from hocp_mm.synthetic import write_synthetic_sewa
 
 STOCK, RAW, STORE = "MMAction2", "raw folders", "store"
 """Who reads: MMAction2's stock pipeline on the videos, ours on the videos, ours on the store."""

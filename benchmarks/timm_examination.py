@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd as ConvNd
 
-from hocp_mm.apis.transduction_check import dense_error, framewise_error, time_leaks, untouched_parameters
-from hocp_mm.apis.transduction_twins import FULL, build_twins, own_size, save_random_weights, video_network
+from hocp_mm.analysis.measures import dense_error, framewise_error, time_leaks, untouched_parameters
+from hocp_mm.analysis.twins import FULL, build_twins, own_size, save_random_weights, video_network
 from hocp_mm.models import TimmHOCPBackbone
 
 SIZES = (64, 96, 128, 224, 256)

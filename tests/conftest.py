@@ -17,9 +17,9 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 
-from hocp_mm.cache_folder import cache_folder
 from hocp_mm.functional import native_available
 from hocp_mm.functional.choice import allow_measuring
+from hocp_mm.system.cache_folder import cache_folder
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

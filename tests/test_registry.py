@@ -4,7 +4,7 @@ import mmengine.registry
 import pytest
 
 from hocp_mm import registry
-from tests.processes import run_python
+from tests.material.processes import run_python
 
 KINDS = ("MODELS", "DATASETS", "TRANSFORMS", "METRICS", "HOOKS", "OPTIM_WRAPPERS")
 

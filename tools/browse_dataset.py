@@ -8,9 +8,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hocp_mm.cli import add_config_options, run
-from hocp_mm.files import require_writable_file
-from hocp_mm.refusals import config_errors
+from hocp_mm.system.cli import add_config_options, run
+from hocp_mm.system.files import require_writable_file
+from hocp_mm.system.refusals import config_errors
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     compat.apply()
     from hocp_mm import launch
-    from hocp_mm.apis.clip_browsing import browse_clips, build_browsed
+    from hocp_mm.data_check.browsing import browse_clips, build_browsed
     from hocp_mm.visualization import draw_contact_sheet
 
     with config_errors():

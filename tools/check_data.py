@@ -8,9 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hocp_mm.cli import ProgressLine, add_config_options, run
-from hocp_mm.files import require_writable_file
-from hocp_mm.refusals import config_errors
+from hocp_mm.system.cli import ProgressLine, add_config_options, run
+from hocp_mm.system.files import require_writable_file
+from hocp_mm.system.refusals import config_errors
 
 FAULTS_FOUND = 1
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     compat.apply()
     from hocp_mm import launch
-    from hocp_mm.apis import check_data
-    from hocp_mm.apis.data_report_text import report_text, write_faults
+    from hocp_mm.data_check import check_data
+    from hocp_mm.data_check.report import report_text, write_faults
 
     with config_errors():
         cfg = launch.load_config(args.config, args.cfg_options)

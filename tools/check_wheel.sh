@@ -25,5 +25,5 @@ cd "$folder/tests"
 origin="$("$folder/env/bin/python" -c 'import hocp_mm; print(hocp_mm.__file__)')"
 case "$origin" in "$site"/*) ;; *) echo "check_wheel.sh: hocp_mm must come from the wheel, got $origin" >&2; exit 1 ;; esac
 env -u PYTHONPATH "$folder/env/bin/python" -m pytest -q -p no:cacheprovider -o testpaths=tests \
-  tests/test_packaging.py tests/test_clean_environment.py tests/test_registry.py tests/test_isolation.py \
+  tests/test_packaging.py tests/test_clean_environment.py tests/test_registry.py tests/system/test_isolation.py \
   tests/functional/native/test_build.py "$@"

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from hocp_mm.cli import run
-from hocp_mm.files import require_writable_file
-from hocp_mm.refusals import config_errors
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable_file
+from hocp_mm.system.refusals import config_errors
 
 _SECONDS_BETWEEN_LINES = 3.0
 
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     compat.apply()
     import torch
 
-    from hocp_mm.apis.complexity_table import markdown_tables, text_tables, write_csv
-    from hocp_mm.apis.network_cost import config_network, network_cost, timm_network
+    from hocp_mm.analysis.cost import config_network, network_cost, timm_network
+    from hocp_mm.analysis.cost_table import markdown_tables, text_tables, write_csv
 
     if args.timm is not None:
         network, clip = timm_network(args.timm, args.rank, args.temporal_kernel, args.frames, args.size)

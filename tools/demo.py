@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from hocp_mm.cli import run
 from hocp_mm.errors import HOCPError
-from hocp_mm.files import require_writable
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable
 
 _SECONDS_BETWEEN_LINES = 3.0
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from demos import afew_va, affectnet, sewa
 from demos.steps import ROOT, Demo, Steps, fresh
 
-from hocp_mm.cli import run
-from hocp_mm.files import require_writable, write_text
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable, write_text
 
 SETS = {"sewa": sewa, "afew_va": afew_va, "affectnet": affectnet}
 

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hocp_mm.cli import config_options, run
 from hocp_mm.errors import DataError, HOCPError
-from hocp_mm.files import require_writable, write_text
-from hocp_mm.parallel import end_with_launcher, launched
-from hocp_mm.refusals import config_errors
+from hocp_mm.system.cli import config_options, run
+from hocp_mm.system.files import require_writable, write_text
+from hocp_mm.system.parallel import end_with_launcher, launched
+from hocp_mm.system.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -96,7 +96,7 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     Raises:
         HOCPError: If there are no folds, or not the wanted ones.
     """
-    from hocp_mm.datasets.folds import count_folds
+    from hocp_mm.datasets.splits.folds import count_folds
 
     root = cfg.test_dataloader.dataset.data_root
     count = count_folds(root)
@@ -117,7 +117,7 @@ def check_tests(root: Path, numbers: list[int]) -> None:
     Raises:
         DataError: If a clip is in two test parts.
     """
-    from hocp_mm.datasets.folds import count_folds, read_fold
+    from hocp_mm.datasets.splits.folds import count_folds, read_fold
 
     tested: dict[str, int] = {}
     everything: set[str] = set()
@@ -139,7 +139,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     Raises:
         HOCPError: If the folder holds another run.
     """
-    from hocp_mm.datasets.folds import read_fold
+    from hocp_mm.datasets.splits.folds import read_fold
 
     parts = json.dumps(read_fold(cfg.test_dataloader.dataset.data_root, fold))
     stamp = {
@@ -167,7 +167,7 @@ def read_note(file: Path) -> dict[str, Any]:
     Raises:
         HOCPError: If it is no JSON object.
     """
-    from hocp_mm.datasets.source_files import read_bytes
+    from hocp_mm.datasets.media.files import read_bytes
 
     text = read_bytes(file, "note of an earlier call", LARGEST_NOTE)
     try:
@@ -267,7 +267,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     Raises:
         DataError: If a clip is missing or foreign.
     """
-    from hocp_mm.datasets.folds import read_fold
+    from hocp_mm.datasets.splits.folds import read_fold
     from hocp_mm.evaluation import read_results
 
     dataset = cfg.test_dataloader.dataset

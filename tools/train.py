@@ -10,11 +10,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hocp_mm.cli import add_config_options, run
 from hocp_mm.errors import HOCPError
-from hocp_mm.files import require_writable
-from hocp_mm.parallel import end_with_launcher, is_first_process
-from hocp_mm.refusals import config_errors
+from hocp_mm.system.cli import add_config_options, run
+from hocp_mm.system.files import require_writable
+from hocp_mm.system.parallel import end_with_launcher, is_first_process
+from hocp_mm.system.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
     compat.apply()
     from hocp_mm import launch
-    from hocp_mm.config_check import check_config
+    from hocp_mm.launch import check_config
 
     with config_errors():
         cfg = launch.load_config(args.config, args.cfg_options)

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hocp_mm.cli import run
-from hocp_mm.files import require_writable_file
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable_file
 
 FAILED = 1
 """Exit code."""
@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm import compat
 
     compat.apply()
-    from hocp_mm.apis.transduction_report import verify_timm
-    from hocp_mm.apis.transduction_text import text, write_csv
+    from hocp_mm.analysis.verification import text, verify_timm, write_csv
 
     result = verify_timm(
         args.timm,

@@ -20,7 +20,7 @@ from hocp_mm.datasets import (
     read_landmarks_zip,
     track_detections,
 )
-from hocp_mm.datasets.face_detection import DETECTORS, Progress
+from hocp_mm.datasets.faces.detection import DETECTORS, Progress
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
 
 Faces = str | Path | Sequence[float]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from hocp_mm.apis.clip_rule import LOADERS
 from hocp_mm.datasets import parse_sewa_key, read_affect_csv
-from hocp_mm.datasets.affect_dataset import scale_labels
+from hocp_mm.datasets.records.dataset import scale_labels
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.launch import LOADERS
 from hocp_mm.structures import AffectTimeline
 
 

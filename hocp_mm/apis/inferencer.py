@@ -15,14 +15,13 @@ from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hocp_mm.apis.clip_rule import ClipRule
 from hocp_mm.apis.face_track import Faces, track_faces
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config, without_starts
 from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
 from hocp_mm.datasets import FaceTrack, crop_faces, iter_frames, probe_video
-from hocp_mm.datasets.face_detection import Progress
+from hocp_mm.datasets.faces.detection import Progress
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
-from hocp_mm.launch import load_config, load_weights
+from hocp_mm.launch import ClipRule, load_config, load_weights
 from hocp_mm.registry import MODELS
 from hocp_mm.structures import AffectDataSample, AffectTimeline, WindowAverager
 

@@ -6,7 +6,7 @@ of torch. A change of any of them finds nothing, so there is nothing to invalida
 
 One file per kernel, which appears whole or not at all, so several processes may share the folder. What is kept is only
 ever a copy: a file that is not what the fit of this kernel would be counts as unknown, and without a folder that can be
-written to, or one that others can write to (:mod:`hocp_mm.cache_folder`), everything is fitted as usual.
+written to, or one that others can write to (:mod:`hocp_mm.system.cache_folder`), everything is fitted as usual.
 
 The errors of a fit that was found are computed anew, in float64: 65 ms for the largest layer of a ResNet-18 (512
 channels, 512 components, one core), against the seconds that fitting it takes.
@@ -33,9 +33,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hocp_mm.cache_folder import cache_folder, open_trusted, replacing_trusted, trusted_folder
 from hocp_mm.functional.cp import CPKernel, component_norms, dense_kernel, mode_names
 from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
+from hocp_mm.system.cache_folder import cache_folder, open_trusted, replacing_trusted, trusted_folder
 
 _FACTOR = "factors."
 # Ours, drafts included; whatever else lies in the folder stays.

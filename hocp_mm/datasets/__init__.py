@@ -1,18 +1,12 @@
 """Data sets of affect over one record contract, exact decoding, face crops and splits."""
 
-from hocp_mm.datasets.afew_va import AFEWVADataset
-from hocp_mm.datasets.affect_dataset import AffectDataset
-from hocp_mm.datasets.affectnet import AffectNetDataset
-from hocp_mm.datasets.affwild2 import AffWild2Dataset
-from hocp_mm.datasets.affwild2_files import read_va_file, write_va_file
-from hocp_mm.datasets.avec import AVECDataset
-from hocp_mm.datasets.avec_files import labels_at, read_avec_csv
-from hocp_mm.datasets.decoding_check import AccessReport, check_random_access
-from hocp_mm.datasets.face_cascades import Detections
-from hocp_mm.datasets.face_crops import FaceCropDataset
-from hocp_mm.datasets.face_detection import FaceDetector, make_detector, track_detections
-from hocp_mm.datasets.face_linking import FaceTrack
-from hocp_mm.datasets.faces import (
+from hocp_mm.datasets.afew_va.dataset import AFEWVADataset
+from hocp_mm.datasets.affectnet.dataset import AffectNetDataset
+from hocp_mm.datasets.affwild2.dataset import AffWild2Dataset
+from hocp_mm.datasets.affwild2.files import read_va_file, write_va_file
+from hocp_mm.datasets.avec.dataset import AVECDataset
+from hocp_mm.datasets.avec.files import labels_at, read_avec_csv
+from hocp_mm.datasets.faces.boxes import (
     crop_faces,
     face_track,
     fill_boxes,
@@ -20,19 +14,26 @@ from hocp_mm.datasets.faces import (
     smooth_boxes,
     square_boxes,
 )
-from hocp_mm.datasets.folds import check_folds, make_folds, read_fold, write_fold_files
-from hocp_mm.datasets.image_frames import check_image, read_image
-from hocp_mm.datasets.landmarks import read_landmarks_zip
-from hocp_mm.datasets.sewa import SEWADataset
-from hocp_mm.datasets.sewa_files import (
+from hocp_mm.datasets.faces.cascades import Detections
+from hocp_mm.datasets.faces.detection import FaceDetector, make_detector, track_detections
+from hocp_mm.datasets.faces.tracking import FaceTrack
+from hocp_mm.datasets.media.images import check_image, read_image
+from hocp_mm.datasets.media.self_check import AccessReport, check_random_access
+from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
+from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.sewa.dataset import SEWADataset
+from hocp_mm.datasets.sewa.files import (
     SEWAKey,
+    SEWAMetadata,
     find_sewa_keys,
     parse_sewa_key,
     read_affect_csv,
+    read_sewa_metadata,
 )
-from hocp_mm.datasets.sewa_metadata import SEWAMetadata, read_sewa_metadata
-from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
-from hocp_mm.datasets.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
+from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
+from hocp_mm.datasets.splits.folds import check_folds, make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.store.dataset import FaceCropDataset
 
 __all__ = [
     "AFEWVADataset",

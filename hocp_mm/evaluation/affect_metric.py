@@ -21,10 +21,10 @@ from hocp_mm.evaluation.expression_scores import (
     write_expressions,
 )
 from hocp_mm.evaluation.windows import Window, merge_windows
-from hocp_mm.files import write_rows
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline
+from hocp_mm.system.files import write_rows
 
 _FUNCTIONS = {"ccc": ccc, "pcc": pcc, "rmse": rmse, "sagr": sagr}
 

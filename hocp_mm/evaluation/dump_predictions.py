@@ -5,8 +5,8 @@ from typing import Any
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
-from hocp_mm.files import replacing
 from hocp_mm.registry import METRICS
+from hocp_mm.system.files import replacing
 
 
 @METRICS.register_module()

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
 from hocp_mm.evaluation.windows import Window, by_video
-from hocp_mm.files import write_rows
 from hocp_mm.structures import WindowAverager
+from hocp_mm.system.files import write_rows
 
 
 class Expressions(TypedDict):

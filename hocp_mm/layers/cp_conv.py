@@ -22,14 +22,20 @@ from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
 from hocp_mm.functional.cp import CPKernel, mode_names
-from hocp_mm.functional.cp_conv import Implementation, Ints, Pointwise, check_words, cp_conv, expand_ints
+from hocp_mm.functional.cp_conv import (
+    Implementation,
+    Ints,
+    Pointwise,
+    check_words,
+    cp_conv,
+    expand_ints,
+    resolve_padding,
+)
 from hocp_mm.functional.rank import RankLike, resolve_rank
-from hocp_mm.functional.transduct import Init
+from hocp_mm.functional.transduct import Init, transduct
 from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
-from hocp_mm.layers.initialisation import draw_
-from hocp_mm.layers.inner import Cfg, build_inner
-from hocp_mm.layers.lifting import lift
-from hocp_mm.layers.options import DenseConv, FitReport, Options, check_sizes, conv_arguments, fit_dense
+from hocp_mm.layers.inner import Cfg, build_inner, lift_inner
+from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments, fit_dense
 from hocp_mm.layers.variants import Standardization
 
 
@@ -91,7 +97,7 @@ class _HOCPConvNd(nn.Module):
         self.padding_mode, self.dropout = padding_mode, dropout
         self.implementation: Implementation = implementation
         self.recompute = recompute
-        check_sizes(self)
+        self._check_sizes()
         # mmcv.cnn.ConvModule copies these two off every conv layer it builds.
         self.transposed, self.output_padding = False, (0,) * order
         self.rank = resolve_rank(rank, in_channels, out_channels, self.kernel_size, groups)
@@ -112,9 +118,48 @@ class _HOCPConvNd(nn.Module):
         self.fit_report = None
         self.reset_parameters()
 
+    def _check_sizes(self) -> None:
+        """Refuse at construction what construction can know of channels and sizes."""
+        where, groups, channels = type(self).__name__, self.groups, (self.in_channels, self.out_channels)
+        if min(groups, *channels) < 1 or any(c % groups for c in channels):
+            raise ValueError(
+                f"{where}: groups must divide in_channels and out_channels, all positive, "
+                f"got groups={groups} for {channels[0]} -> {channels[1]}."
+            )
+        # Refuses a bad word, and less than 0.
+        resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation)
+        for name in ("kernel_size", "stride", "dilation"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{where}: {name} must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{where}: dropout must lie in [0, 1), got {self.dropout}.")
+
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw a fresh kernel (:mod:`hocp_mm.layers.initialisation`)."""
-        draw_(self)
+        """Draw a fresh kernel of He variance at any rank: the output has twice the mean square of the input.
+
+        Columns of the convolved modes have norm 1 and keep the variance. Without an activation in Psi the input factor
+        keeps it, too, and the output factor brings the gain 2: the dense twin has variance ``2 / fan_in``. Behind an
+        activation, which halves the mean square, the input factor has that gain as well: each 1x1 stage is initialised
+        on its own. Behind a norm the output variance is 2, or 1 with a ReLU, for any input.
+
+        tltorch draws the whole kernel with a fixed standard deviation of 0.02 and leaves a new layer uninitialised;
+        neither is so here.
+        """
+        if self.weights.is_meta:
+            return  # Nothing to draw, and PyTorch would import seconds' worth of its compiler to do it.
+        rectified = self.inner is not None and hasattr(self.inner, "act")
+        self.weights.fill_(1)
+        for name in self.kernel().factors:
+            factor = self.factors[name].normal_()
+            if name == "in":
+                factor.mul_(((2 if rectified else 1) * self.groups / self.in_channels) ** 0.5)
+            elif name == "out":
+                factor.mul_((2 * self.groups / self.rank) ** 0.5)
+            else:
+                factor.div_(factor.norm(dim=0))
+        if self.bias is not None:
+            self.bias.zero_()
 
     def init_weights(self) -> None:
         """Do nothing: the layer was initialised when it was built.
@@ -234,7 +279,29 @@ class _HOCPConvNd(nn.Module):
         if video_class is None:
             names = [layer.__name__ for layer in _ONE_ORDER_MORE]
             raise NotImplementedError(f"{type(self).__name__}.transduct: only {names} have a layer to become.")
-        return lift(self, video_class, size, init)
+        where = f"{type(self).__name__}.transduct"
+        if size % 2 == 0 or init == "last":
+            raise ValueError(
+                f"{where}: size must be odd and init not 'last', got {size} and {init!r} (nn.ConvNd cannot pad one side "
+                "only: use transduct_ on the network)."
+            )
+        if self.gate is not None and self.kernel_order == 1:
+            raise NotImplementedError(
+                f"{where}: a gate must average over the same sizes before and after, w is not h, w."
+            )
+        kernel = transduct(self.kernel(), size, init)
+        inner = None if self.inner is None else lift_inner(self.inner, kernel.kernel_order)
+        arguments = conv_arguments(self)
+        for name, value in {"kernel_size": size, "stride": 1, "dilation": 1, "padding": size // 2}.items():
+            if arguments[name] not in ("same", "tf_same"):  # which say it of every mode
+                old = (0,) * self.kernel_order if arguments[name] == "valid" else arguments[name]
+                arguments[name] = (value, *old)
+        arguments["device"] = "meta"  # its parameters are replaced at once
+        video = video_class(**arguments, rank=self.rank)
+        video.share_(self)
+        mode = kernel.convolved[0]
+        video.factors[mode], video.inner = nn.Parameter(kernel.factors[mode]), inner
+        return video
 
     def share_(self, layer: "_HOCPConvNd") -> None:
         """Take over the parameters (the same objects), modules and options of a layer of as many components."""

@@ -144,3 +144,42 @@ def select_(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
         return
     new = old.detach().index_select(dim, index.to(old.device))
     setattr(module, name, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+def lift_inner(inner: nn.Sequential, order: int) -> nn.Sequential:
+    """Make Psi of a layer of one mode less serve a layer with ``order`` convolved modes.
+
+    Args:
+        inner: Psi as :func:`build_inner` makes it; not changed.
+        order: Convolved modes of the new layer.
+
+    Returns:
+        Psi with the same parameters and copies of the running statistics.
+
+    Raises:
+        NotImplementedError: If the norm takes its statistics over every sample alone: over a clip they are not
+            those of its frames.
+    """
+    parts: dict[str, nn.Module] = {}
+    for name, module in inner.named_children():
+        if isinstance(module, nn.SyncBatchNorm):
+            parts[name] = _same_norm(module, nn.SyncBatchNorm, process_group=module.process_group)
+        elif isinstance(module, tuple(BATCH_NORMS.values())):
+            parts[name] = _same_norm(module, BATCH_NORMS[order])
+        elif name == "act":
+            parts[name] = module
+        else:
+            raise NotImplementedError(
+                f"transduct: the norm of Psi must be a batch norm, got {type(module).__name__}, whose statistics over "
+                "a clip differ from those of its frames (transduct_ keeps them per frame)."
+            )
+    return nn.Sequential(OrderedDict(parts))
+
+
+def _same_norm(norm: Any, make: Callable[..., Any], **more: Any) -> nn.Module:
+    """Make a batch norm of another order with the same parameters and a copy of the statistics."""
+    new = make(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, **more)
+    new.weight, new.bias = norm.weight, norm.bias
+    for name, buffer in norm.named_buffers():
+        setattr(new, name, buffer.clone())
+    return new.train(norm.training)

@@ -1,16 +1,13 @@
-"""The words a CP layer is told: which there are, and which make sense."""
+"""The words that dense and CP convolutions are told, and the fit of one to the other."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor, nn
 
-from hocp_mm.functional.cp_conv import Implementation, resolve_padding
+from hocp_mm.functional.cp_conv import Implementation
 from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
 from hocp_mm.functional.rank import RankLike, error_target, resolve_rank
 from hocp_mm.layers.inner import Cfg
-
-if TYPE_CHECKING:
-    from hocp_mm.layers.cp_conv import _HOCPConvNd
 
 DenseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -31,28 +28,6 @@ class FitReport(NamedTuple):
 
     relative_error: float
     degeneracy: float
-
-
-def check_sizes(layer: "_HOCPConvNd") -> None:
-    """Refuse at construction what construction can know of channels and sizes.
-
-    Raises:
-        ValueError: If groups do not divide the channels, a number is out of range, or ``padding`` an unknown word.
-    """
-    where, groups, channels = type(layer).__name__, layer.groups, (layer.in_channels, layer.out_channels)
-    if min(groups, *channels) < 1 or any(c % groups for c in channels):
-        raise ValueError(
-            f"{where}: groups must divide in_channels and out_channels, all positive, "
-            f"got groups={groups} for {channels[0]} -> {channels[1]}."
-        )
-    resolve_padding(
-        layer.padding, layer.kernel_size, layer.stride, layer.dilation
-    )  # refuses a bad word, and less than 0
-    for name in ("kernel_size", "stride", "dilation"):
-        if min(getattr(layer, name)) < 1:
-            raise ValueError(f"{where}: {name} must be positive, got {getattr(layer, name)}.")
-    if not 0 <= layer.dropout < 1:
-        raise ValueError(f"{where}: dropout must lie in [0, 1), got {layer.dropout}.")
 
 
 def conv_arguments(conv: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.files import write_rows
+from hocp_mm.system.files import write_rows
 
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")

@@ -10,8 +10,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from hocp_mm.files import replacing
 from hocp_mm.functional.agreement import ccc
+from hocp_mm.system.files import replacing
 
 _INK, _SOFT, _GRID = "#222222", "#767676", "#E4E4E4"
 # Okabe-Ito: told apart in every common colour blindness, and different in lightness.

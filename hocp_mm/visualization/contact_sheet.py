@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hocp_mm.files import replacing
+from hocp_mm.system.files import replacing
 from hocp_mm.visualization.timeline_plot import COLOURS
 
 _INK, _SOFT, _GOOD, _BAD, _RULE = "#222222", "#767676", "#1B7837", "#B2182B", "#E4E4E4"

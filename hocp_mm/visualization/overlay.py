@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
-from hocp_mm.files import replacing
 from hocp_mm.structures.timeline import AffectTimeline
+from hocp_mm.system.files import replacing
 
 _LOG = logging.getLogger(__name__)
 _Image = NDArray[np.uint8]

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from hocp_mm.files import replacing
 from hocp_mm.functional.agreement import ccc
 from hocp_mm.structures.timeline import AffectTimeline
+from hocp_mm.system.files import replacing
 
 DIMENSIONS = ("valence", "arousal")
 # Okabe-Ito blue and vermilion: distinct in every common colour blindness, and different in lightness.

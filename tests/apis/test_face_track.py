@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hocp_mm.apis.face_track import track_faces
-from hocp_mm.datasets.face_yunet import points_to_landmark_box
+from hocp_mm.datasets.faces.yunet import points_to_landmark_box
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
-from tests.apis.material import noise, portrait, portrait_box, write_video
-from tests.tiny_yunet import red_faces, true_points, write_tiny_yunet
+from tests.material.tiny_configs import noise, portrait, portrait_box, write_video
+from tests.material.tiny_yunet import red_faces, true_points, write_tiny_yunet
 
 F = 36
 SHIFTS = [(-70 + 2.2 * i, -20 + 8 * np.sin(i / 6)) for i in range(F)]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from hocp_mm.apis import AffectInferencer, FaceTrack
-from hocp_mm.apis.clip_rule import ClipRule
 from hocp_mm.apis.inferencer import cut_windows
+from hocp_mm.datasets.media.video import iter_frames
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.datasets.transforms.sampling import window_starts
-from hocp_mm.datasets.video import iter_frames
 from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
-from tests.apis.material import noise, tiny_config, tiny_network, write_checkpoint, write_video
+from hocp_mm.launch import ClipRule
+from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video
 
 BOX = (14, 8, 26, 22)
 RULE = ClipRule(size=8, margin=1, smooth=1, clip_len=8, frame_interval=1, stride=4)

@@ -13,7 +13,8 @@ from torch import nn
 from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, read_recorded_config, without_starts
 from hocp_mm.errors import CheckpointError
 from hocp_mm.registry import MODELS
-from tests.apis.material import tiny_config
+from tests.material.processes import ROOT
+from tests.material.tiny_configs import tiny_config
 
 
 def test_what_mmengine_writes_comes_back():
@@ -169,7 +170,7 @@ def test_a_model_names_layers(kind: str, name: str):
 
 
 def test_what_is_allowed_is_what_the_page_on_security_lists():
-    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     listed = re.search(r"<!-- allowed: begin -->\n(.*?)<!-- allowed: end -->", page, re.DOTALL)
     assert listed is not None
     names = set(re.findall(r"`([^`]+)`", listed[1]))

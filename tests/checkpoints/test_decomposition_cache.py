@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hocp_mm.checkpoints import DecompositionCache, decomposition_cache
 from hocp_mm.functional import Decomposition, decompose
-from tests.processes import run_python
+from tests.material.processes import run_python
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 KERNELS = {

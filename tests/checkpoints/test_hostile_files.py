@@ -20,9 +20,9 @@ from hocp_mm.errors import CheckpointError
 from tests.checkpoints import hostile_pickles
 from tests.checkpoints.hostile_files import outcome, same, training_checkpoint, whole_files
 from tests.checkpoints.hostile_pickles import HARMLESS, HOSTILE, archive, bomb
+from tests.material.processes import ROOT
 from tests.reliability.fuzz_checkpoints import fuzz
 
-ROOT = Path(__file__).parents[2]
 SLOWEST, MOST_MEGABYTES = 240, 1000  # seconds for all of them on a busy machine; a quiet one takes 10
 
 

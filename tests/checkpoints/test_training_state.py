@@ -16,7 +16,7 @@ from hocp_mm.checkpoints.reading import read_checkpoint
 from hocp_mm.checkpoints.training_state import check_optimizer_state, check_scheduler_state, check_training_state
 from hocp_mm.errors import CheckpointError
 from tests.checkpoints.hostile_files import training_checkpoint
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 
 @pytest.mark.parametrize("optimizer", [{"type": "SGD", "lr": 0.1, "momentum": 0.9}, {"type": "AdamW", "lr": 0.1}])

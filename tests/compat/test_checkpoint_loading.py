@@ -8,7 +8,7 @@ import torch
 
 from hocp_mm.compat import apply, checkpoint_loading
 from hocp_mm.errors import CheckpointError
-from tests.compat.one_layer_run import make_runner
+from tests.material.one_layer_run import make_runner
 
 
 @pytest.fixture

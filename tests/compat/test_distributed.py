@@ -11,8 +11,8 @@ from mmengine.config import Config
 
 from hocp_mm.compat import init_distributed
 from hocp_mm.errors import HOCPError
-from hocp_mm.refusals import refusal
-from tests.processes import ROOT
+from hocp_mm.system.refusals import refusal
+from tests.material.processes import ROOT
 
 
 def test_one_process_needs_no_preparation():
@@ -49,7 +49,7 @@ DISTRIBUTED = """
 import torch, torch.distributed as dist
 from mmengine.config import Config
 from hocp_mm.compat import init_distributed
-from tests.compat.one_layer_run import make_runner
+from tests.material.one_layer_run import make_runner
 from pathlib import Path
 cfg = Config(dict(model_wrapper_cfg=dict(find_unused_parameters=True)))
 init_distributed("pytorch", cfg)

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hocp_mm.compat import mmaction_wheel
-from tests.processes import ROOT
+from tests.material.processes import ROOT
 
 
 def test_a_complete_mmaction_keeps_its_own_drn(fake_package):

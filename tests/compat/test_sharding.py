@@ -18,8 +18,8 @@ from hocp_mm.compat import ShardHook
 from hocp_mm.compat import sharding as module_under_test
 from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook, SyncNormHook
 from hocp_mm.errors import HOCPError
-from tests.processes import ROOT
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.processes import ROOT
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6 has no public FSDP2"

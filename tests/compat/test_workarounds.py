@@ -4,7 +4,7 @@ import torch
 
 from hocp_mm.compat import __main__ as compat_main
 from hocp_mm.errors import HOCPError
-from tests.processes import run_python
+from tests.material.processes import run_python
 
 
 def test_after_apply_stock_mmaction_models_build():

@@ -7,10 +7,10 @@ import torch
 
 from hocp_mm import launch
 from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
-from hocp_mm.datasets.synthetic import SyntheticAffectNetSpec, write_synthetic_affectnet
 from hocp_mm.engine import TransductionHook
 from hocp_mm.registry import MODELS
-from tests.processes import ROOT
+from hocp_mm.synthetic import SyntheticAffectNetSpec, write_synthetic_affectnet
+from tests.material.processes import ROOT
 
 
 @pytest.mark.parametrize("release", ["2017", "2021"])

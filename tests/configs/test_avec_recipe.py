@@ -9,8 +9,8 @@ import torch
 from hocp_mm import launch
 from hocp_mm.registry import DATASETS
 from hocp_mm.structures import AffectTimeline
-from tests.avec_files import arousal_at, valence_at, write_avec
-from tests.processes import ROOT
+from tests.material.avec_files import arousal_at, valence_at, write_avec
+from tests.material.processes import ROOT
 
 PARTS = ("train", "val", "test")
 

@@ -19,12 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hocp_mm import compat
 from hocp_mm.engine import TransductionHook
 from hocp_mm.layers import HOCPConv3d
+from tests.material.processes import ROOT
 
 compat.apply()
 
 from mmaction.structures import ActionDataSample  # noqa: E402 - after the work-arounds
 
-INTEROP = Path(__file__).parents[2] / "configs" / "interop"
+INTEROP = ROOT / "configs" / "interop"
 RECIPES = sorted(INTEROP.glob("*.py"))
 # As `--cfg-options` would say it: the same network, small enough for a test.
 SMALL = {

@@ -11,8 +11,9 @@ from mmengine.registry import HOOKS, METRICS, PARAM_SCHEDULERS, DefaultScope
 
 from hocp_mm.registry import MODELS
 from hocp_mm.structures import AffectDataSample
+from tests.material.processes import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.glob("*.py"))
 DEMOS = [path for path in RECIPES if path.stem.endswith("_demo")]
 

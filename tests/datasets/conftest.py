@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sewa_files import write_sewa
+from tests.material.sewa_files import write_sewa
 
 
 @pytest.fixture(scope="session")

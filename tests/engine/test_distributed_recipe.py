@@ -15,8 +15,8 @@ import torch
 from mmengine.config import Config
 
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.datasets.synthetic import write_synthetic_sewa
-from tests.processes import ROOT
+from hocp_mm.synthetic import write_synthetic_sewa
+from tests.material.processes import ROOT
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the processes talk over nccl")
 

@@ -16,7 +16,6 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hocp_mm import cli
 from hocp_mm.engine import NonFiniteHook, RankSelectionHook, StagedUnfreezeHook
 from hocp_mm.engine.finite import first_non_finite, seems_finite
 from hocp_mm.engine.hooks.batch_account import Call
@@ -25,8 +24,9 @@ from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError, HOCPError
 from hocp_mm.registry import HOOKS, MODELS
 from hocp_mm.structures import AffectDataSample
-from tests.processes import ROOT
-from tests.tiny_runs import TinyRecognizer, make_runner
+from hocp_mm.system import cli
+from tests.material.processes import ROOT
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 NAN, INF = float("nan"), float("inf")
 

@@ -15,8 +15,8 @@ from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook
 from hocp_mm.errors import HOCPError
 from hocp_mm.launch import load_weights
 from tests.laws import assert_close, state_shapes
-from tests.processes import ROOT
-from tests.tiny_runs import TinyRecognizer, clips, make_runner
+from tests.material.processes import ROOT
+from tests.material.tiny_runs import TinyRecognizer, clips, make_runner
 
 GAMMA = 3.0
 """Strong enough to kill some of the 6 components of the tiny model in two epochs, and not all."""
@@ -448,7 +448,7 @@ from torch.utils.data import DataLoader
 from hocp_mm.compat import init_distributed
 from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook
 from hocp_mm.launch import fit_runner_, leave_distributed
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 CFG = Config(dict(find_unused_parameters=True))
 init_distributed("pytorch", CFG)

@@ -8,7 +8,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import distributed, nn
 
 from hocp_mm.engine import StagedUnfreezeHook
-from tests.tiny_runs import TinyRecognizer, clips, make_runner
+from tests.material.tiny_runs import TinyRecognizer, clips, make_runner
 
 STAGES = [
     {"begin": 0, "train": [r"factors\.t$", "^head"], "norm_eval": True},

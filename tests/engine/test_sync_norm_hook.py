@@ -4,7 +4,7 @@ import pytest
 from mmengine import dist
 
 from hocp_mm.engine.hooks.sync_norm_hook import SyncNormHook
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.models import TimmHOCPBackbone
 from hocp_mm.registry import MODELS
 from tests.laws import assert_close
-from tests.processes import ROOT
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.processes import ROOT
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 
 @pytest.fixture(autouse=True)
@@ -336,7 +336,7 @@ from mmengine.config import Config
 from hocp_mm.compat import init_distributed
 from hocp_mm.engine import TransductionHook
 from hocp_mm.launch import leave_distributed
-from tests.tiny_runs import TinyRecognizer, make_runner
+from tests.material.tiny_runs import TinyRecognizer, make_runner
 
 cfg = Config(dict(model_wrapper_cfg=dict(find_unused_parameters=True)))
 init_distributed("pytorch", cfg)

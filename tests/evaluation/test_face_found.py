@@ -11,7 +11,7 @@ from hocp_mm.datasets import SEWADataset
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.evaluation import AffectMetric
 from hocp_mm.structures import AffectTimeline
-from tests.sewa_files import KEYS, square_landmarks, write_landmarks_zip, write_sewa
+from tests.material.sewa_files import KEYS, square_landmarks, write_landmarks_zip, write_sewa
 
 COUNT, CLIP = 20, 8
 MISSING = [0, 3, 9, 10, 19]

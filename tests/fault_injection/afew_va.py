@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.afew_va_files import ACTORS, edit_json, labels_of, landmarks, squeezed_number, write_clip
 from tests.fault_injection.harm import (
     NO_FAULT_OF_FOLDERS,
     cut,
@@ -23,6 +22,7 @@ from tests.fault_injection.harm import (
     through_link,
 )
 from tests.fault_injection.layouts import Layout
+from tests.material.afew_va_files import ACTORS, edit_json, labels_of, landmarks, squeezed_number, write_clip
 
 COUNT = 6
 TRAIN, VAL, TEST = ("001", "002", "003"), ("004",), ("005",)

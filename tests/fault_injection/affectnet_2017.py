@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.affectnet_files import HEADER, marks_text, row
 from tests.fault_injection.harm import (
     cut,
     flip_pixels,
@@ -17,7 +16,8 @@ from tests.fault_injection.harm import (
     through_link,
 )
 from tests.fault_injection.layouts import Layout
-from tests.sewa_files import SQUARE, arousal_of, draw_number, valence_of
+from tests.material.affectnet_files import HEADER, marks_text, row
+from tests.material.sewa_files import SQUARE, arousal_of, draw_number, valence_of
 
 FILES = tuple(f"{number % 2}/{number:02d}.jpg" for number in range(6))
 FILE = FILES[2]

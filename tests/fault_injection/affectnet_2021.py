@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.affectnet_files import MARKS
 from tests.fault_injection.harm import cut, flip_pixels, register_unreadable, through_link
 from tests.fault_injection.layouts import Layout
-from tests.sewa_files import SQUARE, arousal_of, draw_number, valence_of
+from tests.material.affectnet_files import MARKS
+from tests.material.sewa_files import SQUARE, arousal_of, draw_number, valence_of
 
 
 def write(root: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 
-from tests.affwild2_files import TRACK, label_lines, write_crops
 from tests.fault_injection.harm import (
     NO_FAULT_OF_FOLDERS,
     cut,
@@ -17,7 +16,8 @@ from tests.fault_injection.harm import (
     through_link,
 )
 from tests.fault_injection.layouts import Layout
-from tests.sewa_files import draw_number
+from tests.material.affwild2_files import TRACK, label_lines, write_crops
+from tests.material.sewa_files import draw_number
 
 COUNT = 10
 FIRST = {"video1": 0, "video2": 100, "video3_left": 200, "video9": 300}

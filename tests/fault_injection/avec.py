@@ -6,11 +6,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.avec_files import label_text, write_avec
 from tests.fault_injection.harm import cut, flip_bit, reencode, register_unreadable, replace, through_link
 from tests.fault_injection.layouts import Layout
-from tests.odd_videos import write_video
-from tests.sewa_files import write_numbered_avi
+from tests.material.avec_files import label_text, write_avec
+from tests.material.odd_videos import write_video
+from tests.material.sewa_files import write_numbered_avi
 
 NAMES = ("Train_DE_01", "Train_DE_02", "Train_HU_01", "Devel_DE_01")
 COUNT, ROWS = 30, 13

@@ -13,12 +13,12 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from hocp_mm.apis import check_data
+from hocp_mm.data_check import check_data
 from hocp_mm.datasets import transforms  # noqa: F401 - registers them
 from hocp_mm.errors import HOCPError
 from hocp_mm.registry import DATASETS, TRANSFORMS
 from tests.fault_injection.layouts import Layout
-from tests.sewa_files import read_number
+from tests.material.sewa_files import read_number
 
 SIDE = 48
 DATASETS.import_from_location()  # or every process would look for the classes anew

@@ -21,10 +21,10 @@ from unittest.mock import patch
 from tests.fault_injection.delivery import Checked, Delivery, Pairs, check, config_of, deliver
 from tests.fault_injection.layouts import Damage, Layout
 from tests.fault_injection.verdicts import RuleError, judge_check, judge_skip, judge_training
+from tests.material.processes import ROOT
 
 SECONDS = 60.0
 _MEMORY = 2 << 30
-_ROOT = Path(__file__).resolve().parents[2]
 _context = multiprocessing.get_context("forkserver")
 # Imported once, in the server; each process is a copy of it.
 _context.set_forkserver_preload(["pytest", "tests.fault_injection.delivery"])
@@ -84,7 +84,7 @@ def isolated(function: Callable[..., Any], *args: Any, seconds: float = SECONDS)
 @lru_cache(maxsize=1)
 def _start_server() -> None:
     """Start the server where it finds this folder: it has no other path than that of the environment."""
-    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])):
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])):
         forkserver.ensure_running()
 
 

@@ -15,9 +15,10 @@ from tests.fault_injection.engine import Verdict, examine, undamaged
 from tests.fault_injection.layouts import Layout
 from tests.fault_injection.sewa import SEWA
 from tests.fault_injection.store import STORE
+from tests.material.processes import ROOT
 
 LAYOUTS = (SEWA, AFEW_VA, AFFECTNET_2017, AFFECTNET_2021, AFFWILD2, AVEC, STORE)
-TABLE = Path(__file__).resolve().parents[2] / "docs/faults.md"
+TABLE = ROOT / "docs/faults.md"
 _HEADER = ("layout", "damage", "training", "skip", "check", "message")
 _INTRODUCTION = """\
 # What happens to damaged data

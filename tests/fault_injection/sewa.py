@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from hocp_mm.datasets.splits import write_split_files
+from hocp_mm.datasets.splits.splits import write_split_files
 from tests.fault_injection.harm import (
     NO_FAULT_OF_FOLDERS,
     UNREADABLE,
@@ -16,7 +16,7 @@ from tests.fault_injection.harm import (
     through_link,
 )
 from tests.fault_injection.layouts import Layout
-from tests.sewa_files import square_landmarks, write_landmarks_zip, write_segment
+from tests.material.sewa_files import square_landmarks, write_landmarks_zip, write_segment
 
 COUNT = 24
 KEYS = (

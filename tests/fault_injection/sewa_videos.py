@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tests.fault_injection.harm import cut, flip_bit, overwrite, register_unreadable, through_link
 from tests.fault_injection.sewa import COUNT, KEYS, OTHER, SEWA, landmarks, video
-from tests.odd_videos import write_video
-from tests.sewa_files import draw_number, write_numbered_avi
+from tests.material.odd_videos import write_video
+from tests.material.sewa_files import draw_number, write_numbered_avi
 
 register_unreadable(SEWA, "a video", video)
 

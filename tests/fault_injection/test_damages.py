@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from hocp_mm.parallel import cpu_cores
+from hocp_mm.system.parallel import cpu_cores
 from tests.fault_injection.engine import Verdict, examine, undamaged
 from tests.fault_injection.layouts import Damage, Layout
 from tests.fault_injection.report import LAYOUTS, TABLE, committed_rows

@@ -12,7 +12,7 @@ from hocp_mm.datasets import SEWADataset
 from hocp_mm.functional import fold_frames
 from hocp_mm.models.data_preprocessors import AffectDataPreprocessor
 from hocp_mm.structures import AffectDataSample
-from tests.sewa_files import write_sewa
+from tests.material.sewa_files import write_sewa
 
 
 def clip(*shape: int, seed: int = 0) -> torch.Tensor:

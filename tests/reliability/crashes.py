@@ -25,12 +25,13 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from hocp_mm import compat, files
+from hocp_mm import compat
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.datasets.synthetic import SyntheticAfewVaSpec, write_synthetic_afew_va, write_synthetic_sewa
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.registry import HOOKS
-from tests.processes import ROOT
+from hocp_mm.synthetic import SyntheticAfewVaSpec, write_synthetic_afew_va, write_synthetic_sewa
+from hocp_mm.system import files
+from tests.material.processes import ROOT
 from tests.reliability.page import record
 
 Moment = tuple[str, int]

@@ -33,8 +33,8 @@ os.environ["MPLBACKEND"] = "Agg"
 import cv2
 import torch
 
-from hocp_mm import cli
-from hocp_mm.refusals import LONGEST_LINE
+from hocp_mm.system import cli
+from hocp_mm.system.refusals import LONGEST_LINE
 from tests.reliability.hostile_doors import Door, doors, files_of, prepare
 from tests.reliability.hostile_families import Hostile
 from tests.reliability.page import record

@@ -23,25 +23,26 @@ from hocp_mm import compat
 
 compat.apply()
 
-from hocp_mm.apis import AffectInferencer, check_data, track_faces  # noqa: E402 - after the work-arounds
+from hocp_mm.apis import AffectInferencer, track_faces  # noqa: E402 - after the work-arounds
 from hocp_mm.checkpoints import DecompositionCache  # noqa: E402
+from hocp_mm.data_check import check_data  # noqa: E402
 from hocp_mm.datasets import make_detector  # noqa: E402
-from hocp_mm.datasets.affectnet_npy import read_affectnet_folder  # noqa: E402
+from hocp_mm.datasets.affectnet.release_2021 import read_affectnet_folder  # noqa: E402
 from hocp_mm.engine import TransductionHook  # noqa: E402
 from hocp_mm.errors import HOCPError  # noqa: E402
 from hocp_mm.functional.native import build  # noqa: E402
 from hocp_mm.models import TimmHOCPBackbone  # noqa: E402
 from hocp_mm.registry import DATASETS, MODELS  # noqa: E402
-from tests.affectnet_files import write_2021  # noqa: E402
-from tests.apis.material import noise, tiny_config, tiny_network, write_checkpoint, write_video  # noqa: E402
-from tests.compat.one_layer_run import make_runner  # noqa: E402
 from tests.fault_injection import sewa, store  # noqa: E402
 from tests.fault_injection.delivery import config_of  # noqa: E402
-from tests.hostile_detectors import CASCADE  # noqa: E402
+from tests.material.affectnet_files import write_2021  # noqa: E402
+from tests.material.hostile_detectors import CASCADE  # noqa: E402
+from tests.material.one_layer_run import make_runner  # noqa: E402
+from tests.material.sewa_files import square_landmarks, write_landmarks_zip  # noqa: E402
+from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video  # noqa: E402
+from tests.material.tiny_yunet import write_tiny_yunet  # noqa: E402
 from tests.reliability import hostile_families as families  # noqa: E402
 from tests.reliability.hostile_families import Hostile  # noqa: E402
-from tests.sewa_files import square_landmarks, write_landmarks_zip  # noqa: E402
-from tests.tiny_yunet import write_tiny_yunet  # noqa: E402
 from tests.tools.test_run_folds import CLIPS, CONFIG, FakeTools  # noqa: E402
 from tests.tools.test_train_test_cli import CONFIG as RECIPE  # noqa: E402
 from tests.tools.test_train_test_cli import TEST, TRAIN, load_tool  # noqa: E402
@@ -127,7 +128,7 @@ def _kernel() -> torch.Tensor:
 
 def _run_folds(base: Path, folder: Path) -> None:
     """Run all folds with tools that only write files; a checkpoint that is named is read."""
-    from hocp_mm.datasets.folds import make_folds, write_fold_files
+    from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
 
     root = folder / "data"
     if not root.is_dir():
@@ -193,7 +194,7 @@ def _kept_index(base: Path, scratch: Path, name: str) -> Path:
     import os
     from unittest.mock import patch
 
-    from hocp_mm.datasets.affectnet_index import index_file
+    from hocp_mm.datasets.affectnet.index import index_file
 
     with patch.dict(os.environ, HOCP_MM_CACHE=str(scratch / "home" / ".cache" / "hocp_mm")):
         path = index_file(base / "affectnet" / "train_set" / "annotations")

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.apis.material import tiny_config
 from tests.apis.test_recorded_config import EXECUTED, PLACES
 from tests.checkpoints.hostile_files import mutants
 from tests.checkpoints.hostile_pickles import (
@@ -38,7 +37,8 @@ from tests.checkpoints.hostile_pickles import (
     whole,
 )
 from tests.checkpoints.test_hostile_files import ODD_OLD_FILES, ODD_SAFETENSORS, old_file, safe_file
-from tests.hostile_detectors import CASCADES, NETWORKS
+from tests.material.hostile_detectors import CASCADES, NETWORKS
+from tests.material.tiny_configs import tiny_config
 
 Make = Callable[[Path], object]
 
@@ -202,7 +202,7 @@ def programs(base: Path) -> list[Hostile]:
         ("mmengine.config", "Config.fromstring"): text(program) + text(".py"),
         ("mmengine.utils", "install_package"): text("x"),
         ("mmengine.config.config", "Config._file2dict"): script,
-        ("hocp_mm.cli", "run"): name("builtins", "exit"),
+        ("hocp_mm.system.cli", "run"): name("builtins", "exit"),
         ("hocp_mm.functional.native.build", "_run"): words,
         ("torch.utils.cpp_extension", "load"): text("a") + script,
         ("logging.config", "fileConfig"): script,

@@ -1,9 +1,10 @@
 """Rows of docs/reliability.md, each written by the command that it names."""
 
 import re
-from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+from tests.material.processes import ROOT
+
+PAGE = ROOT / "docs" / "reliability.md"
 
 
 def record(row: str, what: str, command: str, tried: int, lost: int, note: str = "") -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.processes import ROOT
+from tests.material.processes import ROOT
 
 
 def run(*options: str) -> str:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.processes import ROOT
+from tests.material.processes import ROOT
 
 SOME = "mmengine load,backbone,decomposition cache,affectnet cache,store index,boxes,landmarks,trained.json"
 

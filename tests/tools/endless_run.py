@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from hocp_mm import cli
 from hocp_mm.compat import apply
+from hocp_mm.system import cli
 from tests.tools.test_train_test_cli import CONFIG, TRAIN
 
 apply()

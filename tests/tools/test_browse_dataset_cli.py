@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hocp_mm.apis.clip_browsing import browse_clips, build_browsed
-from hocp_mm.cli import run
-from tests.apis.data_configs import dataset_config, loaders
-from tests.sewa_files import KEYS, write_sewa
+from hocp_mm.data_check.browsing import browse_clips, build_browsed
+from hocp_mm.system.cli import run
+from tests.material.data_configs import dataset_config, loaders
+from tests.material.processes import ROOT
+from tests.material.sewa_files import KEYS, write_sewa
 
-FILE = Path(__file__).parents[2] / "tools" / "browse_dataset.py"
+FILE = ROOT / "tools" / "browse_dataset.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from hocp_mm.cli import run
-from tests.apis.material import tiny_config
+from hocp_mm.system.cli import run
+from tests.material.processes import ROOT
+from tests.material.tiny_configs import tiny_config
 
-FILE = Path(__file__).parents[2] / "tools" / "complexity.py"
+FILE = ROOT / "tools" / "complexity.py"
 TINY = ["--timm", "test_resnet", "--frames", "2", "--size", "32"]
 
 

@@ -8,11 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hocp_mm.cli import run
 from hocp_mm.structures import AffectTimeline
-from tests.apis.material import noise, portrait, read_video, tiny_config, tiny_network, write_checkpoint, write_video
+from hocp_mm.system.cli import run
+from tests.material.processes import ROOT
+from tests.material.tiny_configs import (
+    noise,
+    portrait,
+    read_video,
+    tiny_config,
+    tiny_network,
+    write_checkpoint,
+    write_video,
+)
 
-FILE = Path(__file__).parents[2] / "tools" / "demo.py"
+FILE = ROOT / "tools" / "demo.py"
 
 
 @pytest.fixture(scope="module")

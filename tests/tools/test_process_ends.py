@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hocp_mm import cli
-from tests.test_parallel import is_alive
+from hocp_mm.system import cli
+from tests.system.test_parallel import is_alive
 from tests.tools.test_train_test_cli import ROOT
 
 SCRIPT = str(Path(__file__).with_name("endless_run.py"))
@@ -195,7 +195,7 @@ def test_a_handler_of_the_block_ends_in_its_own_time(monkeypatch: pytest.MonkeyP
 
 STUCK = """
 import os, signal, time
-from hocp_mm import cli
+from hocp_mm.system import cli
 cli._GRACE_SECONDS = 0.1
 def body():
     os.kill(os.getpid(), signal.SIGTERM)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hocp_mm.errors import HOCPError
+from tests.material.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 DIMENSIONS = ("valence", "arousal", "mean")
 SCORES = {f"{name}_{row}": 0.5 for name in ("ccc", "pcc", "rmse", "sagr") for row in DIMENSIONS}
 
@@ -76,7 +76,7 @@ def run_fake(tool, make, tmp_path):
     """Run a demo with fake commands; return its outcome and the commands."""
     from dataclasses import replace
 
-    from hocp_mm.datasets.splits import write_split_files
+    from hocp_mm.datasets.splits.splits import write_split_files
 
     def run(*options):
         data = tmp_path / "data"

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.folds import make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.splits.folds import make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline
+from tests.material.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 fold = 0
 train_dataloader = dict(dataset=dict(type="A", data_root={root!r}, fold=0))

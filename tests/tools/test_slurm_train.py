@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.material.processes import ROOT
+
 SCRIPT = ROOT / "tools" / "slurm_train.sh"
 SRUN = """#!/usr/bin/env bash
 trap 'echo "srun was told" >>"$CALLS"; sleep 0.2; echo "srun is through" >>"$CALLS"; exit "$AFTER"' TERM
@@ -124,7 +125,7 @@ REFUSED = {
     "no config": ([], {}, "usage: sbatch"),
     "an option for a config": (["--resume"], {}, "usage: sbatch"),
     "no Slurm": (["a.py"], {"SLURM_JOB_ID": ""}, "to be started with sbatch, which sets SLURM_JOB_ID"),
-    "another folder": (["a.py"], {"SLURM_SUBMIT_DIR": "/"}, "call sbatch in the repository or set HOCP_MM_ROOT"),
+    "another folder": (["a.py"], {"SLURM_SUBMIT_DIR": "/"}, "call sbatch in the repository or set HOCP_MMROOT"),
 }
 
 

@@ -17,13 +17,12 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from hocp_mm import cli
 from hocp_mm.apis.recorded_config import read_recorded_config
 from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
 from hocp_mm.registry import DATASETS, HOOKS, MODELS
 from hocp_mm.structures import AffectDataSample
-
-ROOT = Path(__file__).parents[2]
+from hocp_mm.system import cli
+from tests.material.processes import ROOT
 
 
 def load_tool(name: str) -> ModuleType:

@@ -11,10 +11,11 @@ import pytest
 import timm
 import torch
 
-from hocp_mm.apis import transduction_report
-from hocp_mm.cli import run
+from hocp_mm.analysis import verification as transduction_report
+from hocp_mm.system.cli import run
+from tests.material.processes import ROOT
 
-FILE = Path(__file__).parents[2] / "tools" / "verify_transduction.py"
+FILE = ROOT / "tools" / "verify_transduction.py"
 TINY = ["--timm", "test_resnet", "--size", "32", "--rank", "4"]
 
 

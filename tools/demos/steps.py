@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hocp_mm.errors import HOCPError
-from hocp_mm.parallel import launched
+from hocp_mm.system.parallel import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ used is left out and named in `<OUT>/report.csv`.
 import argparse
 from collections.abc import Sequence
 
-from hocp_mm.apis.prepare_command import RawParts, labels_options, run_store_command, store_parser
-from hocp_mm.cli import run
-from hocp_mm.datasets.affectnet import AffectNetDataset
+from hocp_mm.datasets.affectnet.dataset import AffectNetDataset
+from hocp_mm.datasets.store.command import RawParts, labels_options, run_store_command, store_parser
+from hocp_mm.system.cli import run
 
 CLASSES = {"8": 8, "7": 7, "emonet5": "emonet5", "va_only": "va_only"}
 

@@ -10,10 +10,10 @@ where it was; started again, it does only what has changed. What cannot be used 
 import argparse
 from collections.abc import Sequence
 
-from hocp_mm.apis.prepare_command import RawParts, labels_options, run_store_command, store_parser
-from hocp_mm.cli import run
-from hocp_mm.datasets.affwild2 import AffWild2Dataset
-from hocp_mm.datasets.affwild2_files import SETS
+from hocp_mm.datasets.affwild2.dataset import AffWild2Dataset
+from hocp_mm.datasets.affwild2.files import SETS
+from hocp_mm.datasets.store.command import RawParts, labels_options, run_store_command, store_parser
+from hocp_mm.system.cli import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,9 +10,9 @@ used is left out and named in `<OUT>/report.csv`.
 import argparse
 from collections.abc import Sequence
 
-from hocp_mm.apis.prepare_command import RawParts, find_splits, labels_options, run_store_command, store_parser
-from hocp_mm.cli import run
-from hocp_mm.datasets.sewa import SEWADataset
+from hocp_mm.datasets.sewa.dataset import SEWADataset
+from hocp_mm.datasets.store.command import RawParts, find_splits, labels_options, run_store_command, store_parser
+from hocp_mm.system.cli import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,12 +8,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hocp_mm.cli import run
-from hocp_mm.datasets.afew_va_files import find_afew_va_clips, read_afew_va_actor, same_actor
-from hocp_mm.datasets.faults import Fault, attempt, raise_faults
-from hocp_mm.datasets.folds import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor, same_actor
+from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults
+from hocp_mm.datasets.splits.folds import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError
-from hocp_mm.files import require_writable
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,11 +8,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hocp_mm.cli import run
-from hocp_mm.datasets.sewa_files import find_sewa_keys, parse_sewa_key
-from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
+from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError
-from hocp_mm.files import require_writable
+from hocp_mm.system.cli import run
+from hocp_mm.system.files import require_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hocp_mm.cli import ProgressLine, run
-from hocp_mm.datasets.synthetic import (
+from hocp_mm.synthetic import (
     SyntheticAfewVaSpec,
     SyntheticAffectNetSpec,
     SyntheticAffWild2Spec,
@@ -22,7 +21,8 @@ from hocp_mm.datasets.synthetic import (
     write_synthetic_affwild2,
     write_synthetic_sewa,
 )
-from hocp_mm.files import require_writable
+from hocp_mm.system.cli import ProgressLine, run
+from hocp_mm.system.files import require_writable
 
 
 class Layout(NamedTuple):

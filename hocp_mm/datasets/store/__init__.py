@@ -7,11 +7,10 @@
 <store>/report.csv              what was left out, and why
 """
 
+from hocp_mm.datasets.faces.crops import CropSettings
+from hocp_mm.datasets.media.pack import PackTable, read_pack, write_pack
 from hocp_mm.datasets.store.header import StoreHeader, read_header, write_header
-from hocp_mm.datasets.store.index import StoreIndex, read_index
-from hocp_mm.datasets.store.index_writing import IndexRow, write_index
-from hocp_mm.datasets.store.pack import PackTable, read_pack, write_pack
-from hocp_mm.datasets.store.settings import CropSettings
+from hocp_mm.datasets.store.index import IndexRow, StoreIndex, read_index, write_index
 
 __all__ = [
     "CropSettings",

@@ -17,19 +17,18 @@ import numpy as np
 from mmengine.logging import print_log
 
 import hocp_mm
-from hocp_mm.datasets.affect_dataset import AffectDataset
+from hocp_mm.datasets.faces.crops import CropSettings
+from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
-from hocp_mm.datasets.store.index import INDEX_NAME, PACKS
-from hocp_mm.datasets.store.index_writing import IndexRow, write_index
-from hocp_mm.datasets.store.locking import LOCK, locked
+from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, IndexRow, write_index
 from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
 from hocp_mm.datasets.store.plan import PackPlan, Records, check_records, faults_of, index_rows, plan_packs
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kinds, report_text
-from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
 from hocp_mm.errors import DataError
-from hocp_mm.files import is_draft, remove_drafts, write_text, writing
-from hocp_mm.parallel import run_tasks
+from hocp_mm.system.files import is_draft, remove_drafts, write_text, writing
+from hocp_mm.system.locking import LOCK, locked
+from hocp_mm.system.parallel import run_tasks
 
 Progress = Callable[[int, int], None]
 

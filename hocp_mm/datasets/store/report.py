@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hocp_mm.datasets.source_files import check_file
+from hocp_mm.datasets.media.files import check_file
 from hocp_mm.errors import DataError, MissingDataError
 
 REPORT = "report.csv"

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.frame_crops import FrameCrops
-from hocp_mm.datasets.store.reading import StoredCrops
-from hocp_mm.datasets.video import Decoder
+from hocp_mm.datasets.faces.crops import FrameCrops, StoredCrops
+from hocp_mm.datasets.media.video import Decoder
 from hocp_mm.registry import TRANSFORMS
 
 

@@ -18,8 +18,8 @@ from hocp_mm.engine.finite import first_non_finite
 from hocp_mm.engine.resuming import INTERRUPTED, LAST
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError, HOCPError
-from hocp_mm.files import remove_drafts, replacing, write_text
 from hocp_mm.registry import HOOKS
+from hocp_mm.system.files import remove_drafts, replacing, write_text
 
 STATE = "run_state"
 """Where a checkpoint holds what `hocp_mm.engine.loops` needs to go on."""

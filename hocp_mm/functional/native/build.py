@@ -5,13 +5,10 @@ a few seconds, depends on no header of PyTorch, and fits every version of it. Wi
 package works as well, on PyTorch's own operations.
 
 A kept library runs as whoever loads it, and its name can be guessed. Three things stand before it: the folder is one
-that only this user writes to (:mod:`hocp_mm.cache_folder`), else the kernel is built for this process alone; a library
-that was cut or damaged, whose pages would be missing when it runs (SIGBUS), does not end in its own hash and is built
-anew; and what is loaded is the bytes that were checked. The hash guards against accidents, the folder against people.
-
-Environment: ``HOCP_MM_NATIVE=0`` switches the kernel off, ``CXX`` names the compiler (else ``g++`` is looked for in
-``PATH``, which the user answers for), ``HOCP_MM_CACHE`` the folder that keeps the library (default
-``$XDG_CACHE_HOME/hocp_mm`` or ``~/.cache/hocp_mm``).
+that only this user writes to (:mod:`hocp_mm.system.cache_folder`), else the kernel is built for this process alone; a
+library that was cut or damaged, whose pages would be missing when it runs (SIGBUS), does not end in its own hash and is
+built anew; and what is loaded is the bytes that were checked. The hash guards against accidents, the folder against
+people.
 """
 
 import contextlib
@@ -29,7 +26,7 @@ from pathlib import Path
 # Brings its OpenMP runtime into the process first; the library below then shares it, and so PyTorch's threads.
 import torch  # noqa: F401
 
-from hocp_mm.cache_folder import UntrustedError, cache_folder, open_trusted, replacing_trusted, trusted_folder
+from hocp_mm.system.cache_folder import UntrustedError, cache_folder, open_trusted, replacing_trusted, trusted_folder
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno")

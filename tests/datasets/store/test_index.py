@@ -5,7 +5,7 @@ import pytest
 
 from hocp_mm.datasets.store import CropSettings, IndexRow, PackTable, read_index, write_index
 from hocp_mm.errors import DataError, MissingDataError
-from tests.datasets.store.files import make_row
+from tests.material.store_files import make_row
 
 CROP = CropSettings(size=32)
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import SEWADataset
-from hocp_mm.datasets.splits import read_split_file
+from hocp_mm.datasets.splits.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index, read_pack
-from hocp_mm.datasets.store.locking import LOCK, locked
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import read_facts
 from hocp_mm.errors import DataError, OutputError
-from tests.datasets.store.raw_sets import (
+from hocp_mm.system.locking import LOCK, locked
+from tests.material.raw_sets import (
     CROPS,
     FRAMES,
     KEYS,
@@ -24,7 +24,7 @@ from tests.datasets.store.raw_sets import (
     tree,
     write_talks,
 )
-from tests.sewa_files import read_number, square_landmarks, write_landmarks_zip, write_numbered_avi
+from tests.material.sewa_files import read_number, square_landmarks, write_landmarks_zip, write_numbered_avi
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import AffectNetDataset, AffWild2Dataset, SEWADataset
-from hocp_mm.datasets.splits import read_split_file
+from hocp_mm.datasets.splits.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_index
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.report import LEFT_OUT, left_out_keys, read_report
 from hocp_mm.errors import DataError
-from tests.affectnet_files import row, write_2017
-from tests.affwild2_files import write_affwild2
-from tests.datasets.store.raw_sets import KEYS, damage_frame, prepare_sewa, tree, write_talks
+from tests.material.affectnet_files import row, write_2017
+from tests.material.affwild2_files import write_affwild2
+from tests.material.raw_sets import KEYS, damage_frame, prepare_sewa, tree, write_talks
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import AFEWVADataset, AffectNetDataset, SEWADataset
-from hocp_mm.datasets.splits import read_split_file
+from hocp_mm.datasets.splits.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.report import LEFT_OUT
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
-from tests.afew_va_files import SQUEEZED, write_clip
-from tests.affectnet_files import row, write_2017, write_picture
-from tests.datasets.store.raw_sets import CROPS, FRAMES, KEYS, SquareDetector, write_talks
-from tests.sewa_files import SQUARE
+from tests.material.afew_va_files import SQUEEZED, write_clip
+from tests.material.affectnet_files import row, write_2017, write_picture
+from tests.material.raw_sets import CROPS, FRAMES, KEYS, SquareDetector, write_talks
+from tests.material.sewa_files import SQUARE
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ import pytest
 from numpy.typing import NDArray
 
 from hocp_mm.datasets import SEWADataset
-from hocp_mm.datasets.face_cascades import Detections
+from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
-from tests.datasets.store.raw_sets import CROPS, FRAMES, SquareDetector, prepare_sewa, tree, write_talks
+from tests.material.processes import ROOT
+from tests.material.raw_sets import CROPS, FRAMES, SquareDetector, prepare_sewa, tree, write_talks
 
-REPOSITORY = Path(__file__).parents[3]
 KEYS = tuple(f"SAH_C1_S{talk:03d}_P{2 * talk:03d}_VC1_000100_{99 + FRAMES:06d}" for talk in range(1, 13))
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.datasets.store.raw_sets import prepare_sewa
+from tests.material.raw_sets import prepare_sewa
 if __name__ == "__main__":
     prepare_sewa(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
 """
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 def _kill_in_the_middle(script: Path, root: Path, out: Path, workers: int, packs: int) -> None:
     """Start a preparation, and kill it with no chance to tidy up once it has made some packs."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(script), str(root), str(out), str(workers)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120

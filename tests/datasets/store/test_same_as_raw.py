@@ -13,10 +13,10 @@ from hocp_mm.datasets import (
     SEWADataset,
 )
 from hocp_mm.datasets.store import CropSettings
-from tests.afew_va_files import write_afew_va
-from tests.affectnet_files import row, write_2017, write_2021
-from tests.affwild2_files import write_affwild2
-from tests.datasets.store.files import picture, store_of
+from tests.material.afew_va_files import write_afew_va
+from tests.material.affectnet_files import row, write_2017, write_2021
+from tests.material.affwild2_files import write_affwild2
+from tests.material.store_files import picture, store_of
 
 WINDOWS = {"clip_len": 5, "stride": 4}
 

@@ -11,7 +11,7 @@ from hocp_mm.datasets.transforms import CompensateLabelDelay, PackAffectInputs, 
 from hocp_mm.datasets.transforms.label_delay import delay_in_frames
 from hocp_mm.functional.agreement import ccc
 from hocp_mm.registry import TRANSFORMS
-from tests.sewa_files import KEYS, arousal_of, valence_of, write_affect_csv
+from tests.material.sewa_files import KEYS, arousal_of, valence_of, write_affect_csv
 
 
 def _record(count=50, fps=25.0, **more):

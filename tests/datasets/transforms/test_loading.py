@@ -13,8 +13,8 @@ from hocp_mm.datasets import SEWADataset
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.datasets.transforms.loading import ClipCache
 from hocp_mm.errors import DataError
-from tests.afew_va_files import SQUEEZED, squeezed_number
-from tests.sewa_files import SQUARE, draw_number, read_number, write_numbered_avi
+from tests.material.afew_va_files import SQUEEZED, squeezed_number
+from tests.material.sewa_files import SQUARE, draw_number, read_number, write_numbered_avi
 
 COUNT = 30
 

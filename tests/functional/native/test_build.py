@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hocp_mm.functional.native import build
-from tests.processes import run_python
+from tests.material.processes import run_python
 
 ANSWER = (
     "import logging; logging.basicConfig(level=logging.INFO)\n"

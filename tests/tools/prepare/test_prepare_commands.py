@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from hocp_mm.cli import run
 from hocp_mm.datasets import (
     AFEWVADataset,
     AffectDataset,
@@ -17,9 +16,11 @@ from hocp_mm.datasets import (
     FaceCropDataset,
     SEWADataset,
 )
-from hocp_mm.datasets.folds import make_folds, write_fold_files
+from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
 from hocp_mm.datasets.store import CropSettings, read_header, read_index
-from hocp_mm.datasets.synthetic import (
+from hocp_mm.datasets.transforms.loading import LoadFaceClip
+from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.synthetic import (
     SyntheticAfewVaSpec,
     SyntheticAffectNetSpec,
     SyntheticAffWild2Spec,
@@ -28,10 +29,10 @@ from hocp_mm.datasets.synthetic import (
     write_synthetic_affwild2,
     write_synthetic_sewa,
 )
-from hocp_mm.datasets.transforms.loading import LoadFaceClip
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.cli import run
+from tests.material.processes import ROOT
 
-TOOLS = Path(__file__).parents[3] / "tools/prepare"
+TOOLS = ROOT / "tools/prepare"
 SIZE = 40
 CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
 

@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-from hocp_mm.datasets.folds import check_folds, count_folds, read_fold
+from hocp_mm.datasets.splits.folds import check_folds, count_folds, read_fold
 from hocp_mm.errors import DataError, MissingDataError
+from tests.material.processes import ROOT
 
-TOOL = Path(__file__).parents[3] / "tools/prepare/split_afew_va.py"
+TOOL = ROOT / "tools/prepare/split_afew_va.py"
 
 
 @pytest.fixture(scope="module")

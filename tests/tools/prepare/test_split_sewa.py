@@ -1,14 +1,14 @@
 """The command that writes split files."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-from hocp_mm.datasets.splits import read_split_file
+from hocp_mm.datasets.splits.splits import read_split_file
 from hocp_mm.errors import DataError, MissingDataError
+from tests.material.processes import ROOT
 
-TOOL = Path(__file__).parents[3] / "tools/prepare/split_sewa.py"
+TOOL = ROOT / "tools/prepare/split_sewa.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,179 @@
+"""The data sets of a config's loaders, wrapped and joined ones included, built so that all their faults are known."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+
+from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.errors import HOCPError
+from hocp_mm.system.refusals import user_error
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """The description of one data set.
+
+    Attributes:
+        name: Name of the part.
+        split: ``"train"``, ``"val"`` or ``"test"``.
+        config: What it is built from; reads all files at `build_part` and skips what is wrong.
+        scope: The config's ``default_scope``.
+        imports: The config's ``custom_imports``.
+    """
+
+    name: str
+    split: str
+    config: dict[str, Any]
+    scope: str | None = None
+    imports: dict[str, Any] | None = None
+
+    @property
+    def type_name(self) -> str:
+        """Name of the class of the data set."""
+        kind = self.config["type"]
+        return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class BuiltPart:
+    """A data set that was built, or why it was not.
+
+    Attributes:
+        dataset: The data set, or None.
+        faults: What it found wrong.
+        notes: Its other warnings.
+        refusal: Why the config's options cannot be used, empty if they can.
+    """
+
+    dataset: AffectDataset | None
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def build_part(part: PartConfig) -> BuiltPart:
+    """Build a data set and read its files.
+
+    Args:
+        part: Its description.
+
+    Returns:
+        The data set with all its faults; a fault of the set as a whole has the kind ``"set"``.
+    """
+    if part.imports:
+        import_modules_from_strings(**part.imports)
+    with _warnings_kept(part.type_name) as notes:
+        try:
+            with DefaultScope.overwrite_default_scope(part.scope):
+                dataset: AffectDataset = DATASETS.build(part.config)
+        except Exception as error:  # whatever a constructor says about its options
+            if cause := user_error(error):  # or about files that it opens already
+                return BuiltPart(None, (Fault(str(cause), "set"),), tuple(notes))
+            plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            return BuiltPart(None, refusal=plain)
+        try:
+            dataset.full_init()
+        except HOCPError as error:
+            # Nothing could be used: its faults are known one by one.
+            return BuiltPart(None, (Fault(_whole(error, dataset.faults), "set"), *dataset.faults), tuple(notes))
+    return BuiltPart(dataset, tuple(dataset.faults), tuple(notes))
+
+
+def samples_by_record(dataset: AffectDataset) -> list[list[int]]:
+    """Return the numbers of the samples, clips or windows, of each record."""
+    groups: dict[str, list[int]] = {}
+    for index in range(len(dataset)):
+        # The small item that names the record; to fetch the record for every window would take minutes.
+        item = BaseDataset.get_data_info(dataset, index)
+        named = {key: value for key, value in item.items() if key not in ("start", "sample_idx")}
+        groups.setdefault(repr(sorted(named.items())), []).append(index)
+    return list(groups.values())
+
+
+def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:
+    """Return the text without the list of faults that are told one by one."""
+    if not faults:
+        return str(error)
+    return f"{str(error).partition(chr(10))[0].rstrip(':')}; no record can be used."
+
+
+@contextmanager
+def _warnings_kept(name: str) -> Iterator[list[str]]:
+    """Collect the warnings of a data set instead of printing what it logs; those about faults are left out."""
+    kept: list[str] = []
+    logger = MMLogger.get_current_instance()
+    before = logger.handlers
+    collectors: list[logging.Handler] = [_Collector(name, kept.append)]
+    logger.handlers = collectors
+    try:
+        yield kept
+    finally:
+        logger.handlers = before
+
+
+class _Collector(logging.Handler):
+    def __init__(self, name: str, collect: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._begin, self._collect = name, collect
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith(self._begin) and "on_fault='skip'" not in text:  # mmengine has warnings of its own
+            self._collect(text)
+
+
+def part_configs(cfg: Config, splits: Sequence[str]) -> list[PartConfig]:
+    """Find the data sets of the loaders, wrapped and joined ones included.
+
+    Args:
+        cfg: Config with ``{train,val,test}_dataloader``.
+        splits: Loaders to look at; one that the config does not have is passed over.
+
+    Returns:
+        One description per data set, with ``on_fault="skip"``.
+
+    Raises:
+        HOCPError: If there is no loader, or a data set is none of this package.
+    """
+    found: list[PartConfig] = []
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        leaves = [] if loader is None else _leaves(copy.deepcopy(loader["dataset"]))
+        for number, leaf in enumerate(leaves, start=1):
+            plain = leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf)
+            name = split if len(leaves) == 1 else f"{split} {number}"
+            part = PartConfig(name, split, plain, cfg.get("default_scope"), cfg.get("custom_imports"))
+            _require_own(part)
+            found.append(part)
+            plain.update(on_fault="skip", lazy_init=True)
+    if not found:
+        raise HOCPError(f"check: the config must have one of {', '.join(f'{split}_dataloader' for split in splits)}.")
+    return found
+
+
+def _leaves(config: Any) -> list[Any]:
+    """Return the data sets inside of wrappers, in order."""
+    if isinstance(config, list | tuple):
+        return [leaf for item in config for leaf in _leaves(item)]
+    inner = [config[key] for key in ("dataset", "datasets") if isinstance(config.get(key), dict | list | tuple)]
+    return [leaf for item in inner for leaf in _leaves(item)] if inner else [config]
+
+
+def _require_own(part: PartConfig) -> None:
+    with DefaultScope.overwrite_default_scope(part.scope):
+        kind = part.config.get("type")
+        found: Any = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(found, type) and issubclass(found, AffectDataset)):
+        raise HOCPError(
+            f"check: {part.split}_dataloader must hold data sets of hocp_mm, which know their records, got {kind!r}."
+        )

@@ -1,0 +1,1 @@
+"""AFEW-VA: clips of films."""

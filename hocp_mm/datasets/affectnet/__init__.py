@@ -1,0 +1,1 @@
+"""AffectNet: single images, in both releases."""

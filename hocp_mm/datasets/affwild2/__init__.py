@@ -1,0 +1,1 @@
+"""Aff-Wild2, the valence-arousal track."""

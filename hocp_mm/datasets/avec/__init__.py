@@ -1,0 +1,1 @@
+"""The chats of SEWA as the AVEC challenges label them."""

@@ -1,0 +1,238 @@
+"""The chats of SEWA as AVEC 2017, 2018 and 2019 label them: whole recordings, ten labels a second."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.avec.files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
+from hocp_mm.datasets.faces.given_boxes import expand_boxes, read_boxes_file
+from hocp_mm.datasets.media.video import VideoInfo, frame_times, probe_video
+from hocp_mm.datasets.records.dataset import AffectDataset, scale_labels
+from hocp_mm.datasets.records.faults import Fault, attempt
+from hocp_mm.datasets.records.twins import Claim, without_twins
+from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.registry import DATASETS
+
+_VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
+_SPLITS = {"train": "Train", "val": "Devel", "test": "Test"}
+
+
+@DATASETS.register_module()
+class AVECDataset(AffectDataset):
+    """Recordings of one partition of AVEC's cross-cultural emotion sub-challenge, one label per frame.
+
+    Labels come ten times a second and videos 20 to 30 times, not always evenly: each frame gets the label of its
+    own time (see `labels_at`). Frames beyond the last label stay in the video but do not count. Every file is checked
+    when the data set is built.
+
+    The challenge gave out labels, sound and features, but no pictures: the recordings are those of the SEWA data base,
+    to be put into ``videos`` under AVEC's names.
+
+    Args:
+        data_root: Folder of the set.
+        split: ``"train"``, ``"val"`` (Devel) or ``"test"``; the organisers kept the labels of most test parts.
+        cultures: Cultures to take, such as ``("DE", "HU")``; None takes all that are there.
+        labels: Folder of ``<name>.csv``, below ``data_root`` or absolute.
+        videos: Folder of ``<name>.avi`` (or mp4, mkv, mov, webm), below ``data_root`` or absolute.
+        join: How labels come to frames, ``"linear"`` or ``"hold"``.
+        faces: ``"given"`` crops by ``boxes_file``, ``"frame"`` takes whole frames.
+        boxes_file: JSON ``{name: [x1, y1, x2, y2]}`` or ``{name: [[…] or null, …]}``, below ``data_root`` or absolute.
+        max_unlabelled: Seconds of video that may lie beyond the last label, or of labels beyond the last frame;
+            more means that the two are not the same recording.
+        **kwargs: Options of `AffectDataset`.
+
+    Raises:
+        MissingDataError: If a folder or file is missing; says where to get it.
+        DataError: If the data break a rule; lists the first ten faults and counts all.
+        ValueError: If an option is unknown.
+    """
+
+    RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "join")
+    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AVEC"}  # noqa: RUF012 - see AffectDataset
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = "train",
+        *,
+        cultures: Sequence[str] | None = None,
+        labels: str = "labels",
+        videos: str = "videos",
+        join: Join = "linear",
+        faces: Literal["given", "frame"] = "frame",
+        boxes_file: str | None = None,
+        max_unlabelled: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        for name, value, known in (
+            ("split", split, tuple(_SPLITS)),
+            ("join", join, ("linear", "hold")),
+            ("faces", faces, ("given", "frame")),
+        ):
+            if value not in known:
+                raise ValueError(f"AVECDataset: {name} must be one of {', '.join(known)}, got {value!r}.")
+        if (faces == "given") != (boxes_file is not None):
+            raise ValueError(
+                f"AVECDataset: faces='given' and boxes_file go together, got {faces!r} and {boxes_file!r}."
+            )
+        if max_unlabelled < 0:
+            raise ValueError(f"AVECDataset: max_unlabelled must be 0 or more, got {max_unlabelled}.")
+        self.root = Path(data_root)
+        self.split = split
+        self.cultures = None if cultures is None else tuple(cultures)
+        self.label_folder, self.video_folder = self.root / labels, self.root / videos
+        self.join: Join = join
+        self.boxes_file = None if boxes_file is None else self.root / boxes_file
+        self.max_unlabelled = max_unlabelled
+        super().__init__(data_root, **kwargs)
+
+    def load_videos(self) -> list[dict[str, Any]]:
+        """Check all files of the partition and return its records, sorted by name."""
+        files = self._find_labels()
+        self._check_folder()
+        where = f"AVECDataset({self.split})"
+        given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
+        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
+            scanned = list(pool.map(lambda file: self._scan(file, given), files))
+        records = [record for record, _ in scanned if record is not None]
+        faults = [fault for _, found in scanned for fault in found]
+        records = without_twins(records, faults, self._claims)
+        used = {record["video"] for record in records}
+        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
+        self._report(where, records)
+        return records
+
+    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+        """Name what no two recordings may share; label files bear their name in every row."""
+        yield Claim(record["video"], record["video"], record["filename"], (record["filename"],))
+
+    def _find_labels(self) -> list[Path]:
+        """Return the label files of the partition and its cultures."""
+        if not self.label_folder.is_dir():
+            raise MissingDataError(
+                f"AVECDataset: {self.label_folder}: no such folder of label files (config keys `data_root`, `labels`). "
+                "The AVEC challenges give them out with the SEWA data base, on licence request at "
+                "https://db.sewaproject.eu."
+            )
+        partition = _SPLITS[self.split]
+        files, names = [], []
+        for file in sorted(self.label_folder.glob("*.csv")):
+            if file.name.startswith(PARTITIONS):
+                names.append(parse_avec_name(file.stem))
+                files.append(file)
+        there = sorted({name.culture for name in names if name.partition == partition})
+        if unknown := sorted(set(self.cultures or ()) - set(there)):
+            raise MissingDataError(
+                f"{self.label_folder}: {partition} must have labels of {', '.join(unknown)}, "
+                f"got {', '.join(there) or 'none'}."
+            )
+        if not there:
+            hint = "; the organisers kept the labels of the test part" if partition == "Test" else ""
+            raise MissingDataError(f"{self.label_folder}: {partition}_*.csv: no label file of this partition{hint}.")
+        wanted = self.cultures or there
+        return [
+            file
+            for file, name in zip(files, names, strict=True)
+            if name.partition == partition and name.culture in wanted
+        ]
+
+    def _check_folder(self) -> None:
+        if not self.video_folder.is_dir():
+            raise MissingDataError(
+                f"AVECDataset: {self.video_folder}: no such folder of recordings (config key `videos`). AVEC gives out "
+                "labels and features but no pictures: take the video chats from the SEWA data base "
+                "(https://db.sewaproject.eu) and put, or link, each one there under AVEC's name, as Devel_DE_01.avi."
+            )
+
+    def _scan(self, file: Path, given: dict[str, Any]) -> tuple[dict[str, Any] | None, list[Fault]]:
+        """Return the record of one recording, or None and its faults."""
+        faults: list[Fault] = []
+        labels = attempt(faults, "labels", read_avec_csv, file)
+        video = attempt(faults, "video", self._find_video, file.stem)
+        info = None if video is None else attempt(faults, "video", probe_video, video)
+        scaled = None if labels is None else attempt(faults, "labels", self._scale, file, labels)
+        if labels is None or scaled is None or video is None or info is None:
+            return None, faults
+        return attempt(faults, "lengths", self._make_record, file, labels[0], scaled, video, info, given), faults
+
+    def _scale(self, file: Path, labels: tuple[NDArray[np.float64], NDArray[np.float64], int]) -> NDArray[np.float32]:
+        _, raw, first_line = labels
+        return np.stack([scale_labels(column, self.label_range, file, first_line) for column in raw.T], axis=1)
+
+    def _find_video(self, name: str) -> Path:
+        files = [file for suffix in _VIDEO_SUFFIXES if (file := self.video_folder / f"{name}{suffix}").is_file()]
+        if len(files) > 1:
+            raise DataError(f"{files[1]}: a recording must be one file, got another at {files[0]}.")
+        if not files:
+            raise MissingDataError(
+                f"{self.video_folder / name}.avi: no such recording (nor {', '.join(_VIDEO_SUFFIXES[1:])}); AVEC gives "
+                "out no pictures, the chat is in the SEWA data base."
+            )
+        return files[0]
+
+    def _make_record(
+        self,
+        file: Path,
+        times: NDArray[np.float64],
+        scaled: NDArray[np.float32],
+        video: Path,
+        info: VideoInfo,
+        given: dict[str, Any],
+    ) -> dict[str, Any]:
+        if info.fps <= 0:
+            raise DataError(f"{video}: the file must state its frame rate, got {info.fps:g}.")
+        shown = frame_times(video)
+        if len(shown) != info.num_frames:
+            raise DataError(f"{video}: {info.num_frames} frames must have one time each, got {len(shown)}.")
+        if abs(shown[-1] - times[-1]) > self.max_unlabelled:
+            raise DataError(
+                f"{video}: video and labels must end within max_unlabelled={self.max_unlabelled:g} s, got a last frame "
+                f"at {shown[-1]:.2f} s and a last label at {times[-1]:.2f} s in {file}."
+            )
+        affect, valid = labels_at(times, scaled, shown, self.join)
+        boxes, found = None, np.ones(info.num_frames, dtype=np.bool_)
+        if self.boxes_file is not None:
+            boxes = expand_boxes(self.boxes_file, file.stem, given.get(file.stem), info.num_frames)
+            found = np.isfinite(boxes).all(axis=1)
+            if not found.any():
+                raise DataError(
+                    f"{self.boxes_file}: a face must be found in at least one frame of {file.stem!r}, got none."
+                )
+        return {
+            "video": file.stem,
+            "filename": str(video),
+            "num_frames": info.num_frames,
+            "fps": info.fps,
+            # AVEC names recordings, not people: which two are partners of one talk cannot be told.
+            "subject": file.stem,
+            "affect": affect,
+            "valid": valid,
+            "boxes": boxes,
+            "face_found": found,
+        }
+
+    def _report(self, where: str, records: list[dict[str, Any]]) -> None:
+        """Log what was found, and warn where frames have no label."""
+        affect = np.concatenate([record["affect"][record["valid"]] for record in records])
+        frames = sum(record["num_frames"] for record in records)
+        (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
+        cultures = sorted({parse_avec_name(record["video"]).culture for record in records})
+        print_log(
+            f"{where}: {len(records)} recordings ({', '.join(cultures)}), {frames} frames, valence {v_low:.2f} to "
+            f"{v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f} (scaled from {self.label_range}), labels joined by "
+            f"{self.join!r}",
+            logger="current",
+        )
+        if bare := frames - len(affect):
+            print_log(
+                f"{where}: {bare} frames lie before the first or after the last label and do not count",
+                logger="current",
+                level=logging.WARNING,
+            )

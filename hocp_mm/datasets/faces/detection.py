@@ -1,0 +1,148 @@
+"""Where the face is in every frame of a video or a row of pictures, by a detector of the user's choice.
+
+    frames, one at a time -> detector: boxes and scores -> best path through them -> a box and a flag for every frame
+
+Every detector answers with the same kind of box, the one tight around the 49 inner landmarks (brows, eyes, nose,
+mouth) that training crops from. Smoothing, squaring and the margin come later, by the functions that serve the
+landmarks of a data set too (`hocp_mm.datasets.faces.boxes`), so that a detector decides where the face is and nothing
+else.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.faces.boxes import square_boxes
+from hocp_mm.datasets.faces.cascades import CascadeDetector, Detections, HaarDetector
+from hocp_mm.datasets.faces.tracking import BRIDGE_SECONDS, FaceTrack, link_detections, spread_boxes
+from hocp_mm.datasets.faces.yunet import YUNET_SOURCE, YuNetDetector
+from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
+
+DETECTORS = ("cascade", "yunet", "haar")
+Progress = Callable[[str, int, int], None]
+
+# A path is linked on squares about as large as a cascade's own (0.67 of its side x 1.5), where its costs were chosen.
+_LINK_MARGIN = 1.5
+_LINK_SECONDS = 0.2  # between looks, for which the cost of a jump was chosen: every 5th frame at 25 fps
+
+
+class FaceDetector(Protocol):
+    """Finds faces in one frame; can be pickled, so that worker processes have their own.
+
+    Attributes:
+        needs: What a face must be like to be found, for the error text where none is.
+    """
+
+    needs: str
+
+    def __call__(self, frame: NDArray[np.uint8]) -> Detections:
+        """Find the faces of one frame.
+
+        Args:
+            frame: RGB uint8 ``[H, W, 3]``.
+
+        Returns:
+            Boxes around the inner landmarks and scores; empty arrays where there is no face.
+        """
+        ...
+
+
+def make_detector(name: str, model: str | Path | None = None) -> FaceDetector:
+    """Build a detector by its name.
+
+    Args:
+        name: ``"cascade"``, scikit-image's frontal face cascade, always there; ``"yunet"``, OpenCV's network, which
+            finds turned and small faces and needs its onnx file; ``"haar"``, OpenCV 4's frontal face cascade.
+        model: File of the detector: the onnx file of ``"yunet"``, which must be given; an XML cascade for ``"haar"``.
+
+    Returns:
+        The detector, ready to be called or pickled.
+
+    Raises:
+        HOCPError: If the installed OpenCV lacks the detector, or a file is given to one that takes none.
+        MissingDataError: If there is no such file, or a needed one is not given.
+        DataError: If the file is not one of the detector.
+        ValueError: If the name is unknown.
+    """
+    if name == "cascade":
+        if model is not None:
+            raise HOCPError(f"cascade: the detector brings its file, got {model}; yunet and haar take one.")
+        return CascadeDetector()
+    if name == "haar":
+        return HaarDetector(model)
+    if name == "yunet":
+        if model is None:
+            raise MissingDataError(f"yunet: the onnx file must be given, got none; {YUNET_SOURCE}.")
+        return YuNetDetector(model)
+    raise ValueError(f"make_detector: name must be one of {', '.join(DETECTORS)}, got {name!r}.")
+
+
+def track_detections(
+    frames: Iterable[NDArray[np.uint8] | None],
+    num_frames: int,
+    fps: float,
+    detector: FaceDetector,
+    every: int = 1,
+    progress: Progress | None = None,
+    source: str | Path = "the frames",
+) -> FaceTrack:
+    """Return the box of the main face in every frame.
+
+    The detections are linked to the best path through the video (large, sure, overlapping from one to the next), so
+    that a chance detection or a second person does not make it jump. Gaps of up to a second are interpolated; longer
+    ones hold the last box, as the first and last box are held to the ends. Held and interpolated frames are not found.
+
+    Args:
+        frames: All frames in order, RGB uint8 ``[H, W, 3]``; one is held at a time. None stands for a frame without
+            picture, in which no face is found.
+        num_frames: How many ``frames`` there are.
+        fps: Frames per second; 0 for pictures that are no video.
+        detector: See `make_detector`.
+        every: Look at every ``every``-th frame, and at the last one.
+        progress: Called as ``progress("looking for faces", done, total)`` in frames.
+        source: Name of the video or folder, for error texts.
+
+    Returns:
+        One box and one flag per frame.
+
+    Raises:
+        ValueError: If ``every`` is below 1.
+        DataError: If there are not ``num_frames`` frames.
+        NoFaceError: If no face is found in any of them; a `DataError`.
+    """
+    if every < 1:
+        raise ValueError(f"track_detections: every must be at least 1, got {every}.")
+    keys: list[int] = []
+    boxes: list[NDArray[np.float32]] = []
+    scores: list[NDArray[np.float32]] = []
+    shown = np.zeros(num_frames, dtype=np.bool_)
+    looked = count = 0
+    for count, frame in enumerate(frames, start=1):
+        index = count - 1
+        if count > num_frames:
+            raise DataError(f"track_detections: {source} must have {num_frames} frames, but there are more.")
+        shown[index] = frame is not None
+        if frame is not None and (index % every == 0 or count == num_frames):
+            found = detector(frame)
+            keys += [index] * len(found.boxes)
+            boxes.append(found.boxes)
+            scores.append(found.scores)
+            looked += 1
+        if progress:
+            progress("looking for faces", count, num_frames)
+    if count < num_frames:
+        raise DataError(f"track_detections: {source} must have {num_frames} frames, but ends after {count}.")
+    if not keys:
+        raise NoFaceError(
+            f"track_detections: no face found in {source} (looked at {looked} of {num_frames} frames; "
+            f"{detector.needs})."
+        )
+    every_box = np.concatenate(boxes)
+    squares = square_boxes(every_box, _LINK_MARGIN)
+    jump = max(1.0, _LINK_SECONDS * fps / every)
+    chosen = link_detections(np.array(keys), squares, np.concatenate(scores), jump)
+    track = spread_boxes(np.array(keys)[chosen], every_box[chosen], num_frames, every, round(BRIDGE_SECONDS * fps))
+    return FaceTrack(track.boxes, track.face_found & shown)

@@ -1,0 +1,1 @@
+"""From bytes to exact pictures: videos, image files and packs of crops."""

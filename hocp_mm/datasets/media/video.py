@@ -1,0 +1,244 @@
+"""Exact frames out of video files: frame *k* is the *k*-th decoded frame, never a guess from time stamps.
+
+Decoding in order is right on every container, and converting only the wanted frames makes it cheap near the start
+of a file. Deep inside a long file it is not, so a file that is read again and again is examined once: where jumps to
+its key frames prove exact on every frame, clips are read by jumps from then on (``decoder="auto"``).
+
+The popular alternative is wrong: decord 0.6.0 returns other frames than asked, silently, on Xvid AVIs with B-frames
+(the codec of SEWA). Time stamps are no substitute for counting either: the first frame of such an AVI has pts 1.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from av.error import FFmpegError
+from mmengine.logging import print_log
+from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
+
+from hocp_mm.datasets.media.decoding import check_size, decode, open_video, orientation, read_in_order, to_rgb
+from hocp_mm.datasets.media.decord import read_with_decord
+from hocp_mm.datasets.media.seek import read_by_jumps, seek_table
+from hocp_mm.errors import DataError
+
+Decoder = Literal["auto", "pyav", "seek", "decord"]
+DECODERS = ("auto", "pyav", "seek", "decord")
+
+# An MPEG-4 picture header alone takes 7 bytes; FFmpeg calls a packet up to 19 bytes a "not coded" picture.
+_SMALLEST_PICTURE = 20
+# Making a table decodes, converts and compares every frame twice: about four times a decode that converts few.
+_PRICE_OF_A_TABLE = 4
+
+_spent: dict[str, tuple[int, int]] = {}  # file -> frames decoded in order so far, last frame known to exist
+_told: set[str] = set()  # kinds of files whose way of reading was logged
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds, found by decoding its first frame only.
+
+    Attributes:
+        num_frames: Number of frames that a complete decode gives.
+        fps: Average frames per second; see `frame_times` where they do not come evenly.
+        width: Pixels of an upright frame, as `read_frames` returns it.
+        height: Pixels of an upright frame.
+        codec: FFmpeg's name of the codec, ``mpeg4`` for Xvid.
+        header_frames: Number of frames that the header promises, 0 if it does not say.
+        pixel_aspect: Width of a pixel of an upright frame over its height; 1 if the file does not say.
+    """
+
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+    header_frames: int = 0
+    pixel_aspect: float = 1.0
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Count the frames of a video and read its format.
+
+    Packets are counted, not decoded (about 5 ms per 1000 frames). Where a packet may give no picture (dropped
+    frames of variable rate AVIs, placeholders of packed bitstreams, frames cut away by an edit list, a start
+    without key frame) the file is decoded once instead, so that the count is always the one that `read_frames`
+    can serve.
+
+    Args:
+        path: Video file.
+
+    Returns:
+        Count and format.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file is no video, holds no frame, or ends in the middle of one.
+    """
+    with open_video(path) as (_, stream):
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        codec, promised = stream.codec_context.name, stream.frames
+    stamps, certain = _packet_stamps(path)
+    count = len(stamps) if certain else sum(1 for _ in decode(path))
+    first = next(decode(path), None) if count else None
+    if first is None:
+        raise DataError(f"{path}: a video must hold at least one frame, got none.")
+    width, height = first.width, first.height
+    with open_video(path) as (_, stream):
+        aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+    if orientation(path)[0]:
+        width, height, aspect = height, width, 1 / aspect
+    return VideoInfo(count, fps, width, height, codec, promised, aspect)
+
+
+def frame_times(path: str | Path) -> NDArray[np.float64]:
+    """Return when each frame is shown, in seconds after the first; uneven where the frame rate varies.
+
+    Args:
+        path: Video file.
+
+    Returns:
+        Seconds, float64 ``[num_frames]``, strictly increasing from 0.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file is damaged, holds no frame, or its time stamps are missing or do not increase.
+    """
+    with open_video(path) as (_, stream):
+        base = stream.time_base
+    stamps, certain = _packet_stamps(path)
+    if not certain or None in stamps:
+        stamps = [frame.pts for frame in decode(path)]
+    if not stamps:
+        raise DataError(f"{path}: a video must hold at least one frame, got none.")
+    if None in stamps:
+        raise DataError(f"{path}: every frame must have a time stamp, but frame {stamps.index(None)} has none.")
+    ordered = np.array(stamps, dtype=np.int64)
+    if certain:
+        ordered.sort()  # packets come in the order of decoding
+    if (np.diff(ordered) <= 0).any():
+        frame = 1 + int(np.argmax(np.diff(ordered) <= 0))
+        raise DataError(f"{path}: time stamps must increase, but frame {frame} does not come after the one before it.")
+    return (ordered - ordered[0]) * float(base)
+
+
+def read_frames(
+    path: str | Path, indices: Sequence[int] | NDArray[np.integer], decoder: Decoder = "auto"
+) -> NDArray[np.uint8]:
+    """Return exactly the frames asked for, upright RGB (see `hocp_mm.datasets.media.decoding.to_rgb`).
+
+    Memory holds these frames and the pictures that the decoder needs, however long the file is. The pixels do not
+    depend on ``decoder``, except for the rounding of decord's own colour conversion.
+
+    Args:
+        path: Video file.
+        indices: Zero-based frame numbers in any order, repeats allowed, ``[n]``.
+        decoder: ``"auto"`` decodes in order until that has cost as much in this process as a proof of jumps, then
+            jumps if the file passes; ``"pyav"`` always decodes in order; ``"seek"`` jumps to key frames and
+            ``"decord"`` uses decord, both refused for a file on which its random access differs from sequential
+            reading (checked once per file and process).
+
+    Returns:
+        RGB frames, uint8 ``[n, H, W, 3]``, in the order of ``indices``.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file ends before a wanted frame, cannot be decoded, changes its picture size, or
+            fails the self-check of the decoder asked for.
+        ValueError: If an index is negative or ``decoder`` is unknown.
+    """
+    wanted = np.asarray(indices)
+    if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
+        raise ValueError(f"read_frames: indices must be whole numbers [n], got {wanted.dtype} {wanted.shape}.")
+    if wanted.size and wanted.min() < 0:
+        raise ValueError(f"read_frames: indices must be 0 or more, got {wanted.min()} ({path}).")
+    if decoder not in DECODERS:
+        raise ValueError(f"read_frames: decoder must be one of {', '.join(DECODERS)}, got {decoder!r}.")
+    if wanted.size == 0:
+        info = probe_video(path)
+        return np.empty((0, info.height, info.width, 3), dtype=np.uint8)
+    frames, position = np.unique(wanted, return_inverse=True)
+    pictures = _read(path, frames, decoder)
+    # np.unique sorted them and dropped repeats; `position` says where each one goes.
+    return pictures if np.array_equal(frames, wanted) else pictures[position]
+
+
+def iter_frames(path: str | Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield every frame of a video in order, upright RGB uint8 ``[H, W, 3]``; holds one at a time.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file cannot be opened, or a frame cannot be decoded or has another size than the first.
+    """
+    first: tuple[int, ...] | None = None
+    for index, frame in enumerate(decode(path)):
+        picture = to_rgb(path, index, frame)
+        first = first or picture.shape
+        check_size(path, index, picture.shape, first)
+        yield picture
+
+
+def _read(path: str | Path, frames: NDArray[np.integer], decoder: Decoder) -> NDArray[np.uint8]:
+    """Read sorted frames without repeats."""
+    if decoder == "decord":
+        return read_with_decord(path, frames)
+    if decoder == "pyav" or (decoder == "auto" and not _jumps_pay(path, int(frames[-1]))):
+        return read_in_order(path, frames)
+    with open_video(path):
+        pass  # complains if there is no such file
+    table = seek_table(path)
+    if table.refusal and decoder == "seek":
+        raise DataError(f"{path}: must be decoded in order: {table.refusal}. Use decoder='auto'.")
+    if decoder == "auto":
+        _tell(path, table.kind, table.refusal)
+    return read_in_order(path, frames) if table.refusal else read_by_jumps(path, frames, table)
+
+
+def _jumps_pay(path: str | Path, last: int) -> bool:
+    """Return whether a proof of jumps has been paid for by what decoding in order has cost."""
+    # Whoever rents until the rent equals the price, and buys then, never pays more than twice the best choice.
+    spent, end = _spent.get(str(path), (0, 0))
+    end = max(end, last + 1)
+    if spent >= _PRICE_OF_A_TABLE * end:
+        return True
+    _spent[str(path)] = (spent + last + 1, end)
+    return False
+
+
+def _tell(path: str | Path, kind: str, refusal: str) -> None:
+    """Log once per kind of file how it is read; of the data loader workers the first one speaks."""
+    way = f"is decoded in order, because {refusal}" if refusal else "is read by jumps to key frames, proven exact"
+    worker = get_worker_info()
+    told = f"{kind} {bool(refusal)}"
+    if told in _told or (worker is not None and worker.id != 0):
+        return
+    _told.add(told)
+    print_log(f"decoding: {kind} {way} (first such file: {path})", logger="current", level=logging.INFO)
+
+
+def _packet_stamps(path: str | Path) -> tuple[list[int | None], bool]:
+    """Return the time stamps of all packets, and whether each of them surely gives one frame."""
+    stamps: list[int | None] = []
+    certain, started, first_pts = True, False, None
+    with open_video(path) as (container, stream):
+        try:
+            for packet in container.demux(stream):
+                if packet.size == 0 and packet.dts is None:
+                    continue  # PyAV ends every stream with an empty packet that flushes the decoder
+                if packet.is_corrupt:
+                    raise DataError(
+                        f"{path}: the file must hold whole frames, but it ends or breaks inside frame {len(stamps)} "
+                        f"(its header promises {stream.frames}); copy it again."
+                    )
+                if not stamps:
+                    started, first_pts = packet.is_keyframe, packet.pts
+                # Pictures shown before the first key frame lean on pictures that the file does not hold.
+                leading = None not in (first_pts, packet.pts) and packet.pts < first_pts
+                certain &= packet.size >= _SMALLEST_PICTURE and not packet.is_discard and started and not leading
+                stamps.append(packet.pts)
+        except FFmpegError as error:
+            raise DataError(f"{path}: cannot be read after {len(stamps)} frames ({error}).") from error
+    return stamps, certain

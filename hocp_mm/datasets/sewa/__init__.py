@@ -1,0 +1,1 @@
+"""SEWA DB v0.2, the released segments."""

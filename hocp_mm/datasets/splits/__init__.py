@@ -1,0 +1,1 @@
+"""Parts and folds that keep people together."""

@@ -1,0 +1,178 @@
+"""What command-line tools share: user errors without traceback, the override of config keys, lines of progress.
+
+Imports nothing but the errors, so that ``--help`` and data preparation start at once.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from hocp_mm.errors import HOCPError
+from hocp_mm.system.refusals import LONGEST_VALUE, refusal, shorten
+
+USER_ERROR = 2
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes: argparse's own for wrong usage; the shell's for Ctrl-C and SIGTERM."""
+
+_GRACE_SECONDS = 5.0
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Call ``main`` and end the process; a user's error prints ``error: <text>`` and exits with 2.
+
+    Frameworks wrap what happens while they build an object or inside a worker process: the original error counts (see
+    `hocp_mm.system.refusals`). With ``HOCP_TRACEBACK=1`` in the environment everything is shown. Any other exception
+    passes through: it is a fault of the program, and its traceback is wanted.
+
+    Args:
+        main: Function without arguments, the body of the tool.
+
+    Raises:
+        SystemExit: Always, unless ``main`` fails with an error that is not the user's.
+    """
+    try:
+        with _terminable():
+            main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except _TerminatedError:
+        _tell("ended by SIGTERM.")
+        sys.exit(TERMINATED)
+    except Exception as error:
+        text = None if os.environ.get("HOCP_TRACEBACK") == "1" else refusal(error)
+        if text is None:
+            raise
+        _tell(text)
+        sys.exit(USER_ERROR)
+    sys.exit(0)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the full disk may be the output's
+        sys.stdout.flush()
+    sys.stderr.write(f"error: {text}\n")
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, with drafts removed; at once where it waits for other processes."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(*_: object) -> None:
+        if os.getpid() != owner:  # a fork that has not replaced this yet
+            os._exit(TERMINATED)
+        raise _TerminatedError
+
+    waker, woken = os.pipe()
+    os.set_blocking(woken, False)
+    left = threading.Event()
+    threading.Thread(target=_end_late, args=(waker, end, left), daemon=True).start()
+    before = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        left.set()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+
+
+def _end_late(waker: int, handler: object, left: threading.Event) -> None:
+    """End the process some seconds after SIGTERM: a collective operation that waits lets no handler run."""
+    while numbers := os.read(waker, 64):
+        # Who has put another handler there, as our train loops do, ends the run in its own time.
+        ours = signal.getsignal(signal.SIGTERM) is handler
+        if signal.SIGTERM in numbers and ours and not left.wait(_GRACE_SECONDS):
+            os._exit(TERMINATED)
+    os.close(waker)
+
+
+def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--cfg-options KEY=VALUE …``, read as MMEngine's tools read it.
+
+    Args:
+        parser: Parser of a tool that reads a config.
+        example: An override that its users need.
+    """
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=_Options, metavar="KEY=VALUE", help=f"override keys, e.g. {example}"
+    )
+
+
+class _Options(argparse.Action):
+    def __call__(self, _: object, namespace: argparse.Namespace, values: Any, __: object = None) -> None:
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **config_options(values)})
+
+
+def config_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words as MMEngine's tools do.
+
+    Args:
+        words: As the shell hands them over.
+
+    Returns:
+        Values by dotted key.
+
+    Raises:
+        HOCPError: If a word is no assignment.
+    """
+    from mmengine.config import DictAction  # here: it takes a second, and tools without options do without
+
+    parser = argparse.ArgumentParser()
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise HOCPError(f"--cfg-options: must be KEY=VALUE, got {shorten(repr(word), LONGEST_VALUE)}.")
+        try:
+            DictAction("options", "options")(parser, found := argparse.Namespace(), [word])
+        except Exception as error:  # brackets that do not close, and what else its reader of lists does not expect
+            raise HOCPError(
+                f"--cfg-options: {key} must be a value or list, got {shorten(repr(value), 200)}."
+            ) from error
+        options |= found.options
+    return options
+
+
+class ProgressLine:
+    """Show on stderr how many things are done: in place on a terminal, else as a line every few seconds.
+
+    Args:
+        title: What is going on.
+        unit: What is counted, in the plural.
+        seconds: Least time between two lines where the output is no terminal.
+    """
+
+    def __init__(self, title: str, unit: str, seconds: float = 3.0) -> None:
+        self._title, self._unit, self._seconds = title, unit, seconds
+        self._start = time.monotonic()
+        self._next = self._start
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show the state.
+
+        Args:
+            done: What is finished.
+            total: What there is to do.
+        """
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if not terminal and now < self._next and done < total:
+            return
+        self._next = now + self._seconds
+        end = "\n" if done == total or not terminal else ""
+        text = f"{self._title}: {done}/{total} {self._unit}, {now - self._start:.0f} s"
+        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)  # noqa: T201 - a terminal is its place

@@ -1,0 +1,50 @@
+"""Faults know their kind, survive a pickle and are told together."""
+
+import pickle
+
+import pytest
+
+from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults, skipped_text
+from hocp_mm.errors import DataError, MissingDataError
+
+
+def _raise(error):
+    raise error
+
+
+def test_attempt_returns_the_value_or_collects_the_fault_with_its_kind():
+    faults = []
+    assert attempt(faults, "labels", int, "7") == 7
+    assert attempt(faults, "labels", _raise, DataError("a.csv: wrong.")) is None
+    assert attempt(faults, "video", _raise, MissingDataError("b.avi: no such video.")) is None
+    assert [(fault, fault.kind, fault.file) for fault in faults] == [
+        ("a.csv: wrong.", "labels", "a.csv"),
+        ("b.avi: no such video.", "video missing", "b.avi"),
+    ]
+
+
+def test_attempt_lets_faults_of_the_program_through():
+    with pytest.raises(KeyError):
+        attempt([], "labels", _raise, KeyError("x"))
+
+
+def test_a_fault_keeps_its_kind_between_processes():
+    fault = pickle.loads(pickle.dumps(Fault("a.csv: wrong.", "labels")))
+    assert (fault, fault.kind) == ("a.csv: wrong.", "labels")
+
+
+def test_no_fault_is_no_error_and_several_are_counted_with_the_first_ten():
+    raise_faults("Set", [])
+    with pytest.raises(DataError) as caught:
+        raise_faults("Set", [f"{n}: x" for n in range(12)])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "Set: the data must be complete, got 12 faults:"
+    assert lines[1:] == [f"  {n}: x" for n in range(10)] + ["  … and 2 more"]
+
+
+def test_skipped_faults_are_counted_by_kind_and_all_that_is_left_out_is_named():
+    faults = [Fault("a: x", "labels"), Fault("b: x", "video"), Fault("c: x", "labels")]
+    assert skipped_text("Set", faults, ["k1", "k2"]).splitlines() == [
+        "Set: on_fault='skip', 3 faults skipped: 2 labels, 1 video, 2 left out (k1, k2):",
+        *(f"  {fault}" for fault in faults),
+    ]

@@ -1,0 +1,27 @@
+"""Strings in one array come out as they went in."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from hocp_mm.datasets.records.packed_strings import PackedStrings
+
+NAMES = ["1/a.jpg", "", "12/ü笑.png", "x\udce9.jpg"]  # the last one is no UTF-8 on disk
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:2], [], [""]], ids=["of all kinds", "ASCII", "none", "empty"])
+def test_strings_are_those_that_went_in(names):
+    packed = pickle.loads(pickle.dumps(PackedStrings(names)))
+    assert [packed[index] for index in range(len(packed))] == names
+    assert packed.tolist() == names
+    assert PackedStrings.from_arrays(*packed.arrays()).tolist() == names
+    assert packed.nbytes < 80
+
+
+@pytest.mark.parametrize(
+    ("ends", "rule"), [([2, 1, 3], "must not decrease"), ([1, 2], "the last end must be 3"), ([], "3")]
+)
+def test_ends_that_do_not_divide_the_characters_are_refused(ends, rule):
+    with pytest.raises(ValueError, match=rule):
+        PackedStrings.from_arrays(np.zeros(3, np.uint8), np.array(ends, np.int64))

@@ -1,0 +1,88 @@
+"""The settings that training and inference share."""
+
+import numpy as np
+import pytest
+
+from hocp_mm.datasets.transforms import LoadFaceClip
+from hocp_mm.errors import CheckpointError
+from hocp_mm.launch import ClipRule
+from tests.material.tiny_configs import tiny_config
+
+
+def test_settings_come_from_the_test_pipeline():
+    assert ClipRule.from_config(tiny_config(8, 3, 2, 48), "c") == ClipRule(48, 1.3, 5, 8, 2, 3)
+
+
+def test_what_the_config_leaves_out_has_the_default_of_the_transform():
+    pipeline = [{"type": "SampleClip", "clip_len": 6}, {"type": LoadFaceClip, "size": 32, "cache_mb": 5}]
+    cfg = {"test_dataloader": None, "val_dataloader": {"dataset": {"dataset": {"pipeline": pipeline}}}}
+    default = LoadFaceClip(32)
+    assert ClipRule.from_config(cfg, "c") == ClipRule(32, default.margin, default.smooth, 6, 1, 3)
+
+
+def config(*steps: dict) -> dict:
+    pipeline = [{"type": "SampleClip", "clip_len": 6}, {"type": "LoadFaceClip", "size": 32}, *steps]
+    return {"test_dataloader": {"dataset": {"pipeline": pipeline}}}
+
+
+def test_steps_after_the_crop_are_repeated():
+    resize, center = ClipRule.from_config(
+        config({"type": "hocp_mm.ResizeClip", "size": 30}, {"type": "CenterCropClip", "size": 24}), "c"
+    ).after
+    assert center(resize({"imgs": np.zeros((2, 32, 32, 3), np.uint8)}))["imgs"].shape == (2, 24, 24, 3)
+
+
+def test_a_step_that_inference_cannot_repeat_is_refused():
+    with pytest.raises(CheckpointError, match=r"my\.pth: the test pipeline may have .*, got 'hocp_mm.ClipFlip'"):
+        ClipRule.from_config(config({"type": "hocp_mm.ClipFlip"}), "my.pth")
+
+
+@pytest.mark.parametrize("name", ["none", "half", "train only"])
+def test_a_config_without_the_transforms_is_refused(name: str):
+    half = {"dataset": {"pipeline": [{"type": "LoadFaceClip", "size": 9}]}}
+    cfg = {
+        "none": {},
+        "half": {"test_dataloader": half},
+        "train only": {"train_dataloader": config()["test_dataloader"]},
+    }
+    with pytest.raises(
+        CheckpointError, match=r"my\.pth: the config must have a data loader with LoadFaceClip and SampleClip"
+    ):
+        ClipRule.from_config(cfg[name], "my.pth")
+
+
+@pytest.mark.parametrize("num_frames", [1, 5, 8, 9, 30])
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("stride", [None, 1, 8])
+def test_windows_cover_every_frame(num_frames: int, interval: int, stride: int | None):
+    windows = ClipRule(48, 1.3, 5, 8, interval, 3).windows(num_frames, stride)
+    assert all(inds.shape == (8,) for inds in windows)
+    covered = np.unique(np.concatenate(windows))
+    assert covered[covered >= 0].tolist() == list(range(num_frames))
+
+
+ODD_PIPELINES = {
+    "few pixels in very many frames": {"clip_len": 2**27, "size": 1},
+    "large after the crop": {"after": 30_000},
+    "a margin that is no number": {"margin": float("nan")},
+    "a margin without an end": {"margin": float("inf")},
+    "a wide margin": {"margin": 1e6},
+    "half a frame": {"clip_len": 6.5},
+    "half a pixel": {"size": 32.5},
+    "a huge interval": {"frame_interval": 2**62},
+    "a huge average": {"smooth": 2**70},
+    "no stride": {"windows": {"stride": 0}},
+    "text for a stride": {"windows": {"stride": "1"}},
+    "text for windows": {"windows": "abc"},
+    "text for a size": {"size": "32"},
+}
+
+
+@pytest.mark.parametrize("name", ODD_PIPELINES)
+def test_numbers_that_no_clip_has_are_refused(name: str):
+    odd = dict(ODD_PIPELINES[name])
+    windows, after = odd.pop("windows", {}), odd.pop("after", 16)
+    sample = {"type": "SampleClip", "clip_len": 6} | {k: odd.pop(k) for k in ("clip_len", "frame_interval") if k in odd}
+    pipeline = [sample, {"type": "LoadFaceClip", "size": 32, **odd}, {"type": "ResizeClip", "size": after}]
+    with pytest.raises(CheckpointError, match=r"^my\.pth: "):
+        ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline, "windows": windows}}}, "my.pth")
