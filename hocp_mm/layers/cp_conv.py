@@ -282,8 +282,8 @@ class _HOCPConvNd(nn.Module):
         where = f"{type(self).__name__}.transduct"
         if size % 2 == 0 or init == "last":
             raise ValueError(
-                f"{where}: size must be odd and init not 'last', got {size} and {init!r} (nn.ConvNd cannot pad one side "
-                "only: use transduct_ on the network)."
+                f"{where}: size must be odd and init not 'last', got {size} and {init!r} (nn.ConvNd cannot pad one "
+                "side only: use transduct_ on the network)."
             )
         if self.gate is not None and self.kernel_order == 1:
             raise NotImplementedError(

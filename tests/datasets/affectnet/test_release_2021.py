@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets.affectnet import index as affectnet_index
-from hocp_mm.datasets.affectnet.dataset import release_2021 as affectnet_npy
+from hocp_mm.datasets.affectnet import release_2021 as affectnet_npy
 from hocp_mm.datasets.affectnet.index import folder_state, load_index
 from hocp_mm.datasets.affectnet.release_2021 import read_affectnet_folder, read_npy
 from hocp_mm.errors import DataError, MissingDataError

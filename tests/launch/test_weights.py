@@ -3,96 +3,15 @@ import logging
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from hocp_mm import launch
 from hocp_mm.apis import AffectInferencer
-from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
-from hocp_mm.functional import choice
-from hocp_mm.launch import load_config, load_weights, read_fitting
+from hocp_mm.errors import CheckpointError
+from hocp_mm.launch import load_weights, read_fitting
 from hocp_mm.layers import HOCPConv2d, prune_ranks_
 from tests.laws import state_shapes
 from tests.material.tiny_configs import tiny_config, tiny_network, write_checkpoint
 from tests.material.tiny_runs import TinyRecognizer
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [("model = dict(type='A'\n", "SyntaxError"), ("model = unknown_name\n", "NameError: name 'unknown_name'")],
-    ids=["no Python", "an unknown name"],
-)
-def test_a_file_that_is_no_config_is_named_with_the_reason(tmp_path, text, reason):
-    path = tmp_path / "broken.py"
-    path.write_text(text)
-    with pytest.raises(HOCPError, match=rf"config: .*broken\.py cannot be read \({reason}.+\)\."):
-        load_config(path)
-
-
-def test_a_missing_config_is_named(tmp_path):
-    with pytest.raises(MissingDataError, match=r"no such file: .*absent\.py"):
-        load_config(tmp_path / "absent.py")
-
-
-def test_options_override_keys(tmp_path):
-    path = tmp_path / "small.py"
-    path.write_text("model = dict(rank=4)\n")
-    assert load_config(path, {"model.rank": 8}).model.rank == 8
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
-    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(launch, "Runner", FakeRunner)
-    loaders = {"train_dataloader": {"pin_memory": True}, "val_dataloader": {"pin_memory": False}, "test_dataloader": {}}
-    cfg = Config({"work_dir": "w", **loaders})
-    runner = launch.make_runner(cfg, {"train": [1], "val": [2], "test": [3]})
-    pinned = [runner.arguments[name]["pin_memory"] for name in loaders]
-    assert pinned == [gpu, False, False]
-    assert {name: cfg[name].to_dict() for name in loaders} == loaders  # the record stays as it was written
-    assert runner.arguments["train_dataloader"]["dataset"].dataset == [1]
-
-
-def test_mmengines_parts_give_way_to_ours_and_others_stay():
-    theirs = Config(
-        {
-            "default_hooks": {"checkpoint": {"type": "mmengine.CheckpointHook", "interval": 2}},
-            "train_cfg": {"type": "mmengine.runner.loops.IterBasedTrainLoop", "max_iters": 3},
-            "train_dataloader": {"sampler": {"type": "DefaultSampler", "shuffle": True}},
-        }
-    )
-    launch.use_own_parts(theirs)
-    launch.use_own_parts(theirs)  # once more changes nothing
-    assert theirs.default_hooks.checkpoint.type == "hocp_mm.CheckpointHook"
-    assert theirs.train_cfg.type == "hocp_mm.IterBasedTrainLoop"
-    assert theirs.train_dataloader.sampler.type == "hocp_mm.NumberedSampler"
-    assert theirs.train_dataloader.sampler.sampler.type == "DefaultSampler"
-    short = Config({"train_cfg": {"by_epoch": True, "max_epochs": 2}})
-    launch.use_own_parts(short)
-    assert short.train_cfg == {"type": "hocp_mm.EpochBasedTrainLoop", "max_epochs": 2}
-    others = Config(
-        {
-            "default_hooks": {"checkpoint": {"type": "foreign.CheckpointHook"}},
-            "train_cfg": {"type": "foreign.EpochBasedTrainLoop"},
-        }
-    )
-    before = copy.deepcopy(others.to_dict())
-    launch.use_own_parts(others)
-    assert others.to_dict() == before
-
-
-@pytest.mark.parametrize("seed", [0, None])
-def test_a_run_with_a_seed_measures_no_form(seed, monkeypatch):
-    monkeypatch.setattr(launch, "Runner", FakeRunner)
-    launch.make_runner(Config({"work_dir": "w", "randomness": {"seed": seed}}), {})
-    assert choice._may_measure(torch.zeros(1)) == (seed is None)
-
-
-class FakeRunner:
-    """Keeps what it is built with."""
-
-    def __init__(self, model=None, work_dir=None, cfg=None, **loaders):
-        self.arguments = loaders
 
 
 @pytest.fixture
