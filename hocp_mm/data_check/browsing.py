@@ -32,7 +32,7 @@ def build_browsed(cfg: Config, split: str) -> BuiltPart:
     if built.refusal:
         raise HOCPError(f"browse: {split}_dataloader: {built.refusal}")
     if built.dataset is None:
-        raise DataError("\n  ".join(built.faults[:10]))
+        raise DataError("\n  ".join(map(str, built.faults[:10])))
     return built
 
 
@@ -62,7 +62,7 @@ def browse_clips(dataset: AffectDataset, clips: int, frames: int, seed: int = 0)
 
 def _draw_samples(dataset: AffectDataset, count: int, rng: np.random.Generator) -> list[int]:
     """Return samples of different records; of each record again only when all had their turn."""
-    groups = [list(rng.permutation(group)) for group in samples_by_record(dataset)]
+    groups = [list(rng.permutation(group)) for group in samples_by_record(dataset).values()]
     drawn: list[int] = []
     while len(drawn) < count and any(groups):
         for place in rng.permutation(len(groups)).tolist():

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
@@ -13,6 +12,7 @@ from hocp_mm.data_check.reading import Reading, check_clip, check_record, read_r
 from hocp_mm.data_check.report import DataReport, PartReport, PartStatistics
 from hocp_mm.datasets import AffectDataset, check_image, probe_video
 from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.errors import HOCPError
 from hocp_mm.system.isolation import IsolatedPool, Outcome, Task
@@ -38,7 +38,7 @@ def suspect_files(root: str | Path, pool: IsolatedPool, seconds: float) -> list[
     faults: list[Fault] = []
     for number, outcome in pool.run(tasks):
         if outcome.failure:
-            faults.append(Fault(f"{files[number]}: opening it {outcome.failure}.", "crash"))
+            faults.append(Fault(files[number], f"{files[number]}: opening it {outcome.failure}.", "crash"))
     return sorted(faults)
 
 
@@ -137,22 +137,22 @@ class _PartCheck:
         self.content = PartContent(config.name, config.split, str(kind or config.type_name))
         self.statistics = PartStatistics()
         self.faults: list[Fault] = list(built.faults)
-        self.samples: list[int] = []
+        self.samples: dict[int, int] = {}  # one of each record, by its row
         self.readings: dict[int, Reading] = {}
         if self.dataset is None:
             return
         classes = self.dataset.metainfo.get("expressions")
-        self.samples = [group[0] for group in samples_by_record(self.dataset)]
+        self.samples = {row: group[0] for row, group in samples_by_record(self.dataset).items()}
         for record in self.records():
             self.statistics.add(record)
             self.faults += check_record(record, None if classes is None else len(classes))
             self.faults += self.content.add(record)
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[Record]:
         """Yield the records, one in memory at a time."""
         assert self.dataset is not None
-        for sample in self.samples:
-            yield self.dataset.get_data_info(sample)
+        for row in self.samples:
+            yield self.dataset.table[row]
 
     def report(self) -> PartReport:
         """Return the account."""
@@ -177,10 +177,11 @@ def _build(configs: list[PartConfig], pool: IsolatedPool, limits: TimeLimits) ->
     for number, config in enumerate(configs):
         outcome: Outcome = outcomes[number]
         if outcome.failure:
-            root = config.config.get("data_root", config.name)
-            text = f"{root}: the {config.type_name} of {config.name} cannot be read, its process {outcome.failure}."
-            faults = suspect_files(root, pool, limits.record)
-            built.append(BuiltPart(None, (Fault(text, "set"), *faults)))
+            text = (
+                f"{config.root}: the {config.type_name} of {config.name} cannot be read, its process {outcome.failure}."
+            )
+            faults = suspect_files(config.root, pool, limits.record)
+            built.append(BuiltPart(None, (Fault(config.root, text, "set"), *faults)))
             continue
         if outcome.value.refusal:
             raise HOCPError(f"check: {config.split}_dataloader: {outcome.value.refusal}")
@@ -191,14 +192,13 @@ def _build(configs: list[PartConfig], pool: IsolatedPool, limits: TimeLimits) ->
 def _read_all(checks: list[_PartCheck], pool: IsolatedPool, limits: TimeLimits, progress: Progress | None) -> None:
     """Read the files of all records and send one clip of each part through its pipeline."""
     total = sum(len(check.samples) for check in checks)
-    places: list[tuple[_PartCheck, int, dict[str, Any]]] = []
+    places: list[tuple[_PartCheck, int, str, str]] = []
     done = 0
     for number, outcome in pool.run(_reading_tasks(checks, places, limits)):
-        check, place, record = places[number]
-        places[number] = check, place, {}
+        check, place, file, key = places[number]
         if outcome.failure:
-            text = f"{record['filename']}: reading {record['video']} {outcome.failure}."
-            check.readings[place] = Reading("", (Fault(text, "crash"),))
+            text = f"{file}: reading {key} {outcome.failure}."
+            check.readings[place] = Reading("", (Fault(file, text, "crash"),))
         else:
             check.readings[place] = outcome.value
         if place < len(check.samples):
@@ -208,7 +208,7 @@ def _read_all(checks: list[_PartCheck], pool: IsolatedPool, limits: TimeLimits, 
 
 
 def _reading_tasks(
-    checks: list[_PartCheck], places: list[tuple[_PartCheck, int, dict[str, Any]]], limits: TimeLimits
+    checks: list[_PartCheck], places: list[tuple[_PartCheck, int, str, str]], limits: TimeLimits
 ) -> Iterator[Task]:
     """Yield tasks as they are needed, and note in ``places`` what each is about."""
     for check in checks:
@@ -218,10 +218,10 @@ def _reading_tasks(
         steps = dataset.pipeline.transforms
         decoder = next((step.decoder for step in steps if isinstance(step, LoadFaceClip)), "auto")
         for place, record in enumerate(check.records()):
-            seconds = limits.record + limits.frame * record["num_frames"]
-            named = {"filename": record["filename"], "video": record["video"]}
-            places.append((check, place, named))
+            seconds = limits.record + limits.frame * record.num_frames
+            places.append((check, place, record.filename, record.key))
             yield read_record, (record, decoder), seconds
             if place == 0:
-                places.append((check, len(check.samples), named))
-                yield check_clip, (dataset.pipeline, record), seconds
+                places.append((check, len(check.samples), record.filename, record.key))
+                sample = next(iter(check.samples.values()))
+                yield check_clip, (dataset.pipeline, dataset.get_data_info(sample)), seconds

@@ -4,12 +4,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.records.record import Record
 
 
 @dataclass
@@ -30,16 +30,16 @@ class PartContent:
     subjects: dict[str, tuple[str, str]] = field(default_factory=dict)
     files: dict[Hashable, tuple[str, str, str]] = field(default_factory=dict)
 
-    def add(self, record: dict[str, Any]) -> list[Fault]:
+    def add(self, record: Record) -> list[Fault]:
         """Take in a record.
 
         Args:
-            record: See `AffectDataset`.
+            record: The record.
 
         Returns:
             A fault if another record of this part has the same file.
         """
-        key, file, subject = record["video"], record["filename"], same_actor(record["subject"])
+        key, file, subject = record.key, record.filename, same_actor(record.subject)
         if subject:
             self.subjects.setdefault(subject, (key, file))
         identity = _identity(record)
@@ -48,10 +48,10 @@ class PartContent:
         other, other_file, other_subject = self.files.setdefault(identity, (key, file, subject))
         if other == key or key.startswith(f"{other}#"):
             return []  # AffectNet names further rows of one image so
-        if subject == other_subject and record.get("frame_files") is not None and subject:
+        if subject == other_subject and record.frame_files is not None and subject:
             return []  # two people of one video; Aff-Wild2 names them in a warning
         text = f"{file}: a file must have one key, but is that of {other!r} ({other_file}) and {key!r} in {self.name}."
-        return [Fault(text, "same file")]
+        return [Fault(file, text, "same file")]
 
 
 def leaks(parts: Sequence[PartContent]) -> dict[str, list[Fault]]:
@@ -79,7 +79,7 @@ def leaks(parts: Sequence[PartContent]) -> dict[str, list[Fault]]:
                 f"{file}: a person must be in one part only, but {person!r} is in {one.name} ({key}) and "
                 f"{other.name} ({other_key})."
             )
-            found[other.name].append(Fault(text, "leak"))
+            found[other.name].append(Fault(file, text, "leak"))
         for identity in [identity for identity in other.files if identity in one.files]:
             key, (other_key, file, subject) = one.files[identity][0], other.files[identity]
             if subject not in people:
@@ -87,18 +87,17 @@ def leaks(parts: Sequence[PartContent]) -> dict[str, list[Fault]]:
                     f"{file}: a file must be in one part only, but is in {one.name} ({key}) and {other.name} "
                     f"({other_key})."
                 )
-                found[other.name].append(Fault(text, "leak"))
+                found[other.name].append(Fault(file, text, "leak"))
     return found
 
 
-def _identity(record: dict[str, Any]) -> Hashable:
+def _identity(record: Record) -> Hashable:
     """Return what tells the file of a record from all others, or None if it cannot be asked."""
     try:
-        stat = Path(record["filename"]).stat()
+        stat = Path(record.filename).stat()
     except OSError:
         return None  # told where the file is read
     first = 0
-    if "pack" in record:  # a pack may hold many records
-        table = record["pack"]
+    if (table := record.pack) is not None:  # a pack may hold many records
         first = int(table.offsets[np.argmax(np.asarray(table.sizes) > 0)])
     return stat.st_dev, stat.st_ino, first

@@ -38,6 +38,11 @@ class PartConfig:
     imports: dict[str, Any] | None = None
 
     @property
+    def root(self) -> str:
+        """Folder of the data set, or the name of the part if it has none."""
+        return str(self.config.get("data_root", self.name))
+
+    @property
     def type_name(self) -> str:
         """Name of the class of the data set."""
         kind = self.config["type"]
@@ -78,26 +83,26 @@ def build_part(part: PartConfig) -> BuiltPart:
                 dataset: AffectDataset = DATASETS.build(part.config)
         except Exception as error:  # whatever a constructor says about its options
             if cause := user_error(error):  # or about files that it opens already
-                return BuiltPart(None, (Fault(str(cause), "set"),), tuple(notes))
+                return BuiltPart(None, (Fault(part.root, str(cause), "set"),), tuple(notes))
             plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             return BuiltPart(None, refusal=plain)
         try:
             dataset.full_init()
         except HOCPError as error:
             # Nothing could be used: its faults are known one by one.
-            return BuiltPart(None, (Fault(_whole(error, dataset.faults), "set"), *dataset.faults), tuple(notes))
+            return BuiltPart(
+                None, (Fault(part.root, _whole(error, dataset.faults), "set"), *dataset.faults), tuple(notes)
+            )
     return BuiltPart(dataset, tuple(dataset.faults), tuple(notes))
 
 
-def samples_by_record(dataset: AffectDataset) -> list[list[int]]:
-    """Return the numbers of the samples, clips or windows, of each record."""
-    groups: dict[str, list[int]] = {}
+def samples_by_record(dataset: AffectDataset) -> dict[int, list[int]]:
+    """Return the numbers of the samples, clips or windows, of each row of the data set's table."""
+    groups: dict[int, list[int]] = {}
     for index in range(len(dataset)):
         # The small item that names the record; to fetch the record for every window would take minutes.
-        item = BaseDataset.get_data_info(dataset, index)
-        named = {key: value for key, value in item.items() if key not in ("start", "sample_idx")}
-        groups.setdefault(repr(sorted(named.items())), []).append(index)
-    return list(groups.values())
+        groups.setdefault(BaseDataset.get_data_info(dataset, index)["row"], []).append(index)
+    return groups
 
 
 def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:

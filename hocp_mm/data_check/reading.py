@@ -11,43 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.media.files import check_file
-from hocp_mm.datasets.media.images import read_image
+from hocp_mm.datasets.media.pack import PackTable
 from hocp_mm.datasets.media.self_check import check_random_access
 from hocp_mm.datasets.media.video import Decoder, probe_video
-from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.datasets.records.faults import Fault, attempt, fault_of
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 
 _SLACK = 1e-6  # float32 rounding of a scaled label
 
 
-def check_record(record: dict[str, Any], num_classes: int | None = None) -> list[Fault]:
+def check_record(record: Record, num_classes: int | None = None) -> list[Fault]:
     """Compare the arrays of a record with the contract.
 
     Args:
-        record: As `AffectDataset.get_data_info` returns it.
+        record: The record.
         num_classes: Number of expressions, None if it is not known.
 
     Returns:
         One fault per broken rule, of the kinds ``"record"``, ``"labels"``, ``"faces"`` and ``"expression"``.
     """
-    where = f"{record['filename']}: {record['video']}"
-    count = record["num_frames"]
+    where = f"{record.filename}: {record.key}"
+    count = record.num_frames
     if shapes := list(_wrong_shapes(record, count)):
-        return [Fault(f"{where}: {text}.", "record") for text in shapes]
+        return [Fault(record.filename, f"{where}: {text}.", "record") for text in shapes]
     faults: list[Fault] = []
     for rule in (_label_faults, _face_faults):
-        faults += [Fault(f"{where}: {text}.", kind) for kind, text in rule(record)]
-    expression = record.get("expression")
+        faults += [Fault(record.filename, f"{where}: {text}.", kind) for kind, text in rule(record)]
+    expression = record.expression
     if expression is not None:
         classes = np.broadcast_to(expression, count)
         above = num_classes is not None and classes.max() >= num_classes
         if classes.min() < -1 or above:
             text = f"expressions must be -1 to {'…' if num_classes is None else num_classes - 1}, got {classes.max()}"
-            faults.append(Fault(f"{where}: {text}.", "expression"))
+            faults.append(Fault(record.filename, f"{where}: {text}.", "expression"))
     return faults
 
 
-def _wrong_shapes(record: dict[str, Any], count: int) -> Iterator[str]:
+def _wrong_shapes(record: Record, count: int) -> Iterator[str]:
     if not isinstance(count, int | np.integer) or count < 1:
         yield f"num_frames must be 1 or more, got {count!r}"
         return
@@ -56,19 +57,19 @@ def _wrong_shapes(record: dict[str, Any], count: int) -> Iterator[str]:
         "valid": ((count,), np.bool_),
         "face_found": ((count,), np.bool_),
     }
-    if record["boxes"] is not None:
+    if record.boxes is not None:
         expected["boxes"] = ((count, 4), np.float32)
     for name, (shape, kind) in expected.items():
-        value = np.asarray(record[name])
+        value = np.asarray(getattr(record, name))
         if value.shape != shape or value.dtype != kind:
             yield f"{name} must be {kind.__name__} {list(shape)}, got {value.dtype} {list(value.shape)}"
-    files = record.get("frame_files")
+    files = record.frame_files
     if files is not None and len(files) != count:
         yield f"frame_files must name {count} files, one per frame, got {len(files)}"
 
 
-def _label_faults(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    affect, valid = record["affect"], record["valid"]
+def _label_faults(record: Record) -> Iterator[tuple[str, str]]:
+    affect, valid = record.affect, record.valid
     if not valid.any():
         yield "labels", f"at least one frame must have a label that counts, got none of {len(valid)}"
     wrong = valid & ~((np.abs(affect) <= 1 + _SLACK).all(axis=1))  # NaN compares as false
@@ -79,15 +80,15 @@ def _label_faults(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "labels",
             f"labels must be finite and in [-1, 1], but frame {frame} has {affect[frame].tolist()} ({count})",
         )
-    files = record.get("frame_files")
+    files = record.frame_files
     if files is not None:
         unseen = valid & ~np.array([bool(file) for file in files])
         if unseen.any():
             yield "labels", f"a frame without a picture must not be valid, but frame {int(np.argmax(unseen))} is"
 
 
-def _face_faults(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    boxes, found = record["boxes"], record["face_found"]
+def _face_faults(record: Record) -> Iterator[tuple[str, str]]:
+    boxes, found = record.boxes, record.face_found
     if not found.any():
         yield "faces", f"a face must be found in at least one frame, got none of {len(found)}"
     if boxes is None:
@@ -117,7 +118,7 @@ class Reading:
     faults: tuple[Fault, ...]
 
 
-def read_record(record: dict[str, Any], decoder: Decoder = "auto") -> Reading:
+def read_record(record: Record, decoder: Decoder = "auto") -> Reading:
     """Read every frame of a record from its files once.
 
     Args:
@@ -129,19 +130,17 @@ def read_record(record: dict[str, Any], decoder: Decoder = "auto") -> Reading:
         ``"faces"``; a file that is missing has `` missing`` behind its kind.
     """
     try:
-        if "pack" in record:
-            return _read_pack(record)
-        if record.get("frame_files") is not None:
-            return _read_images(record)
-        return _read_video(record, decoder)
+        if record.pack is not None and record.crop is not None:
+            return _read_pack(record, record.pack, record.crop.size)
+        return _read_video(record, decoder) if record.frame_files is None else _read_images(record)
     except Exception as error:  # decoders raise almost anything; the other records are still to be read
-        text = f"{record['filename']}: reading {record['video']} fails ({type(error).__name__}: {error})."
-        return Reading("", (Fault(text, "crash"),))
+        text = f"{record.filename}: reading {record.key} fails ({type(error).__name__}: {error})."
+        return Reading("", (Fault(record.filename, text, "crash"),))
 
 
-def _outside(record: dict[str, Any], width: int, height: int) -> list[Fault]:
+def _outside(record: Record, width: int, height: int) -> list[Fault]:
     """Return the fault of boxes that do not meet the frame at all."""
-    boxes = record["boxes"]
+    boxes = record.boxes
     if boxes is None:
         return []
     away = (boxes[:, :2] >= (width, height)).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
@@ -149,59 +148,54 @@ def _outside(record: dict[str, Any], width: int, height: int) -> list[Fault]:
         return []
     frame = int(np.argmax(away))
     text = (
-        f"{record['filename']}: faces must lie in the {width}x{height} frame, got {boxes[frame].tolist()} in frame "
+        f"{record.filename}: faces must lie in the {width}x{height} frame, got {boxes[frame].tolist()} in frame "
         f"{frame} ({int(away.sum())} such frames)."
     )
-    return [Fault(text, "faces")]
+    return [Fault(record.filename, text, "faces")]
 
 
-def _read_images(record: dict[str, Any]) -> Reading:
+def _read_images(record: Record) -> Reading:
     faults: list[Fault] = []
-    first: tuple[str, tuple[int, ...]] | None = None
-    for file in record["frame_files"]:
-        picture = attempt(faults, "image", read_image, file) if file else None
-        if picture is None:
-            continue
-        if first is None:
-            first = file, picture.shape
+    seen = False
+
+    def add(file: str, error: HOCPError) -> None:
+        faults.append(fault_of(error, "image", file))
+
+    for picture in record.frames().every(add):
+        if picture is not None and not seen:
+            seen = True
             faults += _outside(record, picture.shape[1], picture.shape[0])
-        elif picture.shape != first[1]:
-            text = (
-                f"{file}: all frames of a clip must have one size, got {picture.shape[1]}x{picture.shape[0]} after "
-                f"{first[1][1]}x{first[1][0]} ({first[0]})."
-            )
-            faults.append(Fault(text, "image"))
-    return Reading("images" if first else "", tuple(faults))
+    return Reading("images" if seen else "", tuple(faults))
 
 
-def _read_video(record: dict[str, Any], decoder: Decoder) -> Reading:
+def _read_video(record: Record, decoder: Decoder) -> Reading:
     faults: list[Fault] = []
-    path = record["filename"]
-    access = attempt(faults, "video", lambda: check_random_access(path, decoder=decoder))
-    info = attempt(faults, "video", probe_video, path) if access else None
+    path = record.filename
+    access = attempt(faults, "video", path, lambda: check_random_access(path, decoder=decoder))
+    info = attempt(faults, "video", path, probe_video, path) if access else None
     if access is None or info is None:
         return Reading("", tuple(faults))
     if access.fault:
-        faults.append(Fault(access.fault, "video"))
+        faults.append(Fault(path, access.fault, "video"))
     if access.differing:
         text = (
             f"{path}: random access must give the frames of sequential reading, but {len(access.differing)} of "
             f"{len(access.checked)} differ: {', '.join(map(str, access.differing))}."
         )
-        faults.append(Fault(text, "video"))
-    if access.num_frames < record["num_frames"]:
-        text = f"{path}: must hold the {record['num_frames']} frames of its record, got {access.num_frames}."
-        faults.append(Fault(text, "lengths"))
+        faults.append(Fault(path, text, "video"))
+    if access.num_frames < record.num_frames:
+        text = f"{path}: must hold the {record.num_frames} frames of its record, got {access.num_frames}."
+        faults.append(Fault(path, text, "lengths"))
     faults += _outside(record, info.width, info.height)
     by_jumps = decoder == "seek" or (decoder == "auto" and access.jumps)
     way = "decord" if decoder == "decord" else f"video, {'by jumps' if by_jumps else 'in order'}"
     return Reading(way, tuple(faults))
 
 
-def _read_pack(record: dict[str, Any]) -> Reading:
+def _read_pack(record: Record, table: PackTable, side: int) -> Reading:
     """Compare the bytes of each picture with its checksum, so that all damaged ones are named."""
     faults: list[Fault] = []
-    table, path = record["pack"], record["filename"]
+    path = record.filename
     shown = np.flatnonzero(np.asarray(table.sizes) > 0)
     try:
         check_file(path, "pack")
@@ -209,19 +203,19 @@ def _read_pack(record: dict[str, Any]) -> Reading:
             for frame in shown.tolist():
                 file.seek(int(table.offsets[frame]))
                 data = file.read(int(table.sizes[frame]))
-                if text := _picture_fault(data, int(table.checksums[frame]), record["crop"].size):
-                    faults.append(Fault(f"{path}: frame {frame} of {record['video']!r} {text}.", "crops"))
+                if text := _picture_fault(data, int(table.checksums[frame]), side):
+                    faults.append(Fault(path, f"{path}: frame {frame} of {record.key!r} {text}.", "crops"))
     except MissingDataError:
         text = f"{path}: no such pack; the store must be copied whole, or prepared again."
-        return Reading("", (Fault(text, "crops missing"),))
+        return Reading("", (Fault(path, text, "crops missing"),))
     except (DataError, OSError) as error:  # a folder, a named pipe, a disk that fails
         text = str(error) if isinstance(error, DataError) else f"{path}: the pack cannot be read ({error.strerror})."
-        return Reading("", (*faults, Fault(text, "crops")))
-    unseen = record["valid"].copy()
+        return Reading("", (*faults, Fault(path, text, "crops")))
+    unseen = record.valid.copy()
     unseen[shown] = False
     if unseen.any():
         text = f"{path}: a frame without a picture must not be valid, but frame {int(np.argmax(unseen))} is."
-        faults.append(Fault(text, "labels"))
+        faults.append(Fault(path, text, "labels"))
     return Reading("face crops", tuple(faults))
 
 
@@ -251,7 +245,8 @@ def check_clip(pipeline: Callable[[dict[str, Any]], Any], record: dict[str, Any]
         texts = _wrong_clip(packed)
     except Exception as error:  # a transform of the config may raise anything
         texts = [f"the pipeline must give a clip, but fails ({type(error).__name__}: {error})"]
-    return Reading("", tuple(Fault(f"{record['filename']}: {record['video']}: {text}.", "pipeline") for text in texts))
+    file, key = record["filename"], record["video"]
+    return Reading("", tuple(Fault(file, f"{file}: {key}: {text}.", "pipeline") for text in texts))
 
 
 def _wrong_clip(packed: Any) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.system.files import write_rows
 
 Range = tuple[float, float]
@@ -89,16 +90,16 @@ class PartStatistics:
         self._low = np.full(2, np.inf)
         self._high = np.full(2, -np.inf)
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Take in a record (see `AffectDataset`)."""
+    def add(self, record: Record) -> None:
+        """Take in a record."""
         self._records += 1
-        self._frames += record["num_frames"]
-        valid = record["valid"]
+        self._frames += record.num_frames
+        valid = record.valid
         self._valid += int(np.count_nonzero(valid))
-        self._found += int(np.count_nonzero(record["face_found"]))
-        if record["subject"]:
-            self._subjects.add(record["subject"])
-        labels = record["affect"][valid]
+        self._found += int(np.count_nonzero(record.face_found))
+        if record.subject:
+            self._subjects.add(record.subject)
+        labels = record.affect[valid]
         if len(labels):
             self._low = np.minimum(self._low, labels.min(axis=0))
             self._high = np.maximum(self._high, labels.max(axis=0))

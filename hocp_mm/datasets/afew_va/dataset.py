@@ -1,11 +1,8 @@
 """AFEW-VA: clips of films as folders of PNG frames, with whole-number labels from -10 to 10 and 68 landmarks."""
 
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Set
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,37 +21,25 @@ from hocp_mm.datasets.afew_va.files import (
 from hocp_mm.datasets.affectnet.rows import FIRST_INNER
 from hocp_mm.datasets.faces.boxes import landmark_boxes
 from hocp_mm.datasets.media.images import ImageInfo, check_image, square_scale
-from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim, without_twins
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
 from hocp_mm.datasets.splits.folds import Parts, count_folds, read_fold
 from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
 
-@dataclass
-class ClipScan:
-    """What was found out about one clip.
-
-    Attributes:
-        record: The record (see `AffectDataset`), or None for a clip that cannot be used.
-        faults: What breaks a rule: single frames, or, if there is no record, the clip.
-        unseen: Ids with a label but no PNG.
-        unlabelled: Ids with a PNG but no label.
-        size: Width and height of the frames.
-    """
-
-    record: dict[str, Any] | None = None
-    faults: list[Fault] = field(default_factory=list)
-    unseen: list[int] = field(default_factory=list)
-    unlabelled: list[int] = field(default_factory=list)
-    size: tuple[int, int] = (0, 0)
-
-
 def scan_clip(
-    folder: Path, label_range: tuple[float, float], first_landmark: int | None, check_images: bool
-) -> ClipScan:
+    folder: Path,
+    label_range: tuple[float, float],
+    first_landmark: int | None,
+    check_images: bool,
+    fps: float,
+    pixel_aspect: float,
+) -> Scan:
     """Read everything about one clip; faults are collected, not raised.
 
     Args:
@@ -62,35 +47,41 @@ def scan_clip(
         label_range: Lowest and highest label.
         first_landmark: Make boxes of the landmarks from this one on; None: the record has no boxes.
         check_images: Check every PNG to its end; otherwise only the first one.
+        fps: Frames per second, which no file says.
+        pixel_aspect: Width of a pixel over its height, which no file says.
 
     Returns:
-        Record and faults. The record lacks what the data set adds: ``pixel_aspect`` and ``fps``.
+        Record and faults. Its notes: ``unseen``, ids with a label but no PNG; ``unlabelled``, ids with a PNG but no
+        label; ``size``, width and height of the frames.
     """
-    scan = ClipScan()
+    scan = Scan(notes={"unseen": [], "unlabelled": [], "size": (0, 0)})
     if not folder.is_dir():
-        scan.faults.append(Fault(f"{folder}: the split names this clip, but there is no such folder.", "video missing"))
+        text = f"{folder}: the split names this clip, but there is no such folder."
+        scan.faults.append(Fault(folder, text, "video missing"))
         return scan
     json_file = folder / f"{folder.name}.json"
-    clip = attempt(scan.faults, "labels", read_afew_va_json, json_file, label_range)
-    files = attempt(scan.faults, "image", find_frame_images, folder)
+    clip = attempt(scan.faults, "labels", json_file, read_afew_va_json, json_file, label_range)
+    files = attempt(scan.faults, "image", folder, find_frame_images, folder)
     if clip is None or files is None:
         return scan
-    scan.faults += [Fault(text, "labels") for text in clip.faults.values()]
+    scan.faults += [Fault(json_file, text, "labels") for text in clip.faults.values()]
     labelled = clip.affect.keys() | clip.faults.keys()
-    scan.unseen, scan.unlabelled = sorted(labelled - files.keys()), sorted(files.keys() - labelled)
+    scan.notes["unseen"] = sorted(labelled - files.keys())
+    scan.notes["unlabelled"] = sorted(files.keys() - labelled)
     if text := _shift(folder, labelled, files.keys()):
-        scan.faults.append(Fault(text, "lengths"))
+        scan.faults.append(Fault(folder, text, "lengths"))
         return scan
     count = max(labelled | files.keys()) + 1
     files = _usable_images(scan, files, check_images)
     boxes = None if first_landmark is None else _landmark_boxes(scan, json_file, clip, count, first_landmark)
     if not files.keys() & clip.affect.keys():
         text = f"{folder}: a clip must have a frame with both label and usable PNG, got none."
-        scan.faults.append(Fault(text, "lengths"))
+        scan.faults.append(Fault(folder, text, "lengths"))
     elif boxes is not None and not np.isfinite(boxes).any():
-        scan.faults.append(Fault(f"{json_file}: a clip must have landmarks in at least one frame, got none.", "faces"))
+        text = f"{json_file}: a clip must have landmarks in at least one frame, got none."
+        scan.faults.append(Fault(json_file, text, "faces"))
     else:
-        scan.record = _record(folder, clip, files, boxes, count, label_range)
+        scan.record = _record(folder, clip, files, boxes, count, label_range, fps, pixel_aspect)
     return scan
 
 
@@ -105,12 +96,12 @@ def _shift(folder: Path, labelled: Set[int], seen: Set[int]) -> str:
     )
 
 
-def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> dict[int, str]:
+def _usable_images(scan: Scan, files: dict[int, str], check_all: bool) -> dict[int, str]:
     """Set the size of the clip's frames and return the files that can be used."""
     infos: dict[int, ImageInfo] = {}
     usable = dict(files)
     for number, file in files.items():
-        info = attempt(scan.faults, "image", check_image, file)
+        info = attempt(scan.faults, "image", file, check_image, file)
         if info is None:
             del usable[number]
             continue
@@ -120,24 +111,24 @@ def _usable_images(scan: ClipScan, files: dict[int, str], check_all: bool) -> di
     if not infos:
         return {}
     usual = Counter(infos.values()).most_common(1)[0][0]
-    scan.size = (usual.width, usual.height)
+    scan.notes["size"] = (usual.width, usual.height)
     for number, info in infos.items():
         if info != usual:
             text = (
                 f"{files[number]}: all frames of a clip must have one size, got {info.width}x{info.height} among "
                 f"{usual.width}x{usual.height}."
             )
-            scan.faults.append(Fault(text, "image"))
+            scan.faults.append(Fault(files[number], text, "image"))
             del usable[number]
     return usable
 
 
 def _landmark_boxes(
-    scan: ClipScan, json_file: Path, clip: AFEWVAClip, count: int, first_landmark: int
+    scan: Scan, json_file: Path, clip: AFEWVAClip, count: int, first_landmark: int
 ) -> NDArray[np.float32]:
     """Return the box of each frame, NaN without landmarks; drops the labels of frames with impossible ones."""
     boxes = np.full((count, 4), np.nan, dtype=np.float32)
-    width, height = scan.size
+    width, height = scan.notes["size"]
     for number, points in list(clip.landmarks.items()):
         if points is None:
             continue
@@ -145,12 +136,12 @@ def _landmark_boxes(
         inside = box[0] < width and box[1] < height and box[2] > 0 and box[3] > 0  # false for NaN: no area
         if inside:
             boxes[number] = box
-        elif scan.size != (0, 0):
+        elif (width, height) != (0, 0):
             text = (
                 f"{json_file}: frame '{number:05d}': landmarks must span a face in the {width}x{height} frame, got "
                 f"{points.min(axis=0).tolist()} to {points.max(axis=0).tolist()}."
             )
-            scan.faults.append(Fault(text, "faces"))
+            scan.faults.append(Fault(json_file, text, "faces"))
             del clip.affect[number], clip.landmarks[number]
     return boxes
 
@@ -162,7 +153,9 @@ def _record(
     boxes: NDArray[np.float32] | None,
     count: int,
     label_range: tuple[float, float],
-) -> dict[str, Any]:
+    fps: float,
+    pixel_aspect: float,
+) -> Record:
     low, high = label_range
     affect = np.zeros((count, 2), dtype=np.float32)
     valid = np.zeros(count, dtype=np.bool_)
@@ -170,17 +163,19 @@ def _record(
         affect[number] = [2 * (value - low) / (high - low) - 1 for value in values]
         valid[number] = number in files
     seen = np.array([number in files for number in range(count)])
-    return {
-        "video": folder.name,
-        "filename": str(folder.absolute()),
-        "frame_files": [files.get(number, "") for number in range(count)],
-        "num_frames": count,
-        "subject": clip.actor,
-        "affect": affect,
-        "valid": valid,
-        "boxes": boxes,
-        "face_found": seen if boxes is None else seen & np.isfinite(boxes).all(axis=1),
-    }
+    return Record(
+        key=folder.name,
+        filename=str(folder.absolute()),
+        frame_files=tuple(files.get(number, "") for number in range(count)),
+        num_frames=count,
+        fps=fps,
+        subject=clip.actor,
+        affect=affect,
+        valid=valid,
+        boxes=boxes,
+        face_found=seen if boxes is None else seen & np.isfinite(boxes).all(axis=1),
+        pixel_aspect=pixel_aspect,
+    )
 
 
 Faces = Literal["landmarks", "inner", "frame"]
@@ -258,41 +253,20 @@ class AFEWVADataset(AffectDataset):
         metainfo = {"fold": fold, "pixel_aspect": self.pixel_aspect, **(kwargs.pop("metainfo", None) or {})}
         super().__init__(data_root, label_range=label_range, metainfo=metainfo, **kwargs)
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Check all files of the part.
+    @property
+    def name(self) -> str:
+        """Name of this part, for messages."""
+        fold = "" if self.fold is None else f"fold {self.fold}, "
+        return f"AFEWVADataset({fold}{self.split})"
 
-        Returns:
-            Records in the order of the fold file.
-
-        Raises:
-            DataError: If there are faults and ``on_fault`` is ``"error"``, or nothing is left.
-        """
-        keys = self._read_split()
-        where = (
-            f"AFEWVADataset({self.split})" if self.fold is None else f"AFEWVADataset(fold {self.fold}, {self.split})"
-        )
-        scans: dict[str, ClipScan] = {}
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            for key, scan in zip(keys, pool.map(self._scan, keys), strict=True):
-                scans[key] = scan
-                if len(scans) % 100 == 0:
-                    print_log(f"{where}: {len(scans)} of {len(keys)} clips checked", logger="current")
-        faults = [fault for scan in scans.values() for fault in scan.faults]
-        records = [scan.record for scan in scans.values() if scan.record is not None]
-        records = without_twins(records, faults, self._claims)
-        used = {record["video"] for record in records}
-        self.settle_faults(where, faults, len(records), [key for key in scans if key not in used])
-        self._report(where, scans, records)
-        return records
-
-    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+    def claims(self, record: Record) -> Iterator[Claim]:
         """Name what no two clips may share."""
-        key = record["video"]
-        yield picture_claim(record, key)
-        if record["boxes"] is not None:  # whole numbers alone repeat by chance, landmarks do not
-            yield from label_claim(record, key, self.root / key / f"{key}.json")
+        yield picture_claim(record, record.key)
+        if record.boxes is not None:  # whole numbers alone repeat by chance, landmarks do not
+            yield from label_claim(record, record.key, self.root / record.key / f"{record.key}.json")
 
-    def _read_split(self) -> list[str]:
+    def keys(self) -> list[str]:
+        """Return the names of the clips, in the order of the fold file."""
         if not self.root.is_dir():
             raise MissingDataError(
                 f"AFEWVADataset: data_root {str(self.root)!r} does not exist (config key `data_root` of the data set). "
@@ -320,47 +294,41 @@ class AFEWVADataset(AffectDataset):
         actors: dict[str, str] = {}
         for key in sorted({key for keys in parts.values() for key in keys}):
             # A clip that cannot be read is reported by the data set of its own part; here it counts as somebody else.
-            actor = attempt([], "labels", read_afew_va_actor, self.root / key / f"{key}.json")
+            file = self.root / key / f"{key}.json"
+            actor = attempt([], "labels", file, read_afew_va_actor, file)
             actors[key] = f"unknown actor of {key}" if actor is None else same_actor(actor)
-        try:
-            check_no_leak(parts, lambda key: actors[key])
-        except DataError as error:
-            raise DataError(f"{self.root / 'folds' / f'fold_{self.fold}'}: {error}") from error
+        check_no_leak(parts, lambda key: actors[key], self.root / "folds" / f"fold_{self.fold}")
 
-    def _scan(self, key: str) -> ClipScan:
-        """Read everything about one clip."""
-        scan = scan_clip(self.root / key, self.label_range, _FIRST_LANDMARK[self.faces], self.check_images)
-        if scan.record is not None:
-            scan.record |= {"pixel_aspect": self.pixel_aspect, "fps": self.fps}
-        return scan
+    def scan(self, key: str) -> Scan:
+        """Read the files of one clip."""
+        first = _FIRST_LANDMARK[self.faces]
+        return scan_clip(self.root / key, self.label_range, first, self.check_images, self.fps, self.pixel_aspect)
 
-    def _report(self, where: str, scans: dict[str, ClipScan], records: list[dict[str, Any]]) -> None:
+    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
         """Log what was found, and name everything that does not count."""
-        named = {
-            "labels without PNG": {key: scan.unseen for key, scan in scans.items() if scan.unseen},
-            "PNG without label": {key: scan.unlabelled for key, scan in scans.items() if scan.unlabelled},
-        }
-        for what, ids in named.items():
+        named = {"unseen": "labels without PNG", "unlabelled": "PNG without label"}
+        for note, what in named.items():
+            ids = {key: numbers for key, scan in scans.items() if (numbers := scan.notes[note])}
             if ids:
                 names = "; ".join(f"{key}: {_ranges(numbers)}" for key, numbers in ids.items())
-                _warn(f"{where}: {sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
-        sizes = Counter(scan.size for scan in scans.values() if scan.record is not None)
-        others = [size for size in sizes if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
+                _warn(f"{self.name}: {sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
+        clips: dict[tuple[int, int], list[str]] = {}
+        for key, scan in scans.items():
+            if scan.record is not None:
+                clips.setdefault(scan.notes["size"], []).append(key)
+        others = [size for size in clips if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
         if others and self.pixel_aspect != 1:
-            clips = {size: [key for key, scan in scans.items() if scan.record and scan.size == size] for size in others}
-            names = "; ".join(f"{width}x{height}: {', '.join(keys)}" for (width, height), keys in clips.items())
+            names = "; ".join(f"{width}x{height}: {', '.join(clips[width, height])}" for width, height in others)
             _warn(
-                f"{where}: pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576; these are not, "
-                f"look whether their faces are too wide now ({names})"
+                f"{self.name}: pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576; these are "
+                f"not, look whether their faces are too wide now ({names})"
             )
-        affect = np.concatenate([record["affect"][record["valid"]] for record in records])
-        found = np.concatenate([record["face_found"][record["valid"]] for record in records])
-        (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
+        affect, found = table.affect[table.valid], table.face_found[table.valid]
         print_log(
-            f"{where}: {len(records)} clips, {len({same_actor(record['subject']) for record in records})} actors, "
-            f"{len(affect)} valid frames, valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f} "
+            f"{self.name}: {len(table)} clips, {len(set(map(same_actor, table.subjects)))} actors, "
+            f"{len(affect)} valid frames, {affect_ranges(affect)} "
             f"(scaled from {self.label_range}), face in {100 * found.mean():.1f} % of them, frames of "
-            f"{', '.join(f'{width}x{height}' for width, height in sizes)}, pixel_aspect {self.pixel_aspect:.4g}",
+            f"{', '.join(f'{width}x{height}' for width, height in clips)}, pixel_aspect {self.pixel_aspect:.4g}",
             logger="current",
         )
 

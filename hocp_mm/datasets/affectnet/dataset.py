@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
@@ -18,14 +17,15 @@ from hocp_mm.datasets.affectnet.rows import (
     AffectNetRows,
     Classes,
     expression_names,
+    image_keys,
     renumber,
     select_rows,
     summary,
 )
-from hocp_mm.datasets.affectnet.table import AffectNetTable, image_keys
 from hocp_mm.datasets.media.images import check_image
-from hocp_mm.datasets.records.dataset import AffectDataset, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
+from hocp_mm.datasets.records.table import RecordTable
 from hocp_mm.errors import DataError
 from hocp_mm.registry import DATASETS
 
@@ -52,7 +52,7 @@ def drop_out_of_range(rows: AffectNetRows, keep: NDArray[np.bool_], label_range:
             f"{rows.where(row)}: {name} must lie in label_range ({low:g}, {high:g}) or be -2 (invalid), "
             f"got {rows.affect[row, column]:g}."
         )
-        faults.append(Fault(text, "labels"))
+        faults.append(Fault(rows.file_of(row), text, "labels"))
     keep &= ~outside.any(axis=1)
     return faults
 
@@ -76,8 +76,9 @@ def drop_missing_files(rows: AffectNetRows, keep: NDArray[np.bool_]) -> list[Fau
         for own, names in zip(folders.values(), listings, strict=True):
             for row in own:
                 if rows.files[row].rpartition("/")[2] not in names:
-                    text = f"{rows.images / rows.files[row]}: no such image file ({rows.where(row)})."
-                    faults.append(Fault(text, "image missing"))
+                    file = rows.images / rows.files[row]
+                    text = f"{file}: no such image file ({rows.where(row)})."
+                    faults.append(Fault(file, text, "image missing"))
                     keep[row] = False
     return faults
 
@@ -105,7 +106,7 @@ def drop_damaged_images(rows: AffectNetRows, keep: NDArray[np.bool_], box: str |
 def _check_image(rows: AffectNetRows, row: int, box: str | None) -> list[Fault]:
     faults: list[Fault] = []
     path = rows.images / rows.files[row]
-    info = attempt(faults, "image", check_image, path)
+    info = attempt(faults, "image", path, check_image, path)
     if info is None or box is None:
         return faults
     x1, y1, x2, y2 = rows.boxes[box][row].tolist()
@@ -114,7 +115,7 @@ def _check_image(rows: AffectNetRows, row: int, box: str | None) -> list[Fault]:
             f"{rows.where(row)}: the face must lie in the {info.width}x{info.height} image {path}, "
             f"got the box {[round(side, 1) for side in (x1, y1, x2, y2)]}."
         )
-        faults.append(Fault(text, "faces"))
+        faults.append(Fault(rows.file_of(row), text, "faces"))
     return faults
 
 
@@ -221,31 +222,15 @@ class AffectNetDataset(AffectDataset):
         """Name of this part, for messages."""
         return f"AffectNetDataset({self.release} {self.split})"
 
-    def load_data_list(self) -> list[dict[str, Any]]:
-        """Return one small item per image; the columns are kept aside in a few arrays, not as a record each."""
-        self._table = self._load_table()
-        if self.test_mode:
-            return [{"row": row, "start": 0} for row in range(len(self._table))]
-        return [{"row": row} for row in range(len(self._table)) for _ in range(self.clips_per_video)]
+    def load_records(self) -> RecordTable:
+        """Read, check and select the rows of the split: all at once, as they are too many to be scanned one by one.
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Return the records of all images; some 2 kB each, so training takes them one by one."""
-        table = self._load_table()
-        return [table.record(row) for row in range(len(table))]
+        Returns:
+            One record for each row that is kept.
 
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return a fresh record of the image that sample ``idx`` shows."""
-        # Not that of AffectDataset, which unpickles a record.
-        item = BaseDataset.get_data_info(self, idx)
-        return {**self._table.record(item.pop("row")), **item}
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the expression of sample ``idx``, for mmengine's ``ClassBalancedDataset``."""
-        row = BaseDataset.get_data_info(self, idx)["row"]  # first: it loads a set that was built with lazy_init
-        return [int(self._table.expression[row])]
-
-    def _load_table(self) -> AffectNetTable:
-        """Read, check and select the rows of the split."""
+        Raises:
+            DataError: If no row is of use.
+        """
         if self.release == "2021":
             rows = read_affectnet_folder(find_part(self.root, self.split), self.index_cache)
         else:
@@ -264,23 +249,20 @@ class AffectNetDataset(AffectDataset):
         self.settle_faults(self.name, faults, len(kept))
         source = rows.source
         affect = [scale_labels(rows.affect[kept, column], self.label_range, source) for column in (0, 1)]
-        table = AffectNetTable(
+        files = [rows.files[row] for row in kept]
+        table = RecordTable.of_images(
             folder=rows.images,
             keys=image_keys(rows.files, kept),
-            files=[rows.files[row] for row in kept],
+            files=files,
             affect=np.stack(affect, axis=1),
-            expression=renumber(rows.expression[kept], self.classes),
+            expressions=renumber(rows.expression[kept], self.classes),
             boxes=None if box is None else rows.boxes[box][kept],
         )
-        self._report(rows, table, kept, dropped)
+        self._log(rows, table, kept, dropped, shared=len(files) - len(set(files)))
         return table
 
-    def _report(
-        self,
-        rows: AffectNetRows,
-        table: AffectNetTable,
-        kept: NDArray[np.intp],
-        dropped: dict[str, int],
+    def _log(
+        self, rows: AffectNetRows, table: RecordTable, kept: NDArray[np.intp], dropped: dict[str, int], shared: int
     ) -> None:
         """Log what was found and what was left out."""
         counts = {
@@ -288,13 +270,11 @@ class AffectNetDataset(AffectDataset):
             for number, name in enumerate(EXPRESSIONS)
             if (count := int((rows.expression[kept] == number).sum()))
         }
-        (v_low, a_low), (v_high, a_high) = table.affect.min(axis=0), table.affect.max(axis=0)
-        shared = len(table) - len(set(table.files()))
         notes = [
             f"{len(table)} of {len(rows) + len(rows.faults)} rows kept ({summary(counts)})",
             f"dropped: {summary(dropped) or 'none'}",
             f"faults left out: {len(self.faults)}",
-            f"valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f}",
+            affect_ranges(table.affect),
             f"scaled from {self.label_range}",
             f"faces: {self.faces}",
         ]

@@ -107,7 +107,8 @@ def _chunks(path: Path, reader: Any, faults: list[Fault]) -> Iterator[tuple[list
             if len(row) == len(names):
                 good.append((line, row))
             elif row:  # an empty line is none
-                faults.append(Fault(f"{path}: line {line} must have {len(names)} cells, got {len(row)}.", "labels"))
+                text = f"{path}: line {line} must have {len(names)} cells, got {len(row)}."
+                faults.append(Fault(path, text, "labels"))
         if good:
             lines, rows = zip(*good, strict=True)
             yield list(lines), dict(zip(names, zip(*rows, strict=True), strict=True))
@@ -164,7 +165,7 @@ class _Parser:
     def _fault(self, good: NDArray[np.bool_], row: int, text: str) -> None:
         """Name a fault; a row is named once."""
         if good[row]:
-            self.faults.append(Fault(f"{self.path}: {text}.", "labels"))
+            self.faults.append(Fault(self.path, f"{self.path}: {text}.", "labels"))
             good[row] = False
 
     def _numbers(

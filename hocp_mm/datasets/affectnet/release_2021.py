@@ -78,15 +78,15 @@ def _with_images(annotations: Path, images: Path, index: dict[str, NDArray[Any]]
             continue
         if stem in names:
             text = f"{images}: an image must have one file, got {names[stem]!r} and {name!r}."
-            faults.append(Fault(text, "image"))
+            faults.append(Fault(images, text, "image"))
             doubled.add(stem)  # which of them the labels belong to would be a guess
         names[stem] = name
     ids = unpack(index[FILES])
     listed = np.fromiter((stem in names for stem in ids), np.bool_, len(ids))
     there = listed & np.fromiter((stem not in doubled for stem in ids), np.bool_, len(ids))
     for row in np.flatnonzero(~listed):
-        text = f"{images / ids[row]}.jpg: no such image file, but it has annotations."
-        faults.append(Fault(text, "image missing"))
+        file = f"{images / ids[row]}.jpg"
+        faults.append(Fault(file, f"{file}: no such image file, but it has annotations.", "image missing"))
     boxes = {name: index[name][there] for name in ("landmarks", "inner")}
     return AffectNetRows(
         source=annotations,
@@ -137,8 +137,12 @@ def _read_chunk(
     points = np.full((len(ids), 2 * NUM_LANDMARKS), np.nan)
     for stem in ids:
         before = len(faults)
-        row = [attempt(faults, "labels", _read_value, annotations, stem, kind, kinds[stem]) for kind in _KINDS[:3]]
-        marks = attempt(faults, "faces", _read_landmarks, annotations, stem) if kinds[stem] & 8 else None
+        files = [f"{annotations}{os.sep}{stem}_{kind}.npy" for kind in _KINDS]
+        row = [
+            attempt(faults, "labels", file, _read_value, file, kind, kinds[stem])
+            for kind, file in zip(_KINDS[:3], files, strict=False)
+        ]
+        marks = attempt(faults, "faces", files[3], _read_landmarks, files[3]) if kinds[stem] & 8 else None
         if len(faults) > before:
             continue
         if marks is not None:
@@ -151,9 +155,8 @@ def _read_chunk(
     return columns, faults, kept
 
 
-def _read_value(annotations: Path, stem: str, kind: str, kinds: int) -> float:
+def _read_value(path: str, kind: str, kinds: int) -> float:
     """Return class, valence or arousal of one image."""
-    path = f"{annotations}{os.sep}{stem}_{kind}.npy"
     if not kinds & 1 << _KINDS.index(kind):
         raise MissingDataError(f"{path}: no such annotation file, but the image has others.")
     array = read_npy(path)
@@ -166,9 +169,8 @@ def _read_value(annotations: Path, stem: str, kind: str, kinds: int) -> float:
     return value
 
 
-def _read_landmarks(annotations: Path, stem: str) -> NDArray[np.float64]:
+def _read_landmarks(path: str) -> NDArray[np.float64]:
     """Return the 136 numbers of one image."""
-    path = f"{annotations}{os.sep}{stem}_lnd.npy"
     array = read_npy(path).ravel()
     if array.size != 2 * NUM_LANDMARKS:
         raise DataError(f"{path}: must hold {2 * NUM_LANDMARKS} landmark numbers, got {array.size}.")

@@ -74,9 +74,11 @@ class AffectNetRows:
 
     def where(self, row: int) -> str:
         """Name the place that a row comes from."""
-        if self.lines is None:
-            return f"{self.source / Path(self.files[row]).stem}_*.npy"
-        return f"{self.source}: line {self.lines[row]}"
+        return self.file_of(row) if self.lines is None else f"{self.source}: line {self.lines[row]}"
+
+    def file_of(self, row: int) -> str:
+        """Name the file that a row comes from, or with a star the files."""
+        return str(self.source) if self.lines is not None else f"{self.source / Path(self.files[row]).stem}_*.npy"
 
 
 def expression_names(classes: Classes) -> tuple[str, ...]:
@@ -194,3 +196,34 @@ def summary(counts: dict[str, int], names: Sequence[str] = ()) -> str:
 def _count(dropped: dict[str, int], reason: str, rows: NDArray[np.bool_]) -> None:
     if number := int(rows.sum()):
         dropped[reason] = number
+
+
+def image_keys(files: list[str], kept: NDArray[np.integer]) -> list[str]:
+    """Name kept rows: like the image, and ``<image>#2``, ``#3``, … for further rows of one image.
+
+    The numbers count all rows, so that a row keeps its name whatever else is dropped.
+
+    Args:
+        files: Image of every row.
+        kept: Numbers of the rows to name, increasing.
+
+    Returns:
+        The names.
+
+    Example:
+        >>> image_keys(["a.jpg", "b.jpg", "a.jpg", "a.jpg"], np.array([1, 3]))
+        ['b.jpg', 'a.jpg#3']
+    """
+    seen: dict[str, int] = {}
+    numbers = []
+    for file in files:
+        seen[file] = number = seen.get(file, 0) + 1
+        numbers.append(number)
+
+    def name(row: int) -> str:
+        key = files[row] if numbers[row] == 1 else f"{files[row]}#{numbers[row]}"
+        while numbers[row] > 1 and key in seen:  # an image of that very name
+            key += "#"
+        return key
+
+    return [name(row) for row in kept.tolist()]

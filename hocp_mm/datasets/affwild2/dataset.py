@@ -1,9 +1,7 @@
 """Aff-Wild2, the valence-arousal track: face crops in numbered images, one label line per frame of the video."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,11 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affwild2.files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
 from hocp_mm.datasets.media.video import probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, scale_labels
-from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim, without_twins
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
+from hocp_mm.datasets.records.faults import attempt
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
 from hocp_mm.datasets.splits.splits import check_no_leak
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -86,10 +86,11 @@ class AffWild2Dataset(AffectDataset):
         self.videos = None if videos is None else self.root / videos
         self.fps = float(fps)
         self.length_tolerance = length_tolerance
+        self._files: dict[str, Path] = {}
         super().__init__(data_root, **kwargs)
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Check all files of the part and return its records, sorted by name."""
+    def keys(self) -> list[str]:
+        """Return the names of the part's label files, sorted."""
         if not self.root.is_dir():
             raise MissingDataError(
                 f"AffWild2Dataset: data_root {str(self.root)!r} does not exist (config key `data_root` of the data "
@@ -100,21 +101,13 @@ class AffWild2Dataset(AffectDataset):
             if not folder.is_dir():
                 raise MissingDataError(f"AffWild2Dataset: {folder}: no such folder (config keys `images`, `videos`).")
         self._check_leak(files[0].parent.parent)
-        where = f"AffWild2Dataset({self.split})"
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            scanned = list(pool.map(self._scan, files))
-        records = [record for record, _ in scanned if record is not None]
-        faults = [fault for _, found in scanned for fault in found]
-        records = without_twins(records, faults, self._claims)
-        used = {record["video"] for record in records}
-        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
-        self._report(where, records)
-        return records
+        self._files = {file.stem: file for file in files}
+        return list(self._files)
 
-    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+    def claims(self, record: Record) -> Iterator[Claim]:
         """Name what no two videos may share; the two people of one may share its pictures, but no labels."""
-        yield picture_claim(record, record["subject"])
-        yield from label_claim(record, record["video"], record.pop("label_file"))
+        yield picture_claim(record, record.subject)
+        yield from label_claim(record, record.key, self._files[record.key])
 
     def _check_leak(self, folder: Path) -> None:
         """Refuse parts that share a video: its two people may not be in different ones."""
@@ -123,23 +116,22 @@ class AffWild2Dataset(AffectDataset):
             for name in SETS.values()
             if (folder / name).is_dir()
         }
-        try:
-            check_no_leak(parts, video_of)
-        except DataError as error:
-            raise DataError(f"{folder}: {error}") from error
+        check_no_leak(parts, video_of, folder)
 
-    def _scan(self, file: Path) -> tuple[dict[str, Any] | None, list[Fault]]:
-        """Return the record of one label file, or None and its faults."""
-        faults: list[Fault] = []
-        labels = attempt(faults, "labels", read_va_file, file)
-        folder = attempt(faults, "image", find_crops, self.images, file.stem)
+    def scan(self, key: str) -> Scan:
+        """Read one label file and what belongs to it."""
+        scan = Scan()
+        faults, file = scan.faults, self._files[key]
+        labels = attempt(faults, "labels", file, read_va_file, file)
+        folder = attempt(faults, "image", self.images[0] / key, find_crops, self.images, key)
         if labels is None or folder is None:
-            return None, faults
-        affect = attempt(faults, "labels", self._scale, file, *labels)
-        rate = attempt(faults, "video", self._probe, file, len(labels[0]))
-        if affect is None or rate is None:
-            return None, faults
-        return attempt(faults, "lengths", self._make_record, file, folder, *labels, affect, *rate), faults
+            return scan
+        affect = attempt(faults, "labels", file, self._scale, file, *labels)
+        place = file if self.videos is None else self.videos / video_of(key)
+        rate = attempt(faults, "video", place, self._probe, file, len(labels[0]))
+        if affect is not None and rate is not None:
+            attempt(faults, "lengths", folder, self._add_record, scan, file, folder, *labels, affect, *rate)
+        return scan
 
     def _scale(self, file: Path, values: NDArray[np.float64], counts: NDArray[np.bool_]) -> NDArray[np.float32]:
         # Marks are not labels: 0 stands in for them, within every scale that holds 0, and does not count.
@@ -147,8 +139,9 @@ class AffWild2Dataset(AffectDataset):
         kept = np.where(counts[:, None], values, (low + high) / 2)
         return np.stack([scale_labels(column, self.label_range, file, first_line=2) for column in kept.T], axis=1)
 
-    def _make_record(
+    def _add_record(
         self,
+        scan: Scan,
         file: Path,
         folder: Path,
         values: NDArray[np.float64],
@@ -156,7 +149,7 @@ class AffWild2Dataset(AffectDataset):
         affect: NDArray[np.float32],
         fps: float,
         length: int,
-    ) -> dict[str, Any]:
+    ) -> None:
         num_frames = len(values)
         crops = list_crops(folder, num_frames)
         if crops.beyond > self.length_tolerance:
@@ -171,25 +164,24 @@ class AffWild2Dataset(AffectDataset):
                 f"{file}: at least one frame must have a label and a picture, got {int(counts.sum())} labels and "
                 f"{int(shown.sum())} pictures in {folder}."
             )
-        return {
-            "video": file.stem,
-            "filename": str(folder),
-            "frame_files": crops.files,
-            "num_frames": num_frames,
-            "fps": fps,
-            "subject": video_of(file.stem),
-            "affect": affect,
-            "valid": valid,
-            "boxes": None,
-            "face_found": shown,
-            "label_file": str(file),
-            "counts": {
-                "marked": int((~counts).sum()),
-                "marked otherwise than by -5": int((values[~counts].min(axis=1) != -5).sum()),
-                "without picture": int((counts & ~shown).sum()),
-                "empty pictures": crops.empty,
-                "pictures beyond the labels": crops.beyond,
-            },
+        scan.record = Record(
+            key=file.stem,
+            filename=str(folder),
+            frame_files=tuple(crops.files),
+            num_frames=num_frames,
+            fps=fps,
+            subject=video_of(file.stem),
+            affect=affect,
+            valid=valid,
+            boxes=None,
+            face_found=shown,
+        )
+        scan.notes = {
+            "marked": int((~counts).sum()),
+            "marked otherwise than by -5": int((values[~counts].min(axis=1) != -5).sum()),
+            "without picture": int((counts & ~shown).sum()),
+            "empty pictures": crops.empty,
+            "pictures beyond the labels": crops.beyond,
         }
 
     def _probe(self, file: Path, num_frames: int) -> tuple[float, int]:
@@ -210,27 +202,24 @@ class AffWild2Dataset(AffectDataset):
             )
         return info.fps, info.num_frames
 
-    def _report(self, where: str, records: list[dict[str, Any]]) -> None:
+    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
         """Log what was found and what does not count, and warn of folders that serve several people."""
-        counts = [record.pop("counts") for record in records]
-        sums = {what: sum(count[what] for count in counts) for what in counts[0]}
-        valid = np.concatenate([record["valid"] for record in records])
-        affect = np.concatenate([record["affect"][record["valid"]] for record in records])
-        (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
+        notes = [scans[key].notes for key in table.keys]
+        sums = {what: sum(note[what] for note in notes) for what in notes[0]}
         print_log(
-            f"{where}: {len(records)} label files, {len({record['subject'] for record in records})} videos, "
-            f"{len(valid)} frames, {int(valid.sum())} of them valid "
+            f"{self.name}: {len(table)} label files, {len(set(table.subjects))} videos, "
+            f"{len(table.valid)} frames, {int(table.valid.sum())} of them valid "
             f"({', '.join(f'{count} {what}' for what, count in sums.items())}), "
-            f"valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f}",
+            f"{affect_ranges(table.affect[table.valid])}",
             logger="current",
         )
         users: dict[str, list[str]] = {}
-        for record in records:
-            users.setdefault(record["filename"], []).append(record["video"])
+        for record in table:
+            users.setdefault(record.filename, []).append(record.key)
         shared = [f"{' and '.join(names)} ({folder})" for folder, names in users.items() if len(names) > 1]
         if shared:
             print_log(
-                f"{where}: {len(shared)} folders of crops serve several people, whose labels then meet the same "
+                f"{self.name}: {len(shared)} folders of crops serve several people, whose labels then meet the same "
                 f"pictures: {', '.join(shared)}",
                 logger="current",
                 level=logging.WARNING,

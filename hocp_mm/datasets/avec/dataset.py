@@ -1,9 +1,7 @@
 """The chats of SEWA as AVEC 2017, 2018 and 2019 label them: whole recordings, ten labels a second."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +12,11 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.avec.files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
 from hocp_mm.datasets.faces.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, scale_labels
-from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.twins import Claim, without_twins
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
+from hocp_mm.datasets.records.faults import attempt
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -91,27 +91,19 @@ class AVECDataset(AffectDataset):
         self.join: Join = join
         self.boxes_file = None if boxes_file is None else self.root / boxes_file
         self.max_unlabelled = max_unlabelled
+        self._given: dict[str, Any] = {}
         super().__init__(data_root, **kwargs)
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Check all files of the partition and return its records, sorted by name."""
+    def keys(self) -> list[str]:
+        """Return the names of the partition's label files, and read the boxes file."""
         files = self._find_labels()
         self._check_folder()
-        where = f"AVECDataset({self.split})"
-        given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            scanned = list(pool.map(lambda file: self._scan(file, given), files))
-        records = [record for record, _ in scanned if record is not None]
-        faults = [fault for _, found in scanned for fault in found]
-        records = without_twins(records, faults, self._claims)
-        used = {record["video"] for record in records}
-        self.settle_faults(where, faults, len(records), [file.stem for file in files if file.stem not in used])
-        self._report(where, records)
-        return records
+        self._given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
+        return [file.stem for file in files]
 
-    def _claims(self, record: dict[str, Any]) -> Iterator[Claim]:
+    def claims(self, record: Record) -> Iterator[Claim]:
         """Name what no two recordings may share; label files bear their name in every row."""
-        yield Claim(record["video"], record["video"], record["filename"], (record["filename"],))
+        yield Claim(record.key, record.key, record.filename, (record.filename,))
 
     def _find_labels(self) -> list[Path]:
         """Return the label files of the partition and its cultures."""
@@ -151,16 +143,24 @@ class AVECDataset(AffectDataset):
                 "(https://db.sewaproject.eu) and put, or link, each one there under AVEC's name, as Devel_DE_01.avi."
             )
 
-    def _scan(self, file: Path, given: dict[str, Any]) -> tuple[dict[str, Any] | None, list[Fault]]:
-        """Return the record of one recording, or None and its faults."""
-        faults: list[Fault] = []
-        labels = attempt(faults, "labels", read_avec_csv, file)
-        video = attempt(faults, "video", self._find_video, file.stem)
-        info = None if video is None else attempt(faults, "video", probe_video, video)
-        scaled = None if labels is None else attempt(faults, "labels", self._scale, file, labels)
-        if labels is None or scaled is None or video is None or info is None:
-            return None, faults
-        return attempt(faults, "lengths", self._make_record, file, labels[0], scaled, video, info, given), faults
+    def load_records(self) -> RecordTable:
+        """Read and check all clips."""
+        try:
+            return super().load_records()
+        finally:
+            self._given = {}  # a large file, of which every worker would get a copy
+
+    def scan(self, key: str) -> Scan:
+        """Read the files of one recording."""
+        scan = Scan()
+        faults, file = scan.faults, self.label_folder / f"{key}.csv"
+        labels = attempt(faults, "labels", file, read_avec_csv, file)
+        video = attempt(faults, "video", self.video_folder / f"{key}.avi", self._find_video, key)
+        info = None if video is None else attempt(faults, "video", video, probe_video, video)
+        scaled = None if labels is None else attempt(faults, "labels", file, self._scale, file, labels)
+        if labels is not None and scaled is not None and video is not None and info is not None:
+            scan.record = attempt(faults, "lengths", video, self._make_record, file, labels[0], scaled, video, info)
+        return scan
 
     def _scale(self, file: Path, labels: tuple[NDArray[np.float64], NDArray[np.float64], int]) -> NDArray[np.float32]:
         _, raw, first_line = labels
@@ -184,8 +184,7 @@ class AVECDataset(AffectDataset):
         scaled: NDArray[np.float32],
         video: Path,
         info: VideoInfo,
-        given: dict[str, Any],
-    ) -> dict[str, Any]:
+    ) -> Record:
         if info.fps <= 0:
             raise DataError(f"{video}: the file must state its frame rate, got {info.fps:g}.")
         shown = frame_times(video)
@@ -199,40 +198,38 @@ class AVECDataset(AffectDataset):
         affect, valid = labels_at(times, scaled, shown, self.join)
         boxes, found = None, np.ones(info.num_frames, dtype=np.bool_)
         if self.boxes_file is not None:
-            boxes = expand_boxes(self.boxes_file, file.stem, given.get(file.stem), info.num_frames)
-            found = np.isfinite(boxes).all(axis=1)
+            boxes = expand_boxes(self.boxes_file, file.stem, self._given.get(file.stem), info.num_frames)
+            found = np.asarray(np.isfinite(boxes).all(axis=1))
             if not found.any():
                 raise DataError(
                     f"{self.boxes_file}: a face must be found in at least one frame of {file.stem!r}, got none."
                 )
-        return {
-            "video": file.stem,
-            "filename": str(video),
-            "num_frames": info.num_frames,
-            "fps": info.fps,
+        return Record(
+            key=file.stem,
+            filename=str(video),
+            num_frames=info.num_frames,
+            fps=info.fps,
             # AVEC names recordings, not people: which two are partners of one talk cannot be told.
-            "subject": file.stem,
-            "affect": affect,
-            "valid": valid,
-            "boxes": boxes,
-            "face_found": found,
-        }
+            subject=file.stem,
+            affect=affect,
+            valid=valid,
+            boxes=boxes,
+            face_found=found,
+        )
 
-    def _report(self, where: str, records: list[dict[str, Any]]) -> None:
+    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
         """Log what was found, and warn where frames have no label."""
-        affect = np.concatenate([record["affect"][record["valid"]] for record in records])
-        frames = sum(record["num_frames"] for record in records)
-        (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
-        cultures = sorted({parse_avec_name(record["video"]).culture for record in records})
+        del scans
+        affect, frames = table.affect[table.valid], len(table.valid)
+        cultures = sorted({parse_avec_name(key).culture for key in table.keys})
         print_log(
-            f"{where}: {len(records)} recordings ({', '.join(cultures)}), {frames} frames, valence {v_low:.2f} to "
-            f"{v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f} (scaled from {self.label_range}), labels joined by "
-            f"{self.join!r}",
+            f"{self.name}: {len(table)} recordings ({', '.join(cultures)}), {frames} frames, {affect_ranges(affect)} "
+            f"(scaled from {self.label_range}), labels joined by {self.join!r}",
             logger="current",
         )
         if bare := frames - len(affect):
             print_log(
-                f"{where}: {bare} frames lie before the first or after the last label and do not count",
+                f"{self.name}: {bare} frames lie before the first or after the last label and do not count",
                 logger="current",
                 level=logging.WARNING,
             )

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import crop_faces, face_track, square_boxes
-from hocp_mm.datasets.media.images import held_frames, iter_images, square_pixels, square_scale
-from hocp_mm.datasets.media.pack import CODECS, Codec, PackTable, iter_pack
-from hocp_mm.datasets.media.video import Decoder, iter_frames, read_frames
+from hocp_mm.datasets.media.frames import Frames
+from hocp_mm.datasets.media.images import square_pixels, square_scale
+from hocp_mm.datasets.media.pack import CODECS, Codec
 from hocp_mm.errors import DataError
+
+_LARGEST_SIZE = 8192
+_TOLERANCE = 1e-3  # that of crop_faces: a thousandth of the side is no other scale
 
 
 def squares_of(
@@ -37,7 +40,7 @@ def squares_of(
 
 
 def crop_frame(
-    frame: NDArray[np.uint8], squares: NDArray[np.float32] | None, index: int, pixel_aspect: float, size: int
+    frame: NDArray[np.uint8], squares: NDArray[np.floating] | None, index: int, pixel_aspect: float, size: int
 ) -> NDArray[np.uint8]:
     """Cut one frame of a record.
 
@@ -78,9 +81,6 @@ def check_face(frame: NDArray[np.uint8], boxes: NDArray[np.floating] | None, ind
     # Written so that NaN, a frame without a face, passes.
     if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
         raise DataError(f"{where}: the face must lie in the {width}x{height} frame, got the box {box.tolist()}.")
-
-
-_LARGEST_SIZE = 8192
 
 
 @dataclass(frozen=True)
@@ -161,46 +161,51 @@ def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-class FrameCrops:
-    """The crops of one record of a raw data set (see `AffectDataset`).
+class Crops:
+    """The crops of one clip, by the one rule for all frames, or out of those that a store holds.
+
+    A store gives the pictures themselves, or a smaller cut of them around the same centre; never a blurred one.
 
     Args:
-        record: The record.
+        frames: The frames.
+        boxes: Tight face boxes of all of them in pixels of the files, float32 ``[F, 4]``, NaN rows without a face; None
+            for whole frames.
         size: Side of the crops, pixels.
         margin: Side of the square in units of the longer side of the smoothed face box.
         smooth: Window of the moving average of the boxes, in frames.
-        decoder: See `read_frames`.
+        pixel_aspect: Width of a pixel over its height.
+        stored: How the frames, which are pictures of a store, were cut from their files; None for the files themselves.
 
     Raises:
-        ValueError: If there is not one name in ``frame_files`` per frame.
+        DataError: If the pictures of a store do not show enough, or are too small.
     """
 
-    def __init__(self, record: Mapping[str, Any], size: int, margin: float, smooth: int, decoder: Decoder) -> None:
-        self.filename: str = record["filename"]
+    def __init__(
+        self,
+        frames: Frames,
+        boxes: NDArray[np.float32] | None,
+        size: int,
+        margin: float,
+        smooth: int,
+        pixel_aspect: float = 1.0,
+        stored: CropSettings | None = None,
+    ) -> None:
+        self.frames = frames
         self.size = size
-        self._count: int = record["num_frames"]
-        self._files: list[str] | None = record.get("frame_files")
-        self._aspect: float = record.get("pixel_aspect", 1.0)
-        self._decoder: Decoder = decoder
-        if self._files is not None and len(self._files) != self._count:
-            raise ValueError(
-                f"LoadFaceClip: frame_files must name one file per frame, got {len(self._files)} for {self._count} "
-                f"({self.filename})."
-            )
-        self._boxes: NDArray[np.float32] | None = record["boxes"]
-        self._squares = squares_of(self._boxes, self._aspect, margin, smooth)
+        self._stored, self._aspect = stored, pixel_aspect
+        if stored is None:
+            self._boxes = boxes
+            self._squares: NDArray[np.floating] | None = squares_of(boxes, pixel_aspect, margin, smooth)
+        else:
+            faces = boxes is not None
+            self._squares = stored_square(stored, faces, len(frames), size, margin, smooth, frames.filename)
 
     @property
     def key(self) -> Hashable:
         """Identity of the pixels, size, margin and smooth aside."""
         # Two data sets may give one file different boxes or frames.
         squares = None if self._squares is None else zlib.crc32(self._squares.tobytes())
-        names = None if self._files is None else zlib.crc32("\0".join(self._files).encode(errors="surrogateescape"))
-        return self.filename, self._count, self._aspect, squares, names
-
-    def shown(self) -> NDArray[np.int64]:
-        """Return for each frame the number of the frame to show: itself, or the last one with a picture."""
-        return np.arange(self._count) if self._files is None else held_frames(self._files)
+        return self.frames.key, self._aspect, squares
 
     def read(self, frames: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
         """Yield the crops of some frames.
@@ -211,91 +216,26 @@ class FrameCrops:
         Yields:
             RGB, uint8 ``[size, size, 3]``.
         """
-        # Image files come one by one, so that no more than one is held at its full size.
-        files = self._files
-        pictures = read_frames(self.filename, frames, self._decoder) if files is None else iter_images(files, frames)
-        for index, picture in zip(frames.tolist(), pictures, strict=True):
+        for index, picture in zip(frames.tolist(), self.frames.read(frames), strict=True):
             yield self._cut(index, picture)
 
+    def read_all(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield the number and the crop of every frame with a picture; one full-size frame is held at a time."""
+        for index, picture in enumerate(self.frames.every()):
+            if picture is not None:
+                yield index, self._cut(index, picture)
+
     def _cut(self, index: int, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        check_face(picture, self._boxes, index, self.filename if self._files is None else self._files[index])
-        return crop_frame(picture, self._squares, index, self._aspect, self.size)
-
-    def read_all(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the number and the crop of every frame with a picture; one full-size frame is held at a time.
-
-        Raises:
-            DataError: If a video ends before its last frame.
-        """
-        if self._files is not None:
-            frames = np.flatnonzero([bool(file) for file in self._files])
-            yield from zip(frames.tolist(), self.read(frames), strict=True)
-            return
-        if self._decoder == "decord":
-            yield from enumerate(self.read(np.arange(self._count)))
-            return
-        count = 0
-        for count, frame in enumerate(iter_frames(self.filename), start=1):
-            yield count - 1, self._cut(count - 1, frame)
-            if count == self._count:
-                return
-        raise DataError(f"{self.filename}: frame {count} was asked for, but the stream ends after {count} frames.")
-
-
-_TOLERANCE = 1e-3  # that of crop_faces: a thousandth of the side is no other scale
-
-
-class StoredCrops:
-    """The crops of one record of a store.
-
-    Args:
-        record: With ``pack`` and ``crop`` (see `StoreIndex.record`).
-        size: Side of the crops, pixels.
-        margin: Side of the square in units of the longer side of the smoothed face box; whole frames have none.
-        smooth: Window of the moving average of the boxes, in frames.
-
-    Raises:
-        DataError: If the pictures of the store do not show enough, or are too small.
-    """
-
-    def __init__(self, record: Mapping[str, Any], size: int, margin: float, smooth: int) -> None:
-        self.filename: str = record["filename"]
-        self.size = size
-        self._table: PackTable = record["pack"]
-        faces = record["boxes"] is not None
-        self._square = stored_square(record["crop"], faces, len(self._table), size, margin, smooth, self.filename)
-
-    @property
-    def key(self) -> Hashable:
-        """Identity of the pixels, size and margin aside."""
-        return self.filename, len(self._table), zlib.crc32(self._table.offsets.tobytes())
-
-    def shown(self) -> NDArray[np.int64]:
-        """Return for each frame the number of the frame to show: itself, or the last one with a picture."""
-        return held_frames(self._table.sizes)
-
-    def read(self, frames: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the crops of some frames.
-
-        Args:
-            frames: Frame numbers with a picture, in increasing order.
-
-        Yields:
-            RGB, uint8 ``[size, size, 3]``.
-        """
-        for picture in iter_pack(self.filename, self._table, frames):
-            yield picture if self._square is None else crop_faces(picture[None], self._square, self.size)[0]
-
-    def read_all(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the number and the crop of every frame with a picture."""
-        frames = np.flatnonzero(self._table.sizes)
-        yield from zip(frames.tolist(), self.read(frames), strict=True)
+        if self._stored is None:
+            check_face(picture, self._boxes, index, self.frames.file_of(index))
+            return crop_frame(picture, self._squares, index, self._aspect, self.size)
+        return picture if self._squares is None else crop_faces(picture[None], self._squares, self.size)[0]
 
 
 def stored_square(
     crop: CropSettings, faces: bool, num_frames: int, size: int, margin: float, smooth: int, where: str
 ) -> NDArray[np.float64] | None:
-    """Return the square to cut from every picture of a record.
+    """Return the square to cut from every picture of a record in a store.
 
     Args:
         crop: How the pictures were cut.

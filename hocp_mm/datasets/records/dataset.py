@@ -1,20 +1,10 @@
-"""What all data sets of affect have in common: one record per video, samples that point into it.
-
-A record is the dict that enters the pipeline:
-
-    video: str key · filename: str · num_frames: int · fps: float · subject: str
-    affect: float32 [num_frames, 2], (valence, arousal) in [-1, 1] · valid: bool [num_frames]
-    boxes: float32 [num_frames, 4] tight face boxes in pixels, NaN rows without a face, or None (whole frame)
-    face_found: bool [num_frames] · start: int, first frame of the window (test mode only) · sample_idx: int
-
-Frames that are pictures come as ``frame_files``: paths, one per frame, empty where there is none (that frame is not
-valid); ``filename`` then is their folder. ``pixel_aspect`` is the width of a pixel over its height where that is not 1,
-``expression`` a class for the whole record, -1 for none.
-"""
+"""The base of all data sets of affect: they find clips and read each into a `Record`, and the base does the rest."""
 
 import logging
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,6 +13,9 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.records.faults import Fault, raise_faults, skipped_text
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim, without_twins
 from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
@@ -31,10 +24,59 @@ OnFault = Literal["error", "skip"]
 _HOPELESS = 100  # mmengine would try a thousand clips, then raise an error that names no file
 
 
-class AffectDataset(BaseDataset):
-    """Base of the data sets: a subclass finds and checks its videos in `load_videos`.
+_THREADS = 8
+_TOLD_EVERY = 100
 
-    The labels of a video are held once, however many clips or windows are taken from it.
+
+@dataclass
+class Scan:
+    """What reading one clip of a data set gave.
+
+    Attributes:
+        record: The record, or None for a clip that cannot be used.
+        faults: What breaks a rule: single frames, or, if there is no record, the clip.
+        notes: What the report of the set is made from.
+    """
+
+    record: Record | None = None
+    faults: list[Fault] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class SampleItems(Sequence[dict[str, int]]):
+    """One small dict per clip or window, made when it is asked for: eight bytes each in memory.
+
+    Args:
+        rows: Record of each sample.
+        starts: First frame of each sample; None for random clips.
+    """
+
+    def __init__(self, rows: NDArray[np.int32], starts: NDArray[np.int32] | None) -> None:
+        self.rows = rows
+        self.starts = starts
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one item, or for a slice the samples in it."""
+        if isinstance(index, slice):
+            return SampleItems(self.rows[index], None if self.starts is None else self.starts[index])
+        item = {"row": int(self.rows[index])}
+        return item if self.starts is None else item | {"start": int(self.starts[index])}
+
+
+class AffectDataset(BaseDataset):
+    """Base of the data sets: a subclass says where its files are and what they mean.
+
+    - `keys` names its clips,
+    - `scan` reads one of them, and
+    - `claims` names the files that no other clip may have.
+
+    The base reads all clips in threads, finds copies of files that took the place of others, raises all faults together
+    or leaves the clips out, and keeps the records in one `RecordTable`, however many clips or windows are taken from
+    them. ``docs/own_data_set.md`` shows a whole one.
 
     Args:
         data_root: Folder of the set.
@@ -54,7 +96,7 @@ class AffectDataset(BaseDataset):
         ValueError: If an option is out of its range or contradicts another.
 
     Attributes:
-        faults: What `load_videos` found wrong; not empty only with ``on_fault="skip"``.
+        faults: What reading the clips found wrong; not empty only with ``on_fault="skip"``.
     """
 
     RECORD_OPTIONS: ClassVar[tuple[str, ...]] = ("label_range",)
@@ -89,21 +131,80 @@ class AffectDataset(BaseDataset):
         self._check_sampling(steps, test_mode)
         self.on_fault: OnFault = on_fault
         self.faults: list[Fault] = []
-        self._videos: list[bytes] = []
+        self._table: RecordTable | None = None
         self._told: set[str] = set()
         self._damaged_in_a_row = 0
         metainfo = {"label_range": self.label_range, **(kwargs.pop("metainfo", None) or {})}
+        kwargs.setdefault("serialize_data", False)  # the items are an array as they are
         super().__init__(
             data_root=str(data_root), pipeline=steps, test_mode=test_mode, metainfo=metainfo, data_prefix={}, **kwargs
         )
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Find, check and return the records of all videos; one `DataError` names all faults of the set.
+    @property
+    def name(self) -> str:
+        """Name of this part, for messages."""
+        return f"{type(self).__name__}({getattr(self, 'split', '')})"
+
+    def keys(self) -> Sequence[str]:
+        """Return the names of the clips, each unique, after checking whatever concerns the set as a whole.
 
         Raises:
             NotImplementedError: Always; subclasses replace it.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement load_videos.")
+        raise NotImplementedError(f"{type(self).__name__} must implement keys.")
+
+    def scan(self, key: str) -> Scan:
+        """Read one clip; faults of its files are collected (see `attempt`), not raised.
+
+        Args:
+            key: One of `keys`.
+
+        Raises:
+            NotImplementedError: Always; subclasses replace it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement scan.")
+
+    def claims(self, record: Record) -> Iterable[Claim]:
+        """Name what belongs to a record and to no other (see `hocp_mm.datasets.records.twins`)."""
+        del record
+        return ()
+
+    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+        """Log what was found.
+
+        Args:
+            table: The records that are used.
+            scans: What reading each clip gave.
+        """
+        del scans
+        frames = f"{len(table)} records, {len(table.affect)} frames, {affect_ranges(table.affect[table.valid])}"
+        print_log(f"{self.name}: {frames}", logger="current")
+
+    def load_records(self) -> RecordTable:
+        """Read and check all clips; one `DataError` names all faults of the set.
+
+        Returns:
+            The records that can be used, in the order of `keys`.
+        """
+        keys = self.keys()
+        scans: dict[str, Scan] = {}
+        with ThreadPoolExecutor(max_workers=min(_THREADS, 2 * (os.cpu_count() or 1))) as pool:
+            for key, scan in zip(keys, pool.map(self.scan, keys), strict=True):
+                scans[key] = scan
+                if len(scans) % _TOLD_EVERY == 0:
+                    print_log(f"{self.name}: {len(scans)} of {len(keys)} clips checked", logger="current")
+        faults = [fault for scan in scans.values() for fault in scan.faults]
+        records = [scan.record for scan in scans.values() if scan.record is not None]
+        records = without_twins(records, faults, self.claims)
+        used = {record.key for record in records}
+        self.settle_faults(self.name, faults, len(records), [key for key in keys if key not in used])
+        table = RecordTable.of(records)
+        self.report(table, scans)
+        return table
+
+    def load_videos(self) -> list[dict[str, Any]]:
+        """Read and check all clips, and return each as it enters a pipeline (see `Record`)."""
+        return [record.results() for record in self.load_records()]
 
     def record_options(self) -> dict[str, Any]:
         """Return the values of ``RECORD_OPTIONS``, of types that JSON knows."""
@@ -126,7 +227,7 @@ class AffectDataset(BaseDataset):
             raise_faults(where, faults)
         self.faults = list(faults)  # before the next error, too: whoever catches it has them one by one
         if usable == 0:
-            raise_faults(where, [*faults, f"{self.data_root}: no video can be used"])
+            raise_faults(where, [*faults, Fault(str(self.data_root), f"{self.data_root}: no video can be used", "set")])
         if faults:
             print_log(skipped_text(where, faults, left_out), logger="current", level=logging.WARNING)
 
@@ -158,24 +259,37 @@ class AffectDataset(BaseDataset):
                 print_log(text, logger="current", level=logging.WARNING)
             return None
 
-    def load_data_list(self) -> list[dict[str, Any]]:
+    @property
+    def table(self) -> RecordTable:
+        """All records; samples point into it."""
+        assert self._table is not None, "load_data_list makes it"
+        return self._table
+
+    def select(self) -> NDArray[np.int32]:
+        """Read the records into `table`, and return the numbers of those to sample from."""
+        self._table = self.load_records()
+        return np.arange(len(self._table), dtype=np.int32)
+
+    def load_data_list(self) -> Sequence[dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return one small item per clip or window; the records themselves are kept aside, once."""
-        videos = self.load_videos()
-        # Pickled as mmengine does with its list: data loader workers share the pages as long as nobody writes.
-        self._videos = [pickle.dumps(video, protocol=5) for video in videos]
-        items: list[dict[str, Any]] = []
-        for index, video in enumerate(videos):
-            if self.test_mode:
-                starts = window_starts(video["num_frames"], **self.windows)
-                items += [{"video_index": index, "start": start} for start in starts]
-            else:
-                items += [{"video_index": index} for _ in range(self.clips_per_video)]
-        return items
+        rows = self.select()
+        if not self.test_mode:
+            return SampleItems(np.repeat(rows, self.clips_per_video), None)
+        lengths = self.table.num_frames[rows].tolist()
+        known = {length: window_starts(length, **self.windows) for length in set(lengths)}
+        starts = [known[length] for length in lengths]
+        rows = np.repeat(rows, [len(found) for found in starts])
+        return SampleItems(rows, np.array([start for found in starts for start in found], dtype=np.int32))
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return a fresh copy of the record that sample ``idx`` is taken from."""
+        """Return a fresh copy of the record that sample ``idx`` is taken from, as a pipeline takes it."""
         item = super().get_data_info(idx)
-        return {**pickle.loads(self._videos[item.pop("video_index")]), **item}
+        return {**self.table[item.pop("row")].results(), **item}
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Return the expression of sample ``idx``, -1 for none, for mmengine's ``ClassBalancedDataset``."""
+        row = super().get_data_info(idx)["row"]  # first: it loads a set that was built with lazy_init
+        return [max(-1, int(self.table.expressions[row]))]
 
     def _check_sampling(self, steps: Sequence[Any], test_mode: bool) -> None:
         """Refuse a pipeline whose clips would not be the windows that cover every frame."""
@@ -222,3 +336,9 @@ def scale_labels(
     if (low, high) == (-1.0, 1.0):
         return values.astype(np.float32)
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def affect_ranges(affect: NDArray[np.float32]) -> str:
+    """Return the ranges of labels ``[F, 2]`` as text."""
+    (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
+    return f"valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f}"

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
@@ -10,42 +12,32 @@ _SHOWN_FAULTS = 10
 _T = TypeVar("_T")
 
 
-class Fault(str):
-    """The text of one fault, which begins with the file, and its kind.
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong with one file.
 
     Attributes:
+        file: The file or folder.
+        text: ``<file>: <rule>, got <value>.``
         kind: What is wrong, in a word or two: ``"labels"``, ``"labels missing"``, ``"video"``, ``"image"`` …
     """
 
-    kind: str
+    file: str | Path
+    text: str
+    kind: str = "data"
 
-    def __new__(cls, text: str, kind: str = "data") -> "Fault":
-        """Make the text of a fault.
-
-        Args:
-            text: ``<file>: <rule>, got <value>.``
-            kind: See the class.
-        """
-        fault = super().__new__(cls, text)
-        fault.kind = kind
-        return fault
-
-    def __getnewargs__(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Travel between processes with the kind."""
-        return str(self), self.kind
-
-    @property
-    def file(self) -> str:
-        """The file or folder that the text begins with."""
-        return self.partition(": ")[0]
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.text
 
 
-def attempt(faults: list[Fault], kind: str, function: Callable[..., _T], *args: Any) -> _T | None:
+def attempt(faults: list[Fault], kind: str, file: str | Path, function: Callable[..., _T], *args: Any) -> _T | None:
     """Call ``function``; on a fault of the data add it to ``faults`` and return None.
 
     Args:
         faults: Faults so far.
         kind: What the function reads: ``"labels"``, ``"video"`` … A missing file makes it ``"labels missing"``.
+        file: What it reads it from.
         function: Raises an `HOCPError` for faults of the data.
         *args: Its arguments.
 
@@ -55,12 +47,16 @@ def attempt(faults: list[Fault], kind: str, function: Callable[..., _T], *args: 
     try:
         return function(*args)
     except HOCPError as error:
-        missing = " missing" if isinstance(error, MissingDataError) else ""
-        faults.append(Fault(str(error), kind + missing))
+        faults.append(fault_of(error, kind, file))
         return None
 
 
-def raise_faults(where: str, faults: Sequence[str]) -> None:
+def fault_of(error: HOCPError, kind: str, file: str | Path) -> Fault:
+    """Return what an error says about a file; a missing one has `` missing`` behind its kind."""
+    return Fault(file, str(error), f"{kind} missing" if isinstance(error, MissingDataError) else kind)
+
+
+def raise_faults(where: str, faults: Sequence[Fault | str]) -> None:
     """Raise one error for all faults of a set; do nothing if there are none.
 
     Args:
@@ -92,10 +88,10 @@ def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = 
     return "\n".join([head, *_listed(faults)])
 
 
-def _count(faults: Sequence[str]) -> str:
+def _count(faults: Sequence[Any]) -> str:
     return "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
 
 
-def _listed(faults: Sequence[str]) -> list[str]:
+def _listed(faults: Sequence[Any]) -> list[str]:
     rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
     return [*(f"  {fault}" for fault in faults[:_SHOWN_FAULTS]), *rest]

@@ -7,12 +7,13 @@ although each file is in order by itself. Which of the two is the right one cann
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hocp_mm.datasets.media.files import check_file
 from hocp_mm.datasets.records.faults import Fault, attempt
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.errors import DataError
 
 _BLOCK = 1 << 20
@@ -53,17 +54,17 @@ def find_twins(claims: Iterable[Claim]) -> dict[str, list[Fault]]:
                 other = next((other for other in equal if other.recording != claim.recording), None)
                 if other is not None:
                     text = f"{claim.where}: two recordings must not have the same content, but {other.where} has it."
-                    found.setdefault(claim.record, []).append(Fault(text, "twins"))
+                    found.setdefault(claim.record, []).append(Fault(claim.where, text, "twins"))
     return found
 
 
 def without_twins(
-    records: Sequence[dict[str, Any]], faults: list[Fault], claims: Callable[[dict[str, Any]], Iterable[Claim]]
-) -> list[dict[str, Any]]:
+    records: Sequence[Record], faults: list[Fault], claims: Callable[[Record], Iterable[Claim]]
+) -> list[Record]:
     """Leave out records that share a content, and name them.
 
     Args:
-        records: See `AffectDataset`.
+        records: The records of a data set.
         faults: Faults so far; extended.
         claims: Names what belongs to a record.
 
@@ -72,46 +73,46 @@ def without_twins(
     """
     twins = find_twins(claim for record in records for claim in claims(record))
     faults += [fault for found in twins.values() for fault in found]
-    return [record for record in records if record["video"] not in twins]
+    return [record for record in records if record.key not in twins]
 
 
-def picture_claim(record: dict[str, Any], recording: Hashable) -> Claim:
+def picture_claim(record: Record, recording: Hashable) -> Claim:
     """Claim some pictures of a record whose frames are image files, spread over its length.
 
     Args:
-        record: See `AffectDataset`.
+        record: The record.
         recording: See `Claim`.
 
     Returns:
         The claim.
     """
-    shown = [file for file in record["frame_files"] if file]
+    shown = [file for file in record.frame_files or () if file]
     places = np.unique(np.linspace(0, len(shown) - 1, _PICTURES).astype(np.int64))
-    return Claim(record["video"], recording, record["filename"], tuple(shown[place] for place in places))
+    return Claim(record.key, recording, record.filename, tuple(shown[place] for place in places))
 
 
-def label_claim(record: dict[str, Any], recording: Hashable, where: str | Path) -> Iterator[Claim]:
+def label_claim(record: Record, recording: Hashable, where: str | Path) -> Iterator[Claim]:
     """Claim the labels of a record, unless they never change: traces of people who moved nothing may be equal.
 
     Args:
-        record: See `AffectDataset`.
+        record: The record.
         recording: See `Claim`.
         where: File of the labels.
 
     Yields:
         The claim.
     """
-    counts = record["affect"][record["valid"]]
+    counts = record.affect[record.valid]
     if np.ptp(counts, axis=0).all():
-        boxes = b"" if record["boxes"] is None else record["boxes"].tobytes()
-        yield Claim(record["video"], recording, where, data=record["affect"].tobytes() + boxes)
+        boxes = b"" if record.boxes is None else record.boxes.tobytes()
+        yield Claim(record.key, recording, where, data=record.affect.tobytes() + boxes)
 
 
 def _grouped(claims: Iterable[Claim], key: Callable[[Claim], Hashable]) -> list[list[Claim]]:
     """Return the groups of equal key that hold more than one recording; what cannot be read is in none."""
     groups: dict[Hashable, list[Claim]] = {}
     for claim in claims:
-        value = attempt([], "twins", key, claim)
+        value = attempt([], "twins", claim.where, key, claim)
         if value is not None:
             groups.setdefault(value, []).append(claim)
     return [group for group in groups.values() if len({claim.recording for claim in group}) > 1]

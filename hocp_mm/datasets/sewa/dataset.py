@@ -1,9 +1,7 @@
 """SEWA DB v0.2, the released segments: folders with an Xvid AVI, label csvs and, mostly, landmarks."""
 
 import logging
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +12,11 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import landmark_boxes
 from hocp_mm.datasets.faces.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.twins import Claim, without_twins
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv
 from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
 from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file
@@ -29,7 +29,7 @@ Faces = Literal["landmarks", "given", "frame"]
 
 def _conversation(key: str) -> str:
     """Return the conversation of a key; a name of another form, which the scan refuses, is one by itself."""
-    parts = attempt([], "name", parse_sewa_key, key)
+    parts = attempt([], "name", key, parse_sewa_key, key)
     return key if parts is None else parts.conversation
 
 
@@ -92,42 +92,19 @@ class SEWADataset(AffectDataset):
         self._given: dict[str, Any] = {}
         super().__init__(data_root, **kwargs)
 
-    def load_videos(self) -> list[dict[str, Any]]:
-        """Check all files of the split and return its records, in the order of the split file."""
-        keys = self._read_split()
-        where = f"SEWADataset({self.split})"
-        if self.boxes_file is not None:
-            self._given = read_boxes_file(self.boxes_file)
-        faults: list[Fault] = []
-        videos: list[dict[str, Any]] = []
-        for number, (record, found) in enumerate(self._scan_all(keys), start=1):
-            faults += found
-            videos += [record] if record else []
-            if number % 100 == 0:
-                print_log(f"{where}: {number} of {len(keys)} videos checked", logger="current")
-        self._given = {}
-        videos = without_twins(videos, faults, self._claims)
-        used = {video["video"] for video in videos}
-        self.settle_faults(where, faults, len(videos), [key for key in keys if key not in used])
-        self._report(where, videos)
-        return videos
-
-    def _scan_all(self, keys: list[str]) -> Iterator[tuple[dict[str, Any] | None, list[Fault]]]:
-        with ThreadPoolExecutor(max_workers=min(8, 2 * (os.cpu_count() or 1))) as pool:
-            yield from pool.map(self._scan, keys)
-
-    def _claims(self, video: dict[str, Any]) -> Iterator[Claim]:
+    def claims(self, record: Record) -> Iterator[Claim]:
         """Name the files that no two recordings may share."""
-        key, folder = video["video"], self.root / video["video"]
+        key, folder = record.key, self.root / record.key
         parts = parse_sewa_key(key)
         recording = (parts.conversation, parts.person, parts.first, parts.last)  # several segments may be one
-        files = [video["filename"], *([] if self.faces == "frame" else [self._face_source(key)])]
-        for dimension, values in zip(("Valence", "Arousal"), video["affect"].T, strict=True):
+        files = [Path(record.filename), *([] if self.faces == "frame" else [self._face_source(key)])]
+        for dimension, values in zip(("Valence", "Arousal"), record.affect.T, strict=True):
             if np.ptp(values) > 0:  # traces of people who moved nothing may be equal
                 files.append(folder / f"{key}_{dimension}_{self.labels}_Aligned.csv")
         yield from (Claim(key, recording, file, (file,)) for file in files if file != self.boxes_file)
 
-    def _read_split(self) -> list[str]:
+    def keys(self) -> list[str]:
+        """Return the keys of the split file, and read the boxes file."""
         if not self.root.is_dir():
             raise MissingDataError(
                 f"SEWADataset: data_root {str(self.root)!r} does not exist (config key `data_root` of the data set). "
@@ -145,56 +122,68 @@ class SEWADataset(AffectDataset):
                 "writes train, val and test."
             )
         keys = read_split_file(path)
+        self._given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         if path.stem in PARTS:
             siblings = [file for part in PARTS if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
             parts = {file.name: read_split_file(file, allow_empty=True) for file in siblings}
-            try:
-                check_no_leak(parts, _conversation)
-            except DataError as error:
-                raise DataError(f"{path.parent}: {error}") from error
+            check_no_leak(parts, _conversation, path.parent)
         return keys
 
-    def _scan(self, key: str) -> tuple[dict[str, Any] | None, list[Fault]]:
-        """Return the record of one video, or None and its faults."""
+    def load_records(self) -> RecordTable:
+        """Read and check all clips."""
+        try:
+            return super().load_records()
+        finally:
+            self._given = {}  # a large file, of which every worker would get a copy
+
+    def scan(self, key: str) -> Scan:
+        """Read the files of one segment."""
         faults: list[Fault] = []
+        scan = Scan(faults=faults)
         folder = self.root / key
-        parts = attempt(faults, "name", parse_sewa_key, key)
+        parts = attempt(faults, "name", key, parse_sewa_key, key)
         if parts is None:
-            return None, faults
+            return scan
         if not folder.is_dir():
-            return None, [Fault(f"{folder}: the split names this video, but there is no such folder.", "video missing")]
+            text = f"{folder}: the split names this video, but there is no such folder."
+            faults.append(Fault(folder, text, "video missing"))
+            return scan
         video = folder / f"{key}.avi"
-        info = attempt(faults, "video", probe_video, video)
+        info = attempt(faults, "video", video, probe_video, video)
         columns = []
         for dimension in ("Valence", "Arousal"):
             csv = folder / f"{key}_{dimension}_{self.labels}_Aligned.csv"
-            columns.append((csv, attempt(faults, "labels", self._read_labels, csv, dimension.lower(), parts.first)))
+            labels = attempt(faults, "labels", csv, self._read_labels, csv, dimension.lower(), parts.first)
+            columns.append((csv, labels))
         (_, valence), (_, arousal) = columns
         boxes = None
-        if info is not None and attempt(faults, "lengths", self._check_lengths, video, info, columns):
-            boxes = attempt(faults, "faces", self._read_boxes, key, folder, info)
+        if info is not None and attempt(faults, "lengths", video, self._check_lengths, video, info, columns):
+            boxes = attempt(faults, "faces", self._face_source(key), self._read_boxes, key, info)
         if faults or info is None or valence is None or arousal is None:
-            return None, faults
+            return scan
         count = min(info.num_frames, len(valence), len(arousal))
         boxes = None if boxes is None else boxes[:count]
-        found = np.ones(count, dtype=np.bool_) if boxes is None else np.isfinite(boxes).all(axis=1)
+        found = np.ones(count, dtype=np.bool_) if boxes is None else np.asarray(np.isfinite(boxes).all(axis=1))
         if not found.any():
             text = f"{video}: a face must be found in at least one frame, got none ({self._face_source(key)})."
-            return None, [Fault(text, "faces")]
-        record = {
-            "video": key,
-            "filename": str(video),
-            "num_frames": count,
-            "fps": info.fps,
-            "subject": parts.conversation,
-            "affect": np.stack([valence[:count], arousal[:count]], axis=1),
-            "valid": np.ones(count, dtype=np.bool_),
-            "boxes": boxes,
-            "face_found": found,
+            faults.append(Fault(video, text, "faces"))
+            return scan
+        scan.record = Record(
+            key=key,
+            filename=str(video),
+            num_frames=count,
+            fps=info.fps,
+            subject=parts.conversation,
+            affect=np.stack([valence[:count], arousal[:count]], axis=1),
+            valid=np.ones(count, dtype=np.bool_),
+            boxes=boxes,
+            face_found=found,
+        )
+        scan.notes = {
             "lengths": (info.num_frames, len(valence), len(arousal)),
             "doubt": contradictions(folder, parts),
         }
-        return record, []
+        return scan
 
     def _read_labels(self, csv: Path, dimension: str, first_frame: int) -> NDArray[np.float32]:
         try:
@@ -227,7 +216,7 @@ class SEWADataset(AffectDataset):
         by_hand = self.faces == "given" or (key in self._given and not landmarks.is_file())
         return self.boxes_file if by_hand and self.boxes_file is not None else landmarks
 
-    def _read_boxes(self, key: str, folder: Path, info: VideoInfo) -> NDArray[np.float32] | None:
+    def _read_boxes(self, key: str, info: VideoInfo) -> NDArray[np.float32] | None:
         """Return ``[num_frames, 4]``, or None for whole frames."""
         if self.faces == "frame":
             return None
@@ -243,26 +232,24 @@ class SEWADataset(AffectDataset):
         check_boxes_inside(boxes, info.width, info.height, source, key)
         return boxes
 
-    def _report(self, where: str, videos: list[dict[str, Any]]) -> None:
+    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
         """Log what was found, and name the videos that were cut."""
-        cut = []
-        if doubts := [doubt for video in videos if (doubt := video.pop("doubt"))]:
+        notes = {key: scans[key].notes for key in table.keys}
+        if doubts := [note["doubt"] for note in notes.values() if note["doubt"]]:
             named = ", ".join(doubts[:3]) + (", …" if len(doubts) > 3 else "")
-            text = f"{where}: metadata.ini contradicts the folder's name in {len(doubts)} of {len(videos)}: {named}"
+            text = f"{self.name}: metadata.ini contradicts the folder's name in {len(doubts)} of {len(table)}: {named}"
             print_log(text, logger="current", level=logging.WARNING)
-        for video in videos:
-            frames, *labels = video.pop("lengths")
+        cut = []
+        for key, note in notes.items():
+            frames, *labels = note["lengths"]
             if set(labels) != {frames}:
-                cut.append(f"{video['video']} ({frames} frames, {labels[0]} and {labels[1]} labels)")
+                cut.append(f"{key} ({frames} frames, {labels[0]} and {labels[1]} labels)")
         if cut:
-            text = f"{where}: {len(cut)} videos cut to the shorter of video and labels: {', '.join(cut)}"
+            text = f"{self.name}: {len(cut)} videos cut to the shorter of video and labels: {', '.join(cut)}"
             print_log(text, logger="current", level=logging.WARNING)
-        affect = np.concatenate([video["affect"] for video in videos])
-        found = np.concatenate([video["face_found"] for video in videos])
-        (v_low, a_low), (v_high, a_high) = affect.min(axis=0), affect.max(axis=0)
         print_log(
-            f"{where}: {len(videos)} videos, {len({video['subject'] for video in videos})} conversations, "
-            f"{len(affect)} frames, valence {v_low:.2f} to {v_high:.2f}, arousal {a_low:.2f} to {a_high:.2f} "
-            f"(scaled from {self.label_range}), face in {100 * found.mean():.1f} % of frames",
+            f"{self.name}: {len(table)} videos, {len(set(table.subjects))} conversations, "
+            f"{len(table.affect)} frames, {affect_ranges(table.affect)} "
+            f"(scaled from {self.label_range}), face in {100 * table.face_found.mean():.1f} % of frames",
             logger="current",
         )

@@ -77,10 +77,7 @@ def check_folds(folds: Sequence[Mapping[str, Sequence[str]]], group_of: Callable
     everything = {key for parts in folds for keys in parts.values() for key in keys}
     tested: dict[str, int] = {}
     for fold, parts in enumerate(folds):
-        try:
-            check_no_leak(parts, group_of)
-        except DataError as error:
-            raise DataError(f"fold {fold}: {error}") from error
+        check_no_leak(parts, group_of, f"fold {fold}")
         if missing := sorted(everything.difference(*parts.values())):
             raise DataError(f"fold {fold}: must hold every clip, but {missing[0]!r} is in another fold only.")
         for key in parts["test"]:

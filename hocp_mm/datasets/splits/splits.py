@@ -63,12 +63,15 @@ def split_by_group(
     return {part: sorted(key for key in keys if part_of[group_of[key]] == part) for part in PARTS}
 
 
-def check_no_leak(parts: Mapping[str, Iterable[str]], group_of: Callable[[str], str]) -> None:
+def check_no_leak(
+    parts: Mapping[str, Iterable[str]], group_of: Callable[[str], str], where: str | Path | None = None
+) -> None:
     """Refuse parts that share a video or a group.
 
     Args:
         parts: Keys by part.
         group_of: Gives the group of a key.
+        where: Folder of the parts, for the message.
 
     Raises:
         DataError: If a key or a group is in two parts; names the first and counts the rest.
@@ -82,7 +85,8 @@ def check_no_leak(parts: Mapping[str, Iterable[str]], group_of: Callable[[str], 
                     leaks.setdefault(name, f"{what} {name!r} is in {seen[name]} and {part}")
         if leaks:
             more = f" and {len(leaks) - 1} more" if len(leaks) > 1 else ""
-            raise DataError(f"split: no {what} may be in two parts, but {next(iter(leaks.values()))}{more}.")
+            place = "" if where is None else f"{where}: "
+            raise DataError(f"{place}split: no {what} may be in two parts, but {next(iter(leaks.values()))}{more}.")
 
 
 def write_split_files(

@@ -10,14 +10,12 @@
 from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.media.pack import PackTable, read_pack, write_pack
 from hocp_mm.datasets.store.header import StoreHeader, read_header, write_header
-from hocp_mm.datasets.store.index import IndexRow, StoreIndex, read_index, write_index
+from hocp_mm.datasets.store.index import read_index, write_index
 
 __all__ = [
     "CropSettings",
-    "IndexRow",
     "PackTable",
     "StoreHeader",
-    "StoreIndex",
     "read_header",
     "read_index",
     "read_pack",

@@ -7,46 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.records.table import RecordTable
 from hocp_mm.datasets.splits.folds import Parts, count_folds, read_fold
 from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file
 from hocp_mm.datasets.store.header import check_expected, read_header
-from hocp_mm.datasets.store.index import INDEX_NAME, StoreIndex, read_index
+from hocp_mm.datasets.store.index import INDEX_NAME, read_index
 from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
-from hocp_mm.datasets.transforms.sampling import window_starts
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
 _SHOWN_KEYS = 5
-
-
-class SampleItems(Sequence[dict[str, int]]):
-    """One small dict per clip or window, made when it is asked for: eight bytes each in memory.
-
-    Args:
-        rows: Record of each sample.
-        starts: First frame of each sample; None for random clips.
-    """
-
-    def __init__(self, rows: NDArray[np.int32], starts: NDArray[np.int32] | None) -> None:
-        self.rows = rows
-        self.starts = starts
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return one item, or for a slice the samples in it."""
-        if isinstance(index, slice):
-            return SampleItems(self.rows[index], None if self.starts is None else self.starts[index])
-        item = {"row": int(self.rows[index])}
-        return item if self.starts is None else item | {"start": int(self.starts[index])}
 
 
 @DATASETS.register_module()
@@ -93,57 +68,35 @@ class FaceCropDataset(AffectDataset):
         self.fold = fold
         self.header = read_header(self.root)
         check_expected(str(self.root), self.header, expected or {})
-        self._index: StoreIndex | None = None
         self._identity: int | None = None
         given = kwargs.pop("metainfo", None) or {}
-        kwargs.setdefault("serialize_data", False)  # the items are an array as they are
         super().__init__(str(data_root), metainfo=given, **kwargs)
         # Not handed to mmengine, which takes every text among them for the name of a file to read.
         self._metainfo = {**self._metainfo, **self.header.metainfo, "fold": fold, **given}
 
     @property
-    def index(self) -> StoreIndex:
+    def table(self) -> RecordTable:
         """All records of the store; another process reads the file again instead of receiving it."""
-        if self._index is None:
-            self._index = self._read_index()
-        return self._index
+        if self._table is None:
+            self._table = self._read_index()
+        return self._table
 
     def record_options(self) -> dict[str, Any]:
         """Return the options that the store was prepared with."""
         return dict(self.header.record_options)
 
-    def load_videos(self) -> list[dict[str, Any]]:
+    def load_records(self) -> RecordTable:
         """Return the records of the part, in the order of its split file."""
-        return [self.index.record(row) for row in self._select().tolist()]
-
-    def load_data_list(self) -> Sequence[dict[str, Any]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return one small item per clip or window; the records stay columns of the index."""
-        rows = self._select()
-        if not self.test_mode:
-            return SampleItems(np.repeat(rows, self.clips_per_video), None)
-        lengths = self.index.num_frames[rows].tolist()
-        known = {length: window_starts(length, **self.windows) for length in set(lengths)}
-        starts = [known[length] for length in lengths]
-        rows = np.repeat(rows, [len(found) for found in starts])
-        return SampleItems(rows, np.array([start for found in starts for start in found], dtype=np.int32))
-
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return a fresh record of the clip or window ``idx``."""
-        item = BaseDataset.get_data_info(self, idx)  # not that of AffectDataset, which unpickles a record
-        return {**self.index.record(item.pop("row")), **item}
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the expression of sample ``idx``, for mmengine's ``ClassBalancedDataset``."""
-        return [int(self.index.expressions[BaseDataset.get_data_info(self, idx)["row"]])]
+        return RecordTable.of(self.table[row] for row in self.select().tolist())
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to other processes without the index."""
-        return {**self.__dict__, "_index": None}
+        return {**self.__dict__, "_table": None}
 
-    def _read_index(self) -> StoreIndex:
+    def _read_index(self) -> RecordTable:
         path = self.root / INDEX_NAME
         index = read_index(path)
-        counts = {"records": len(index), "frames": index.total_frames}
+        counts = {"records": len(index), "frames": len(index.affect)}
         told = {name: self.header.counts.get(name) for name in counts}
         if index.crop != self.header.crop or told != counts:
             raise DataError(
@@ -156,10 +109,10 @@ class FaceCropDataset(AffectDataset):
         self._identity = index.identity
         return index
 
-    def _select(self) -> NDArray[np.int32]:
-        """Return the rows of the part, and log what is not in the store."""
+    def select(self) -> NDArray[np.int32]:
+        """Return the numbers of the part's records in `table`, and log what is not in the store."""
         parts, path = self._read_parts()
-        place = {key: row for row, key in enumerate(self.index.keys())}
+        place = {key: row for row, key in enumerate(self.table.keys)}
         self._check_leak(parts, place, path.parent)
         keys = parts[path.stem]
         missing = [key for key in keys if key not in place]
@@ -174,7 +127,7 @@ class FaceCropDataset(AffectDataset):
                 f"{path}: at least one record must be in the store, got none of {len(keys)} (see {REPORT})."
             )
         rows = np.array([place[key] for key in keys if key in place], dtype=np.int32)
-        self._report(rows, missing)
+        self._log(rows, missing)
         return rows
 
     def _read_parts(self) -> tuple[Parts, Path]:
@@ -203,7 +156,7 @@ class FaceCropDataset(AffectDataset):
 
     def _check_leak(self, parts: Parts, place: Mapping[str, int], folder: Path) -> None:
         """Refuse parts that share a subject; a record that is not in the store counts as somebody else."""
-        subjects = self.index.subjects()
+        subjects = self.table.subjects
         alike = {subject: same_actor(subject) for subject in set(subjects)}
 
         def group_of(key: str) -> str:
@@ -213,16 +166,13 @@ class FaceCropDataset(AffectDataset):
         pairs = list(combinations(parts, 2))
         if all(set(parts[a]).isdisjoint(parts[b]) and known[a].isdisjoint(known[b]) for a, b in pairs):
             return
-        try:
-            check_no_leak(parts, lambda key: group_of(key) or f"record {key}")
-        except DataError as error:
-            raise DataError(f"{folder}: {error}") from error
+        check_no_leak(parts, lambda key: group_of(key) or f"record {key}", folder)
 
-    def _report(self, rows: NDArray[np.int32], missing: Sequence[str]) -> None:
+    def _log(self, rows: NDArray[np.int32], missing: Sequence[str]) -> None:
         fold = "" if self.fold is None else f", fold {self.fold}"
         where = f"FaceCropDataset({self.root}, {self.split}{fold})"
         crop = self.header.crop
-        frames = int(self.index.num_frames[rows].sum())
+        frames = int(self.table.num_frames[rows].sum())
         cut = "whole frames" if crop.margin is None else f"faces by {crop.faces}, margin {crop.margin:g}"
         text = f"{where}: {len(rows)} records of {self.header.dataset}, {frames} frames, {crop.size} pixels, {cut}"
         print_log(text, logger="current")

@@ -5,6 +5,7 @@ as nothing in an array is written by reading it. It is the last file of a store 
 """
 
 import json
+import os
 import re
 import reprlib
 import struct
@@ -12,7 +13,6 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.media.files import check_file
-from hocp_mm.datasets.media.pack import PackTable
 from hocp_mm.datasets.records.packed_strings import PackedStrings
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import NO_EXPRESSIONS, RecordTable
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import replacing
 
@@ -63,96 +64,14 @@ DAMAGE = (
 )
 
 
-class StoreIndex:
-    """The records of a store; `read_index` makes it.
-
-    Args:
-        folder: Folder of the store.
-        crop: How the pictures were cut.
-        columns: Arrays as in the file.
-    """
-
-    def __init__(self, folder: Path, crop: CropSettings, columns: dict[str, NDArray[Any]]) -> None:
-        self.folder = folder
-        self.crop = crop
-        strings = (PackedStrings.from_arrays(columns[name], columns[f"{name}_ends"]) for name in STRING_COLUMNS)
-        self._keys, self._packs, self._subjects = strings
-        self._columns = {name: columns[name] for name in (*RECORD_COLUMNS, *FRAME_COLUMNS, "boxes")}
-        self._has_expressions = bool(columns["has_expressions"][0])
-        self._starts = np.concatenate([[0], np.cumsum(columns["num_frames"])])
-
-    def __len__(self) -> int:
-        """Return the number of records."""
-        return len(self._keys)
-
-    @property
-    def total_frames(self) -> int:
-        """Frames of all records."""
-        return int(self._starts[-1])
-
-    @property
-    def expressions(self) -> NDArray[np.int16]:
-        """Class of each record, -1 for none, int16 ``[R]``."""
-        return self._columns["expressions"]
-
-    def keys(self) -> list[str]:
-        """Return the name of each record, as new strings."""
-        return self._keys.tolist()
-
-    @property
-    def identity(self) -> int:
-        """A checksum of keys, lengths, labels and pictures: two indices that agree in it give the same samples."""
-        mark = zlib.crc32(self._keys.arrays()[0].tobytes())
-        for name in ("num_frames", "affect", "valid", "checksums"):
-            mark = zlib.crc32(np.ascontiguousarray(self._columns[name]).tobytes(), mark)
-        return mark
-
-    @property
-    def num_frames(self) -> NDArray[np.int64]:
-        """Length of each record, int64 ``[R]``."""
-        return self._columns["num_frames"]
-
-    def subjects(self) -> list[str]:
-        """Return whom splits keep together, for each record, as new strings."""
-        return self._subjects.tolist()
-
-    def record(self, row: int) -> dict[str, Any]:
-        """Return a fresh record as it enters a pipeline.
-
-        Args:
-            row: Number of the record.
-
-        Returns:
-            The keys of `AffectDataset`'s records, with ``filename`` the pack, and besides ``pack``, the `PackTable`
-            of the record's frames, and ``crop``, the `CropSettings` of the store.
-        """
-        frames = slice(int(self._starts[row]), int(self._starts[row + 1]))
-        part = {name: self._columns[name][frames].copy() for name in FRAME_COLUMNS}
-        boxes = self._columns["boxes"][frames]
-        record = {
-            "video": self._keys[row],
-            "filename": str(self.folder / PACKS / f"{self._packs[row]}.avi"),
-            "num_frames": frames.stop - frames.start,
-            "fps": float(self._columns["fps"][row]),
-            "subject": self._subjects[row],
-            "affect": part["affect"],
-            "valid": part["valid"],
-            "boxes": boxes.copy() if np.isfinite(boxes).any() else None,
-            "face_found": part["face_found"],
-            "pack": PackTable(part["offsets"], part["sizes"], part["checksums"]),
-            "crop": self.crop,
-        }
-        return record | ({"expression": int(self.expressions[row])} if self._has_expressions else {})
-
-
-def read_index(path: str | Path) -> StoreIndex:
+def read_index(path: str | Path) -> RecordTable:
     """Read an index; every byte of its arrays is checked against a CRC-32.
 
     Args:
         path: ``<store>/index.npz``.
 
     Returns:
-        The index.
+        The records, whose files are the packs of the store.
 
     Raises:
         MissingDataError: If there is no such file.
@@ -170,11 +89,29 @@ def read_index(path: str | Path) -> StoreIndex:
             columns = {name: file[name] for name in file.files}
         _check(columns)
         crop = CropSettings.from_json(json.loads(columns["crop"].tobytes()), str(path))
-        return StoreIndex(path.parent, crop, columns)
+        return _table(path.parent, crop, columns)
     except DAMAGE as error:
         raise DataError(
             f"{path}: the index is damaged ({error}); copy it again, or prepare the store again."
         ) from error
+
+
+def _table(store: Path, crop: CropSettings, columns: Mapping[str, NDArray[Any]]) -> RecordTable:
+    keys, packs, subjects = (
+        PackedStrings.from_arrays(columns[name], columns[f"{name}_ends"]) for name in STRING_COLUMNS
+    )
+    expressions = columns["expressions"]
+    if not columns["has_expressions"][0]:
+        expressions = np.full(len(expressions), NO_EXPRESSIONS)
+    own = {
+        "keys": keys,
+        "filenames": PackedStrings([f"{name}.avi" for name in packs.tolist()]),
+        "subjects": subjects,
+        "expressions": expressions,
+        "pixel_aspect": np.ones(len(keys)),  # the pictures have square pixels
+    }
+    kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS)
+    return RecordTable({**{name: columns[name] for name in kept}, **own}, f"{store / PACKS}{os.sep}", crop)
 
 
 def check_unpacked(file: Any, size: int) -> None:
@@ -186,6 +123,22 @@ def check_unpacked(file: Any, size: int) -> None:
     total = sum(member.file_size for member in file.zip.infolist())
     if total > size:
         raise ValueError(f"its arrays must be stored as they are, got {total} bytes in a file of {size}")
+
+
+def check_kinds(columns: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[Any, tuple[int, ...]]]) -> None:
+    """Refuse arrays of another kind or shape.
+
+    Args:
+        columns: Arrays by name.
+        expected: Kind and shape of each.
+
+    Raises:
+        ValueError: Says which.
+    """
+    for name, (kind, shape) in expected.items():
+        if columns[name].dtype != kind or columns[name].shape != shape:
+            got = f"{columns[name].dtype} {columns[name].shape}"
+            raise ValueError(f"{name} must be {np.dtype(kind)} {shape}, got {got}")
 
 
 def _check(columns: Mapping[str, NDArray[Any]]) -> None:
@@ -208,10 +161,7 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         "boxes": (np.float32, (frames if len(columns["boxes"]) else 0, 4)),
         "has_expressions": (np.bool_, (1,)),
     }
-    for name, (kind, shape) in expected.items():
-        if columns[name].dtype != kind or columns[name].shape != shape:
-            got = f"{columns[name].dtype} {columns[name].shape}"
-            raise ValueError(f"{name} must be {np.dtype(kind)} {shape}, got {got}")
+    check_kinds(columns, expected)
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
     packs = PackedStrings.from_arrays(columns["packs"], columns["packs_ends"]).tolist()
@@ -219,121 +169,45 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         raise ValueError(f"a pack must have the name of a file in {PACKS}, got {odd!r:.100}")
 
 
-_NO_EXPRESSION = -1
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One record on its way into an index.
-
-    Attributes:
-        key: Name of the record, unique.
-        pack: Name of its pack, without folder and suffix.
-        first_row: Number of its first frame in the pack.
-        fps: Frames per second.
-        subject: Whom splits keep together.
-        expression: Class of the whole record, -1 for none; None where the data set has no expressions.
-        affect: (valence, arousal) in [-1, 1], ``[F, 2]``.
-        valid: Frames that count, ``[F]``.
-        face_found: Frames with a face, ``[F]``.
-        boxes: Tight face boxes in pixels of the source, ``[F, 4]``, NaN rows without a face; None for whole frames.
-        table: Where the pictures lie, F rows.
-    """
-
-    key: str
-    pack: str
-    first_row: int
-    fps: float
-    subject: str
-    expression: int | None
-    affect: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    face_found: NDArray[np.bool_]
-    boxes: NDArray[np.float32] | None
-    table: PackTable
-
-    def __post_init__(self) -> None:
-        """Refuse columns of different lengths.
-
-        Raises:
-            ValueError: If the arrays do not have one row per frame.
-        """
-        arrays = (self.affect, self.valid, self.face_found, self.table, *(() if self.boxes is None else (self.boxes,)))
-        lengths = [len(array) for array in arrays]
-        if len(set(lengths)) > 1 or not lengths[0]:
-            raise ValueError(f"IndexRow: {self.key!r} must have one row per frame in every array, got {lengths}.")
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any], pack: str, first_row: int, table: PackTable) -> "IndexRow":
-        """Return the row of a record of a raw data set (see `AffectDataset`).
-
-        Args:
-            record: With its boxes and ``face_found`` as they were used.
-            pack: Name of the pack.
-            first_row: Number of the record's first frame in the pack.
-            table: Where the pictures lie, one row per frame of the record.
-
-        Returns:
-            The row.
-        """
-        return cls(
-            key=record["video"],
-            pack=pack,
-            first_row=first_row,
-            fps=record["fps"],
-            subject=record["subject"],
-            expression=record.get("expression"),
-            affect=record["affect"],
-            valid=record["valid"],
-            face_found=record["face_found"],
-            boxes=record["boxes"],
-            table=table,
-        )
-
-
-def write_index(path: str | Path, rows: Iterable[IndexRow], crop: CropSettings) -> None:
-    """Write an index, whole or not at all; the same rows give the same bytes.
+def write_index(path: str | Path, records: Iterable[Record], first_rows: Iterable[int], crop: CropSettings) -> None:
+    """Write an index, whole or not at all; the same records give the same bytes.
 
     Args:
         path: ``<store>/index.npz``.
-        rows: The records.
+        records: The records, with ``pack``, and ``filename`` the pack.
+        first_rows: Number of each record's first frame in its pack.
         crop: How their pictures were cut.
 
     Raises:
-        ValueError: If there is no row, or a key repeats.
+        ValueError: If there is no record, a key repeats, or arrays of a record have not one row per frame.
     """
-    rows = list(rows)
-    keys = [row.key for row in rows]
-    if not rows or len(set(keys)) < len(keys):
+    records = list(records)
+    keys = [record.key for record in records]
+    if not records or len(set(keys)) < len(keys):
         raise ValueError(f"write_index: keys must differ, got {len(set(keys))} of {len(keys)} ({path}).")
+    for record in records:
+        arrays = (record.affect, record.valid, record.face_found, record.pack or (), record.boxes)
+        lengths = [record.num_frames, *(len(array) for array in arrays if array is not None)]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                f"write_index: {record.key!r} must have one row per frame in every array, got {lengths} ({path})."
+            )
+    table = RecordTable.of(records).columns
     columns: dict[str, Any] = {
         "format_version": np.array([INDEX_VERSION], dtype=np.int64),
         "crop": np.frombuffer(json.dumps(crop.to_json()).encode(), dtype=np.uint8),
-        "has_expressions": np.array([any(row.expression is not None for row in rows)]),
-        "first_rows": [row.first_row for row in rows],
-        "num_frames": [len(row.table) for row in rows],
-        "fps": [row.fps for row in rows],
-        "expressions": [_NO_EXPRESSION if row.expression is None else row.expression for row in rows],
-        "boxes": _join_boxes(rows),
+        "has_expressions": np.array([any(record.expression is not None for record in records)]),
+        "first_rows": list(first_rows),
+        "num_frames": table["num_frames"],
+        "fps": table["fps"],
+        "expressions": np.maximum(table["expressions"], -1),
+        "boxes": table["boxes"],
     }
-    for name, strings in zip(
-        STRING_COLUMNS, (keys, [row.pack for row in rows], [row.subject for row in rows]), strict=True
-    ):
-        columns[name], columns[f"{name}_ends"] = PackedStrings(strings).arrays()
-    for name in ("affect", "valid", "face_found"):
-        columns[name] = np.concatenate([getattr(row, name) for row in rows])
-    for name in ("offsets", "sizes", "checksums"):
-        columns[name] = np.concatenate([getattr(row.table, name) for row in rows])
+    packs = PackedStrings([Path(record.filename).stem for record in records])
+    for name, strings in zip(STRING_COLUMNS, (table["keys"], packs, table["subjects"]), strict=True):
+        columns[name], columns[f"{name}_ends"] = strings.arrays()
+    columns |= {name: table[name] for name in FRAME_COLUMNS}
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
-    with replacing(path) as draft:
+    with replacing(path, follow=False) as draft:
         np.savez(draft, **columns)
-
-
-def _join_boxes(rows: list[IndexRow]) -> NDArray[np.float32]:
-    """Return the boxes of all frames, or no row where all records show whole frames."""
-    if all(row.boxes is None for row in rows):
-        return np.empty((0, 4), dtype=np.float32)
-    none = np.full((1, 4), np.nan, dtype=np.float32)
-    parts = [np.broadcast_to(none, (len(row.table), 4)) if row.boxes is None else row.boxes for row in rows]
-    return np.concatenate(parts).astype(np.float32)

@@ -42,14 +42,11 @@ def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str,
     _remove_others(store, {place: split_files(folder) for place, folder in folders.items()})
     for place, folder in folders.items():
         parts = {part: read_split_file(file, allow_empty=True) for part, file in split_files(folder).items()}
-        try:
-            # A record that was left out counts as somebody else: nobody sees it. So does one of an unknown subject.
-            check_no_leak(parts, lambda key: same_actor(subjects.get(key, "")) or f"record {key}")
-        except DataError as error:
-            raise DataError(f"{folder}: {error}") from error
+        # A record that was left out counts as somebody else: nobody sees it. So does one of an unknown subject.
+        check_no_leak(parts, lambda key: same_actor(subjects.get(key, "")) or f"record {key}", folder)
         for part, file in split_files(folder).items():
             content = file.read_bytes()
-            with replacing(store / place / f"{part}.txt") as draft:
+            with replacing(store / place / f"{part}.txt", follow=False) as draft:
                 draft.write_bytes(content)
             named |= dict.fromkeys(parts[part])
     return list(named)

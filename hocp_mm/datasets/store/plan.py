@@ -2,17 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hocp_mm.datasets.faces.crops import CropSettings
-from hocp_mm.datasets.store.index import IndexRow
-from hocp_mm.datasets.store.report import ReportRow
-from hocp_mm.datasets.store.task import PackJob, PackResult, Source, read_facts
+from hocp_mm.datasets.media.pack import PackTable
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.store.task import PackJob, PackResult, read_facts
 from hocp_mm.errors import DataError
 
 # Names in which no two different keys can meet, not even where a file system takes "a" for "A".
@@ -87,23 +86,7 @@ def unique_keys(parts: dict[str, Sequence[str]]) -> dict[str, list[str]]:
     return {part: [f"{part}/{key}" for key in keys] for part, keys in parts.items()}
 
 
-Records = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class PackPlan:
-    """A pack and the records that lie in it.
-
-    Attributes:
-        job: What a worker process makes.
-        records: As `AffectDataset.load_videos` gives them, ``video`` unique in the store.
-    """
-
-    job: PackJob
-    records: Records
-
-
-def plan_packs(parts: Mapping[str, Records], images_per_pack: int) -> list[PackPlan]:
+def plan_packs(parts: Mapping[str, Sequence[Record]], images_per_pack: int) -> list[PackJob]:
     """Divide records into packs: a pack for a video, one for every so many images of a part.
 
     Args:
@@ -113,19 +96,18 @@ def plan_packs(parts: Mapping[str, Records], images_per_pack: int) -> list[PackP
     Returns:
         Packs of different names, in the order of the parts.
     """
-    keys = unique_keys({part: [record["video"] for record in records] for part, records in parts.items()})
-    plans: list[PackPlan] = []
+    keys = unique_keys({part: [record.key for record in records] for part, records in parts.items()})
+    jobs: list[PackJob] = []
     for part, records in parts.items():
-        for key, record in zip(keys[part], records, strict=True):
-            record["video"] = key
-        images = [record for record in records if _is_image(record)]
+        named = [replace(record, key=key) for key, record in zip(keys[part], records, strict=True)]
+        images = [record for record in named if _is_image(record)]
         for number, start in enumerate(range(0, len(images), images_per_pack)):
-            plans.append(_plan(part_name(part, number), images[start : start + images_per_pack]))
-        plans += [_plan(pack_name(record["video"]), [record]) for record in records if not _is_image(record)]
-    return plans
+            jobs.append(PackJob(part_name(part, number), tuple(images[start : start + images_per_pack])))
+        jobs += [PackJob(pack_name(record.key), (record,)) for record in named if not _is_image(record)]
+    return jobs
 
 
-def check_records(parts: Mapping[str, Records], settings: CropSettings, detected: bool) -> None:
+def check_records(parts: Mapping[str, Sequence[Record]], settings: CropSettings, detected: bool) -> None:
     """Refuse records that the settings do not describe.
 
     Args:
@@ -137,64 +119,58 @@ def check_records(parts: Mapping[str, Records], settings: CropSettings, detected
         ValueError: If boxes meet ``margin=None`` or whole frames a margin, or the pixels have another shape.
     """
     for record in (record for records in parts.values() for record in records):
-        if not detected and (record["boxes"] is None) != (settings.margin is None):
-            has = "no boxes" if record["boxes"] is None else "boxes"
-            raise ValueError(f"prepare_store: {record['video']!r} has {has}, got margin={settings.margin}.")
-        if record.get("pixel_aspect", 1.0) != settings.pixel_aspect:
+        if not detected and (record.boxes is None) != (settings.margin is None):
+            has = "no boxes" if record.boxes is None else "boxes"
+            raise ValueError(f"prepare_store: {record.key!r} has {has}, got margin={settings.margin}.")
+        if record.pixel_aspect != settings.pixel_aspect:
             raise ValueError(
-                f"prepare_store: {record['video']!r} has pixel_aspect {record.get('pixel_aspect', 1.0)}, got "
-                f"{settings.pixel_aspect}."
+                f"prepare_store: {record.key!r} has pixel_aspect {record.pixel_aspect}, got {settings.pixel_aspect}."
             )
 
 
-def index_rows(folder: Path, plans: Iterable[PackPlan], results: Sequence[PackResult]) -> list[IndexRow]:
-    """Return the rows of all records that can be used.
+def stored_records(
+    folder: Path, jobs: Iterable[PackJob], results: Sequence[PackResult]
+) -> Iterator[tuple[Record, int]]:
+    """Yield the records that can be used, as they are in the store.
 
     Args:
         folder: Folder of the packs.
-        plans: All packs.
+        jobs: All packs.
         results: What became of each.
 
-    Returns:
-        One row for each record with a frame that counts.
+    Yields:
+        Each record with a frame that counts, and the number of its first frame in the pack.
 
     Raises:
         DataError: If what is known about a pack cannot be read.
     """
-    rows: list[IndexRow] = []
-    for plan, result in zip(plans, results, strict=True):
+    for job, result in zip(jobs, results, strict=True):
         if not result.usable:
             continue
-        facts = read_facts(folder / f"{plan.job.name}.npz")
+        facts = read_facts(folder / f"{job.name}.npz")
+        pictures = PackTable(facts["offsets"], facts["sizes"], facts["checksums"])
         first = 0
-        for record in plan.records:
-            stop = first + record["num_frames"]
-            if stop > len(facts.table):
-                raise DataError(
-                    f"{folder / plan.job.name}.npz: describes {len(facts.table)} frames, not {stop} or more."
+        for record in job.records:
+            stop = first + record.num_frames
+            if stop > len(pictures):
+                raise DataError(f"{folder / job.name}.npz: describes {len(pictures)} frames, not {stop} or more.")
+            pack, boxes = pictures.part(first, stop), facts["boxes"][first:stop]
+            # A label whose picture turned out damaged has nothing to be learnt from.
+            valid = record.valid & (pack.sizes > 0)
+            if valid.any():
+                stored = replace(
+                    record,
+                    filename=str(folder / f"{job.name}.avi"),
+                    frame_files=None,
+                    pixel_aspect=1.0,
+                    valid=valid,
+                    face_found=facts["face_found"][first:stop],
+                    boxes=boxes if np.isfinite(boxes).any() else None,
+                    pack=pack,
                 )
-            table = facts.table.part(first, stop)
-            boxes = facts.boxes[first:stop]
-            used = record | {
-                # A label whose picture turned out damaged has nothing to be learnt from.
-                "valid": record["valid"] & (table.sizes > 0),
-                "face_found": facts.face_found[first:stop],
-                "boxes": boxes if np.isfinite(boxes).any() else None,
-            }
-            if used["valid"].any():
-                rows.append(IndexRow.from_record(used, plan.job.name, first, table))
+                yield stored, first
             first = stop
-    return rows
 
 
-def faults_of(results: Iterable[PackResult]) -> list[ReportRow]:
-    """Return what was wrong with the files of all packs, in their order."""
-    return [row for result in results for row in result.rows]
-
-
-def _is_image(record: Mapping[str, Any]) -> bool:
-    return record["num_frames"] == 1 and record.get("frame_files") is not None
-
-
-def _plan(name: str, records: Records) -> PackPlan:
-    return PackPlan(PackJob(name, tuple(Source.of(record["video"], record) for record in records)), records)
+def _is_image(record: Record) -> bool:
+    return record.num_frames == 1 and record.frame_files is not None

@@ -7,7 +7,7 @@ files have changed.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,12 +19,14 @@ from mmengine.logging import print_log
 import hocp_mm
 from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
-from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, IndexRow, write_index
+from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, write_index
 from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
-from hocp_mm.datasets.store.plan import PackPlan, Records, check_records, faults_of, index_rows, plan_packs
-from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kinds, report_text
-from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
+from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_records
+from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, count_kinds, report_text
+from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack
 from hocp_mm.errors import DataError
 from hocp_mm.system.files import is_draft, remove_drafts, write_text, writing
 from hocp_mm.system.locking import LOCK, locked
@@ -104,15 +106,15 @@ def prepare_store(
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         _check_settings(out, header, overwrite)
-        records = {part: dataset.load_videos() for part, dataset in parts.items()}
+        records = {part: dataset.load_records() for part, dataset in parts.items()}
         check_records(records, settings, detector is not None)
-        plans = plan_packs(records, images_per_pack)
+        jobs = plan_packs(records, images_per_pack)
         with writing(out):
             (out / INDEX_NAME).unlink(missing_ok=True)  # from here on the store is not finished
             (out / PACKS).mkdir(exist_ok=True)
             write_header(out, header)
             keys = _write_splits(out, records, split_folders)
-        tasks = [(out / PACKS, plan.job, settings, detector) for plan in plans]
+        tasks = [(out / PACKS, job, settings, detector) for job in jobs]
         try:
             results = run_tasks(make_pack, tasks, workers, progress)
         except BrokenExecutor as error:
@@ -121,33 +123,35 @@ def prepare_store(
                 "from here, with fewer workers if need be. If it ends so again, a file crashes its decoder: "
                 "tools/check_data.py names it."
             ) from error
-        report = [ReportRow(fault.kind, fault.file, str(fault)) for part in parts.values() for fault in part.faults]
+        report = [fault for part in parts.values() for fault in part.faults]
         with writing(out):
-            return _finish(out, header, plans, results, report, keys)
+            return _finish(out, header, jobs, results, report, keys)
 
 
 def _finish(
     out: Path,
     header: StoreHeader,
-    plans: list[PackPlan],
+    jobs: list[PackJob],
     results: list[PackResult],
-    report: list[ReportRow],
+    report: list[Fault],
     keys: list[str],
 ) -> Summary:
     """Write what belongs to all packs together."""
     packs = out / PACKS
-    rows = index_rows(packs, plans, results)
-    _clean(packs, {row.pack for row in rows})
-    there = {row.key for row in rows}
+    stored = list(stored_records(packs, jobs, results))
+    records = [record for record, _ in stored]
+    _clean(packs, {Path(record.filename).stem for record in records})
+    there = {record.key for record in records}
     text = "a split names this record, but it is not in the store; the lines of its files say why"
-    report = [*report, *faults_of(results), *(ReportRow(LEFT_OUT, key, text) for key in keys if key not in there)]
-    write_text(out / REPORT, report_text(report), newline="", errors="surrogateescape")
-    if not rows:
+    report += [fault for result in results for fault in result.faults]
+    report += [Fault(key, text, LEFT_OUT) for key in keys if key not in there]
+    write_text(out / REPORT, report_text(report), newline="", errors="surrogateescape", follow=False)
+    if not records:
         raise DataError(f"{out}: at least one record must be usable, got none of {len(keys)}; {out / REPORT} says why.")
-    summary = _summary(packs, rows, results, report)
+    summary = _summary(records, results, report)
     counts = {"records": summary.records, "frames": summary.frames, "pictures": summary.pictures}
     write_header(out, replace(header, counts={**counts, "bytes": summary.num_bytes}))
-    write_index(out / INDEX_NAME, rows, header.crop)
+    write_index(out / INDEX_NAME, records, [first for _, first in stored], header.crop)
     return summary
 
 
@@ -220,15 +224,15 @@ def _check_settings(out: Path, header: StoreHeader, overwrite: bool) -> None:
 
 
 def _write_splits(
-    out: Path, records: Mapping[str, Records], split_folders: Mapping[str, str | Path] | None
+    out: Path, records: Mapping[str, Sequence[Record]], split_folders: Mapping[str, str | Path] | None
 ) -> list[str]:
     """Write the split files and return the keys that they name."""
     if split_folders is None:
-        named = {part: [record["video"] for record in found] for part, found in records.items()}
+        named = {part: [record.key for record in found] for part, found in records.items()}
         write_official_splits(out, named)
         return [key for keys in named.values() for key in keys]
     folders = {place: Path(folder) for place, folder in split_folders.items()}
-    subjects = {record["video"]: record["subject"] for found in records.values() for record in found}
+    subjects = {record.key: record.subject for found in records.values() for record in found}
     return copy_splits(out, folders, subjects)
 
 
@@ -244,13 +248,13 @@ def _clean(packs: Path, used: set[str]) -> None:
         print_log(f"{packs}: {len(old)} packs that no record uses any more removed ({old[0]} …)", logger="current")
 
 
-def _summary(packs: Path, rows: list[IndexRow], results: list[PackResult], report: list[ReportRow]) -> Summary:
+def _summary(records: list[Record], results: list[PackResult], report: list[Fault]) -> Summary:
     return Summary(
-        records=len(rows),
-        frames=sum(len(row.table) for row in rows),
-        pictures=sum(int((row.table.sizes > 0).sum()) for row in rows),
-        faces=sum(int(np.count_nonzero(row.face_found)) for row in rows),
-        num_bytes=sum((packs / f"{name}.avi").stat().st_size for name in {row.pack for row in rows}),
+        records=len(records),
+        frames=sum(record.num_frames for record in records),
+        pictures=sum(int((record.pack.sizes > 0).sum()) for record in records if record.pack is not None),
+        faces=sum(int(np.count_nonzero(record.face_found)) for record in records),
+        num_bytes=sum(Path(file).stat().st_size for file in {record.filename for record in records}),
         packs_made=sum(result.made and result.usable for result in results),
         packs_kept=sum(not result.made for result in results),
         skipped=count_kinds(report),

@@ -5,40 +5,26 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from hocp_mm.datasets.media.files import check_file
+from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.errors import DataError, MissingDataError
 
 REPORT = "report.csv"
 LEFT_OUT = "record left out"
-"""Kind of the rows that name, instead of a file, the key of a record that a split names and the store lacks."""
+"""Kind of the faults that name, instead of a file, the key of a record that a split names and the store lacks."""
 _HEADER = ("kind", "file", "text")
 
 
-class ReportRow(NamedTuple):
-    """One line of the report.
-
-    Attributes:
-        kind: What is wrong, in a word or two.
-        file: File or folder that it is found in; for the kind ``"record left out"`` the key of a record.
-        text: The whole sentence.
-    """
-
-    kind: str
-    file: str
-    text: str
-
-
-def report_text(rows: Iterable[ReportRow]) -> str:
+def report_text(rows: Iterable[Fault]) -> str:
     """Return the content of the file."""
     text = io.StringIO()
     writer = csv.writer(text)  # its line ends, \r\n, make it quote fields with either of the two
-    writer.writerows([_HEADER, *rows])
+    writer.writerows([_HEADER, *((row.kind, row.file, row.text) for row in rows)])
     return text.getvalue()
 
 
-def read_report(store: str | Path) -> list[ReportRow]:
+def read_report(store: str | Path) -> list[Fault]:
     """Read the report of a store.
 
     Args:
@@ -62,14 +48,14 @@ def read_report(store: str | Path) -> list[ReportRow]:
         raise DataError(f"{path}: cannot be read ({error}).") from error
     if tuple(header) != _HEADER or any(len(row) != len(_HEADER) for row in rows):
         raise DataError(f"{path}: every line must have the columns {', '.join(_HEADER)}.")
-    return [ReportRow(*row) for row in rows]
+    return [Fault(file, text, kind) for kind, file, text in rows]
 
 
-def left_out_keys(rows: Iterable[ReportRow]) -> set[str]:
+def left_out_keys(rows: Iterable[Fault]) -> set[str]:
     """Return the keys of the records that splits name and the store lacks."""
-    return {row.file for row in rows if row.kind == LEFT_OUT}
+    return {str(row.file) for row in rows if row.kind == LEFT_OUT}
 
 
-def count_kinds(rows: Sequence[ReportRow]) -> dict[str, int]:
+def count_kinds(rows: Sequence[Fault]) -> dict[str, int]:
     """Return how many rows there are of each kind, the most frequent one first."""
     return dict(sorted(Counter(row.kind for row in rows).items(), key=lambda item: (-item[1], item[0])))

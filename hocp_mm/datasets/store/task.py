@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,52 +18,25 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.crops import CropSettings, check_face, crop_frame, squares_of
 from hocp_mm.datasets.faces.detection import FaceDetector, track_detections
-from hocp_mm.datasets.media.images import check_same_size, read_image, square_pixels, square_scale
+from hocp_mm.datasets.media.files import check_file
+from hocp_mm.datasets.media.images import square_pixels, square_scale
 from hocp_mm.datasets.media.pack import PackTable, write_pack
-from hocp_mm.datasets.media.video import iter_frames
-from hocp_mm.datasets.store.index import DAMAGE, check_unpacked
-from hocp_mm.datasets.store.report import ReportRow
-from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
+from hocp_mm.datasets.records.faults import Fault, fault_of
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.store.index import DAMAGE, FRAME_COLUMNS, check_kinds, check_unpacked
+from hocp_mm.errors import DataError, HOCPError, NoFaceError
 from hocp_mm.system.files import replacing, writing
 
+_PER_FRAME: dict[str, tuple[Any, ...]] = {
+    **{name: FRAME_COLUMNS[name] for name in ("offsets", "sizes", "checksums", "face_found")},
+    "boxes": (np.float32, 4),
+}
+_ONCE: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "fingerprint": ("<U64", ()),
+    "length": (np.int64, ()),
+    "complete": (np.bool_, ()),
+}
 _VERSION = 1  # raise it when the same files and settings give other pictures
-
-
-@dataclass(frozen=True)
-class Source:
-    """The part of a record that decides its pictures.
-
-    Attributes:
-        key: Name of the record, unique in the store.
-        filename: Video, or folder of images.
-        frame_files: Image of each frame, '' where there is none; None for a video.
-        num_frames: Frames of the record.
-        fps: Frames per second, 0 for an image.
-        boxes: Face boxes float32 ``[F, 4]`` in pixels of the files, or None for whole frames.
-        face_found: Where a face is known, bool ``[F]``.
-    """
-
-    key: str
-    filename: str
-    frame_files: tuple[str, ...] | None
-    num_frames: int
-    fps: float
-    boxes: NDArray[np.float32] | None
-    face_found: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, key: str, record: dict[str, Any]) -> "Source":
-        """Return what a record says (see `AffectDataset`)."""
-        files = record.get("frame_files")
-        return cls(
-            key,
-            record["filename"],
-            None if files is None else tuple(files),
-            record["num_frames"],
-            float(record["fps"]),
-            record["boxes"],
-            record["face_found"],
-        )
 
 
 @dataclass(frozen=True)
@@ -72,28 +45,23 @@ class PackJob:
 
     Attributes:
         name: Name of the pack, without suffix.
-        sources: Its records in order.
+        records: Its records in order.
     """
 
     name: str
-    sources: tuple[Source, ...]
+    records: tuple[Record, ...]
 
 
 class UnusableSourceError(Exception):
     """A record that cannot be prepared.
 
     Attributes:
-        row: What the report says about it.
+        fault: What the report says about it.
     """
 
-    def __init__(self, row: ReportRow) -> None:
-        super().__init__(row)  # so that it can be pickled
-        self.row = row
-
-
-def fault_row(kind: str, file: str, error: HOCPError) -> ReportRow:
-    """Return the line of the report for an error, in the words of the data sets' own faults."""
-    return ReportRow(f"{kind} missing" if isinstance(error, MissingDataError) else kind, file, str(error))
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault)  # so that it can be pickled
+        self.fault = fault
 
 
 def fingerprint(job: PackJob, settings: CropSettings, detector: str) -> str:
@@ -110,65 +78,27 @@ def fingerprint(job: PackJob, settings: CropSettings, detector: str) -> str:
         64 hexadecimal digits.
     """
     mark = hashlib.sha256(json.dumps([_VERSION, settings.to_json(), detector], sort_keys=True).encode())
-    for source in job.sources:
-        mark.update(json.dumps([source.key, source.num_frames, source.fps]).encode())
-        for file in (source.filename,) if source.frame_files is None else source.frame_files:
+    for record in job.records:
+        mark.update(json.dumps([record.key, record.num_frames, record.fps]).encode())
+        for file in record.frame_files or (record.filename,):
             mark.update(_file_state(file).encode(errors="surrogateescape"))
-        boxes = source.boxes
-        for array in (source.face_found, np.zeros(0) if boxes is None else np.ascontiguousarray(boxes, np.float32)):
+        boxes = record.boxes
+        for array in (record.face_found, np.zeros(0) if boxes is None else np.ascontiguousarray(boxes, np.float32)):
             mark.update(f"{array.shape}".encode())
             mark.update(array.tobytes())
     return mark.hexdigest()
 
 
-def frames_of(source: Source, rows: list[ReportRow]) -> Iterator[NDArray[np.uint8] | None]:
-    """Yield the frames of a record in order, one in memory at a time.
-
-    Args:
-        source: The record.
-        rows: Takes what is wrong with single images.
-
-    Yields:
-        RGB, uint8 ``[H, W, 3]``; None for a frame without an image, or with one that cannot be used.
+def _frames_of(record: Record, faults: list[Fault]) -> Iterator[NDArray[np.uint8] | None]:
+    """Yield the frames of a record in order; what is wrong with single images goes to ``faults``.
 
     Raises:
         UnusableSourceError: If a video cannot be decoded up to its last frame.
     """
-    if source.frame_files is not None:
-        yield from _images(source.frame_files, rows)
-        return
     try:
-        yield from _video(source)
+        yield from record.frames().every(lambda file, error: faults.append(fault_of(error, "image", file)))
     except HOCPError as error:
-        raise UnusableSourceError(fault_row("video", source.filename, error)) from error
-
-
-def _video(source: Source) -> Iterator[NDArray[np.uint8]]:
-    count = 0
-    for count, frame in enumerate(iter_frames(source.filename), start=1):
-        yield frame
-        if count == source.num_frames:
-            return
-    raise DataError(
-        f"{source.filename}: must have {source.num_frames} frames, but the stream ends after {count} of them."
-    )
-
-
-def _images(files: Sequence[str], rows: list[ReportRow]) -> Iterator[NDArray[np.uint8] | None]:
-    first: tuple[str, tuple[int, ...]] | None = None
-    for file in files:
-        if not file:
-            yield None
-            continue
-        try:
-            frame = read_image(file)
-            first = first or (file, frame.shape)
-            check_same_size(file, frame.shape, *first)
-        except HOCPError as error:
-            rows.append(fault_row("image", file, error))
-            yield None
-        else:
-            yield frame
+        raise UnusableSourceError(fault_of(error, "video", record.filename)) from error
 
 
 def _file_state(file: str) -> str:
@@ -203,33 +133,12 @@ class PackResult:
     Attributes:
         made: It was made now, not found ready.
         usable: There is a pack.
-        rows: What was wrong with its files.
+        faults: What was wrong with its files.
     """
 
     made: bool = True
     usable: bool = True
-    rows: list[ReportRow] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PackFacts:
-    """What ``<name>.npz`` says about a pack, one row per frame of all its records.
-
-    Attributes:
-        table: Where the pictures lie.
-        boxes: Face boxes float32 ``[F, 4]`` in pixels of the files, NaN rows without one.
-        face_found: Where a face is known, bool ``[F]``.
-        fingerprint: See `hocp_mm.datasets.store.task.fingerprint`.
-        length: Bytes of the pack.
-        complete: No file had a fault; other packs are made again each time, as a file may have been repaired.
-    """
-
-    table: PackTable
-    boxes: NDArray[np.float32]
-    face_found: NDArray[np.bool_]
-    fingerprint: str
-    length: int
-    complete: bool
+    faults: list[Fault] = field(default_factory=list)
 
 
 def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: DetectorChoice | None) -> PackResult:
@@ -252,55 +161,72 @@ def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: Detect
     if _is_done(path, facts_file, mark):
         return PackResult(made=False)
     crops = _Crops(job, settings, choice)
-    with writing(path):
+    with writing(folder):
         facts_file.unlink(missing_ok=True)
         try:
-            fps = job.sources[0].fps
+            fps = job.records[0].fps
             table = write_pack(path, crops, settings.size, fps, settings.codec, settings.quality)
         except UnusableSourceError as error:
             path.unlink(missing_ok=True)
-            return PackResult(usable=False, rows=[*crops.rows, error.row])
-        found = np.concatenate(crops.face_found) & (table.sizes > 0)
-        length = path.stat().st_size
-        _write_facts(
-            facts_file, PackFacts(table, np.concatenate(crops.boxes), found, mark, length, complete=not crops.rows)
-        )
-    return PackResult(rows=crops.rows)
+            return PackResult(usable=False, faults=[*crops.faults, error.fault])
+        facts: dict[str, Any] = {
+            "offsets": table.offsets,
+            "sizes": table.sizes,
+            "checksums": table.checksums,
+            "boxes": np.concatenate(crops.boxes),
+            "face_found": np.concatenate(crops.face_found) & (table.sizes > 0),
+            "fingerprint": np.array(mark),
+            "length": np.array(path.stat().st_size, np.int64),
+            "complete": np.array(not crops.faults),
+        }
+        with replacing(facts_file, follow=False) as draft:
+            np.savez(draft, **facts)
+    return PackResult(faults=crops.faults)
 
 
-def read_facts(file: Path) -> PackFacts:
+def read_facts(file: Path) -> dict[str, NDArray[Any]]:
     """Read what is known about a pack.
 
     Args:
         file: ``<name>.npz``.
 
     Returns:
-        The facts.
+        For each frame of all its records the columns of a `PackTable`, ``boxes`` float32 ``[F, 4]`` in pixels of the
+        files (NaN rows without one) and ``face_found`` bool ``[F]``; ``fingerprint`` (see `fingerprint`), ``length``
+        (bytes of the pack) and ``complete`` (no file had a fault; other packs are made again each time, as a file may
+        have been repaired).
 
     Raises:
         DataError: If the file is missing or damaged.
     """
+    size = check_file(file, "file of facts about a pack").st_size
     try:
         with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as kept:
-            check_unpacked(kept, file.stat().st_size)
-            table = PackTable(kept["offsets"], kept["sizes"], kept["checksums"])
-            return PackFacts(
-                table,
-                kept["boxes"],
-                kept["face_found"],
-                str(kept["fingerprint"]),
-                int(kept["length"]),
-                bool(kept["complete"]),
-            )
+            check_unpacked(kept, size)
+            facts = {name: kept[name] for name in (*_PER_FRAME, *_ONCE)}
+        _check_facts(facts)
     except DAMAGE as error:
         raise DataError(f"{file}: the facts about a pack cannot be read ({error}).") from error
+    return facts
+
+
+def _check_facts(facts: dict[str, NDArray[Any]]) -> None:
+    """Refuse columns that describe no pack.
+
+    Raises:
+        ValueError: Says which.
+    """
+    frames = facts["sizes"].shape[:1]
+    check_kinds(facts, _ONCE | {name: (kind, (*frames, *axes)) for name, (kind, *axes) in _PER_FRAME.items()})
+    if (facts["sizes"] < 0).any() or (facts["offsets"] < 0).any():
+        raise ValueError("offsets and sizes must not be negative")
 
 
 class _Crops:
     """The crops of all records of a pack, and what is learnt on the way.
 
     Attributes:
-        rows: What was wrong with single files.
+        faults: What was wrong with single files.
         boxes: Of each record.
         face_found: Of each record.
         pictures: Number of crops.
@@ -308,7 +234,7 @@ class _Crops:
 
     def __init__(self, job: PackJob, settings: CropSettings, choice: DetectorChoice | None) -> None:
         self._job, self._settings, self._choice = job, settings, choice
-        self.rows: list[ReportRow] = []
+        self.faults: list[Fault] = []
         self.boxes: list[NDArray[np.float32]] = []
         self.face_found: list[NDArray[np.bool_]] = []
         self.pictures = 0
@@ -319,60 +245,60 @@ class _Crops:
         Raises:
             UnusableSourceError: If the only record of the pack cannot be used, or none has a picture.
         """
-        for source in self._job.sources:
+        for record in self._job.records:
             try:
-                boxes, found = self._faces(source)
+                boxes, found = self._faces(record)
             except UnusableSourceError as error:
-                if len(self._job.sources) == 1:
+                if len(self._job.records) == 1:
                     raise
-                self.rows.append(error.row)
-                boxes, found = None, np.zeros(source.num_frames, np.bool_)
-                yield from (None for _ in range(source.num_frames))
+                self.faults.append(error.fault)
+                boxes, found = None, np.zeros(record.num_frames, np.bool_)
+                yield from (None for _ in range(record.num_frames))
             else:
-                yield from self._crops_of(source, boxes)
-            nothing = np.full((source.num_frames, 4), np.nan, np.float32)
+                yield from self._crops_of(record, boxes)
+            nothing = np.full((record.num_frames, 4), np.nan, np.float32)
             self.boxes.append(nothing if boxes is None else boxes)
             self.face_found.append(found)
-        if self.rows and not self.pictures:
-            raise UnusableSourceError(self.rows.pop())
+        if self.faults and not self.pictures:
+            raise UnusableSourceError(self.faults.pop())
 
-    def _crops_of(self, source: Source, boxes: NDArray[np.float32] | None) -> Iterator[NDArray[np.uint8] | None]:
+    def _crops_of(self, record: Record, boxes: NDArray[np.float32] | None) -> Iterator[NDArray[np.uint8] | None]:
         crop = self._settings
         squares = squares_of(boxes, crop.pixel_aspect, crop.margin, crop.smooth)
-        for index, frame in enumerate(frames_of(source, self.rows)):
-            if frame is None or not self._shows_face(source, frame, boxes, index):
+        for index, frame in enumerate(_frames_of(record, self.faults)):
+            if frame is None or not self._shows_face(record, frame, boxes, index):
                 yield None
                 continue
             self.pictures += 1
             yield crop_frame(frame, squares, index, crop.pixel_aspect, crop.size)
 
     def _shows_face(
-        self, source: Source, frame: NDArray[np.uint8], boxes: NDArray[np.float32] | None, index: int
+        self, record: Record, frame: NDArray[np.uint8], boxes: NDArray[np.float32] | None, index: int
     ) -> bool:
         """Tell whether the face lies in the frame; if not, say so in the report."""
-        file = source.filename if source.frame_files is None else source.frame_files[index]
+        file = record.frames().file_of(index)
         try:
             check_face(frame, boxes, index, file)
         except DataError as error:
-            self.rows.append(fault_row("faces", file, error))
+            self.faults.append(fault_of(error, "faces", file))
             return False
         return True
 
-    def _faces(self, source: Source) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+    def _faces(self, record: Record) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
         """Return the boxes of a record, and where they show a face."""
         if self._choice is None:
-            return source.boxes, source.face_found
+            return record.boxes, record.face_found
         aspect = self._settings.pixel_aspect
-        damaged: list[ReportRow] = []  # told here only where no crop is made
+        damaged: list[Fault] = []  # told here only where no crop is made
         # Detectors know faces of natural width.
-        frames = (None if frame is None else square_pixels(frame, aspect) for frame in frames_of(source, damaged))
+        frames = (None if frame is None else square_pixels(frame, aspect) for frame in _frames_of(record, damaged))
         try:
             track = track_detections(
-                frames, source.num_frames, source.fps, self._choice.detector, source=source.filename
+                frames, record.num_frames, record.fps, self._choice.detector, source=record.filename
             )
         except NoFaceError as error:
-            self.rows += damaged
-            raise UnusableSourceError(fault_row("faces", source.filename, error)) from error
+            self.faults += damaged
+            raise UnusableSourceError(fault_of(error, "faces", record.filename)) from error
         if track.boxes is None:  # the detector takes the whole frame for the crop
             return None, track.face_found
         return (track.boxes / (2 * square_scale(aspect))).astype(np.float32), track.face_found
@@ -381,8 +307,10 @@ class _Crops:
 def _is_done(path: Path, facts_file: Path, mark: str) -> bool:
     try:
         facts = read_facts(facts_file)
-        same = facts.complete and facts.fingerprint == mark and facts.length == path.stat().st_size
-        return same and _is_sound(path, facts.table)
+        same = (
+            facts["complete"] and facts["fingerprint"] == mark and facts["length"] == check_file(path, "pack").st_size
+        )
+        return bool(same) and _is_sound(path, PackTable(facts["offsets"], facts["sizes"], facts["checksums"]))
     except (OSError, DataError):
         return False
 
@@ -396,18 +324,3 @@ def _is_sound(path: Path, table: PackTable) -> bool:
             if zlib.crc32(file.read(size)) != checksum:
                 return False
     return True
-
-
-def _write_facts(file: Path, facts: PackFacts) -> None:
-    values: dict[str, Any] = {
-        "offsets": facts.table.offsets,
-        "sizes": facts.table.sizes,
-        "checksums": facts.table.checksums,
-        "boxes": facts.boxes,
-        "face_found": facts.face_found,
-        "fingerprint": np.array(facts.fingerprint),
-        "length": np.array(facts.length, np.int64),
-        "complete": np.array(facts.complete),
-    }
-    with replacing(file) as draft:
-        np.savez(draft, **values)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.crops import FrameCrops, StoredCrops
+from hocp_mm.datasets.faces.crops import Crops
+from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.datasets.media.video import Decoder
 from hocp_mm.registry import TRANSFORMS
 
@@ -103,33 +104,31 @@ class LoadFaceClip:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``imgs`` to a record with ``frame_inds``."""
         inds, num_frames = results["frame_inds"], results["num_frames"]
-        source = self._source(results)
-        inds = source.shown()[np.where(inds < 0, num_frames - 1, inds)]
+        files, pack = results.get("frame_files"), results.get("pack")
+        frames = frames_of(results["filename"], num_frames, files, pack, self.decoder)
+        aspect = results.get("pixel_aspect", 1.0)
+        crops = Crops(frames, results["boxes"], self.size, self.margin, self.smooth, aspect, results.get("crop"))
+        inds = frames.shown()[np.where(inds < 0, num_frames - 1, inds)]
         # size, margin and smooth are fixed here.
         size_in_memory = num_frames * self.size**2 * 3
-        video = self.cache.get(source.key, size_in_memory, lambda: self._load_all(source, num_frames))
+        video = self.cache.get(crops.key, size_in_memory, lambda: self._load_all(crops, num_frames))
         if video is not None:
             results["imgs"] = video[inds]
             return results
         wanted, position = np.unique(inds, return_inverse=True)
-        crops = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
-        for place, crop in enumerate(source.read(wanted)):
-            crops[place] = crop
+        imgs = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
+        for place, crop in enumerate(crops.read(wanted)):
+            imgs[place] = crop
         # Most clips are in order and without repeats: nothing to copy.
-        results["imgs"] = crops if np.array_equal(wanted, inds) else crops[position]
+        results["imgs"] = imgs if np.array_equal(wanted, inds) else imgs[position]
         return results
 
-    def _source(self, results: dict[str, Any]) -> FrameCrops | StoredCrops:
-        if "pack" in results:
-            return StoredCrops(results, self.size, self.margin, self.smooth)
-        return FrameCrops(results, self.size, self.margin, self.smooth, self.decoder)
-
-    def _load_all(self, source: FrameCrops | StoredCrops, num_frames: int) -> NDArray[np.uint8]:
+    def _load_all(self, crops: Crops, num_frames: int) -> NDArray[np.uint8]:
         """Crop every frame while reading, so that no full-size video is held."""
-        crops = np.zeros((num_frames, self.size, self.size, 3), dtype=np.uint8)
-        for index, crop in source.read_all():
-            crops[index] = crop
-        return crops
+        imgs = np.zeros((num_frames, self.size, self.size, 3), dtype=np.uint8)
+        for index, crop in crops.read_all():
+            imgs[index] = crop
+        return imgs
 
     def __repr__(self) -> str:
         """Show the settings."""
