@@ -32,7 +32,7 @@ def build_browsed(cfg: Config, split: str) -> BuiltPart:
     if built.refusal:
         raise HOCPError(f"browse: {split}_dataloader: {built.refusal}")
     if built.dataset is None:
-        raise DataError("\n  ".join(map(str, built.faults[:10])))
+        raise DataError("\n  ".join(built.faults[:10]))
     return built
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.data_check.reading import check_record
+from hocp_mm.datasets.records.record import Record
 
 
 def record(**changes):
@@ -45,7 +46,7 @@ def changed(name, index, value):
     ],
 )
 def test_what_keeps_the_rules_has_no_fault(changes):
-    assert check_record(record(**changes), num_classes=8) == []
+    assert check_record(Record.from_results(record(**changes)), num_classes=8) == []
 
 
 BROKEN = {
@@ -70,7 +71,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("changes", "kind", "text"), BROKEN.values(), ids=BROKEN)
 def test_each_broken_rule_is_one_fault_that_names_the_file(changes, kind, text):
-    (fault,) = check_record(record(**changes), num_classes=8)
+    (fault,) = check_record(Record.from_results(record(**changes)), num_classes=8)
     assert fault.kind == kind
     assert fault.file == "set/a.avi"
     assert re.search(text, fault)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.data_check.reading import Reading, check_clip, read_record
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.registry import TRANSFORMS
 from tests.material.affectnet_files import write_picture
 from tests.material.sewa_files import HEIGHT, SQUARE, WIDTH, write_numbered_avi
@@ -37,6 +38,11 @@ def record_of(filename, count, **changes):
     return record | changes
 
 
+def read(record):
+    """What is found in a record in a pipeline's words."""
+    return read_record(Record.from_results(record))
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     return write_numbered_avi(tmp_path_factory.mktemp("video") / "a.avi", range(30))
@@ -56,14 +62,14 @@ def image_record(files, **changes):
 
 
 def test_a_whole_video_and_whole_images_are_read(video, images):
-    reading = read_record(record_of(video, 30))
+    reading = read(record_of(video, 30))
     assert (reading.way, reading.faults) == ("video, in order", ())  # one key frame: nothing to jump to
-    reading = read_record(image_record(["", *images[1:]]))
+    reading = read(image_record(["", *images[1:]]))
     assert (reading.way, reading.faults) == ("images", ())
 
 
 def test_a_video_that_is_shorter_than_its_record_is_a_fault(video):
-    (fault,) = read_record(record_of(video, 31)).faults
+    (fault,) = read(record_of(video, 31)).faults
     assert fault.kind == "lengths"
     assert fault == f"{video}: must hold the 31 frames of its record, got 30."
 
@@ -73,13 +79,13 @@ def test_a_cut_video_is_a_fault_of_the_video(video, tmp_path, kept):
     raw = video.read_bytes()
     cut = tmp_path / "cut.avi"
     cut.write_bytes(raw[: int(kept * len(raw))])
-    reading = read_record(record_of(cut, 30))
+    reading = read(record_of(cut, 30))
     assert reading.way == ""
     assert [(fault.kind, fault.file) for fault in reading.faults] == [("video", str(cut))]
 
 
 def test_a_video_that_is_not_there_is_missing(tmp_path):
-    (fault,) = read_record(record_of(tmp_path / "none.avi", 3)).faults
+    (fault,) = read(record_of(tmp_path / "none.avi", 3)).faults
     assert fault.kind == "video missing"
 
 
@@ -87,11 +93,11 @@ def test_a_face_beside_the_frame_is_told_where_the_size_is_known(video, images):
     boxes = np.tile(np.array(SQUARE, np.float32), (30, 1))
     boxes[7] = (WIDTH, 10, WIDTH + 50, 60)
     boxes[9] = np.nan
-    (fault,) = read_record(record_of(video, 30, boxes=boxes)).faults
+    (fault,) = read(record_of(video, 30, boxes=boxes)).faults
     assert fault.kind == "faces"
     assert f"the {WIDTH}x{HEIGHT} frame" in fault
     assert "in frame 7 (1 such frames)" in fault
-    (fault,) = read_record(image_record(images) | {"boxes": boxes[:4] - 400}).faults
+    (fault,) = read(image_record(images) | {"boxes": boxes[:4] - 400}).faults
     assert "64x48 frame" in fault
 
 
@@ -99,7 +105,7 @@ def test_every_damaged_image_of_a_clip_is_named(images, tmp_path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
     (tmp_path / "2.png").unlink()
     write_picture(tmp_path / "3.png", size=(32, 48))
-    faults = read_record(image_record(images)).faults
+    faults = read(image_record(images)).faults
     assert [(fault.kind, fault.file) for fault in faults] == [
         ("image", images[1]),
         ("image missing", images[2]),
@@ -126,22 +132,22 @@ def pack(tmp_path):
 
 
 def test_every_crop_of_a_pack_is_compared_with_its_checksum(pack):
-    assert read_record(pack) == Reading("face crops", ())
+    assert read(pack) == Reading("face crops", ())
     path, table = Path(pack["filename"]), pack["pack"]
     raw = bytearray(path.read_bytes())
     raw[table.offsets[0] + 20] ^= 1
     path.write_bytes(raw[: table.offsets[3] + 5])
-    faults = read_record(pack).faults
+    faults = read(pack).faults
     assert [(fault.kind, fault.file) for fault in faults] == [("crops", str(path))] * 2
     assert ["frame 0 of 'a' differs" in faults[0], "frame 3 of 'a' differs" in faults[1]] == [True, True]
     path.unlink()
-    assert [fault.kind for fault in read_record(pack).faults] == ["crops missing"]
+    assert [fault.kind for fault in read(pack).faults] == ["crops missing"]
 
 
 def test_a_pack_of_other_pictures_than_its_index_promises(pack):
     pack["valid"][2] = True
     pack["crop"].size = 20
-    faults = read_record(pack).faults
+    faults = read(pack).faults
     assert [fault.kind for fault in faults] == ["crops", "crops", "crops", "labels"]
     assert "frame 0 of 'a' must be 20x20 pixels, got 16x16" in faults[0]
     assert "must not be valid, but frame 2 is" in faults[3]
@@ -152,7 +158,7 @@ def test_whatever_a_decoder_raises_is_a_fault_of_the_file(video, monkeypatch):
         raise IndexError("no such plane")
 
     monkeypatch.setattr("hocp_mm.data_check.reading.check_random_access", explode)
-    (fault,) = read_record(record_of(video, 30)).faults
+    (fault,) = read(record_of(video, 30)).faults
     assert fault.kind == "crash"
     assert fault == f"{video}: reading a fails (IndexError: no such plane)."
 
@@ -195,5 +201,5 @@ def test_a_pack_that_is_no_file_is_told_and_not_waited_for(tmp_path):
     table = SimpleNamespace(offsets=np.array([0]), sizes=np.array([4]), checksums=np.array([0]))
     record = record_of(tmp_path / "a.avi", 1, pack=table, crop=SimpleNamespace(size=8))
     os.mkfifo(tmp_path / "a.avi")
-    (fault,) = read_record(record).faults
+    (fault,) = read(record).faults
     assert (fault.kind, fault) == ("crops", f"{tmp_path / 'a.avi'}: the pack cannot be read (Is a named pipe).")

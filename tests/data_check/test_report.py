@@ -5,7 +5,7 @@ import csv
 from hocp_mm.data_check.report import DataReport, PartReport, report_text, write_faults
 from hocp_mm.datasets.records.faults import Fault
 
-IMAGES = [Fault(f"set/{n}.jpg: no picture.", "image") for n in range(12)]
+IMAGES = [Fault(f"set/{n}.jpg", f"set/{n}.jpg: no picture.", "image") for n in range(12)]
 TRAIN = PartReport(
     "train",
     "AffectNetDataset",
@@ -18,10 +18,10 @@ TRAIN = PartReport(
     face_found_share=0.9,
     label_range=(-10, 10),
     decoders={"images": 287_651},
-    faults=(*IMAGES, Fault("set/a.csv: a, b.", "labels")),
+    faults=(*IMAGES, Fault("set/a.csv", "set/a.csv: a, b.", "labels")),
     notes=("two images without annotations",),
 )
-LOST = PartReport("val", "SEWADataset", faults=(Fault("none: no such folder.", "set"), TRAIN.faults[0]))
+LOST = PartReport("val", "SEWADataset", faults=(Fault("none", "none: no such folder.", "set"), TRAIN.faults[0]))
 AGAIN = PartReport("test", "SEWADataset", same_as="val")
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,23 +11,32 @@ _SHOWN_FAULTS = 10
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, order=True)
-class Fault:
-    """What is wrong with one file.
+class Fault(str):
+    """What is wrong with one file: the text of it, which knows its file and its kind.
 
     Attributes:
         file: The file or folder.
-        text: ``<file>: <rule>, got <value>.``
         kind: What is wrong, in a word or two: ``"labels"``, ``"labels missing"``, ``"video"``, ``"image"`` …
     """
 
-    file: str | Path
-    text: str
-    kind: str = "data"
+    file: str
+    kind: str
 
-    def __str__(self) -> str:
-        """Return the text."""
-        return self.text
+    def __new__(cls, file: str | Path, text: str, kind: str = "data") -> "Fault":
+        """Make a fault.
+
+        Args:
+            file: See the class.
+            text: ``<file>: <rule>, got <value>.``
+            kind: See the class.
+        """
+        fault = super().__new__(cls, text)
+        fault.file, fault.kind = str(file), kind
+        return fault
+
+    def __getnewargs__(self) -> tuple[str, str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Travel between processes with file and kind."""
+        return self.file, str(self), self.kind
 
 
 def attempt(faults: list[Fault], kind: str, file: str | Path, function: Callable[..., _T], *args: Any) -> _T | None:
@@ -56,7 +64,7 @@ def fault_of(error: HOCPError, kind: str, file: str | Path) -> Fault:
     return Fault(file, str(error), f"{kind} missing" if isinstance(error, MissingDataError) else kind)
 
 
-def raise_faults(where: str, faults: Sequence[Fault | str]) -> None:
+def raise_faults(where: str, faults: Sequence[str]) -> None:
     """Raise one error for all faults of a set; do nothing if there are none.
 
     Args:
@@ -88,10 +96,10 @@ def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = 
     return "\n".join([head, *_listed(faults)])
 
 
-def _count(faults: Sequence[Any]) -> str:
+def _count(faults: Sequence[str]) -> str:
     return "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
 
 
-def _listed(faults: Sequence[Any]) -> list[str]:
+def _listed(faults: Sequence[str]) -> list[str]:
     rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
     return [*(f"  {fault}" for fault in faults[:_SHOWN_FAULTS]), *rest]

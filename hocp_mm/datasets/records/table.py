@@ -27,12 +27,13 @@ class RecordTable(Sequence[Record]):
     in one pickle. A record is made when it is asked for, with arrays of its own.
 
     Args:
-        columns: Per record ``keys``, ``filenames``, ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps`` and
+        columns: Per record ``keys``, ``filenames`` and ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps`` and
             ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``, ``valid``
-            and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]`` or ``[0, 4]`` where no record has any; and
-            where there are some, ``frame_files`` (`PackedStrings`, those of the records with ``num_files`` int64
-            ``[R]``, -1 for none) or the columns of a `PackTable`. The last frames of a record are followed by the first
-            of the next.
+            and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has any; where
+            there are some, ``frame_files`` (`PackedStrings`, those of the records with ``num_files`` int64 ``[R]``, -1
+            for none) or the columns of a `PackTable`. The frames of a record are followed by those of the next. What is
+            one and the same for all may be left out: subjects (nobody is known), ``num_frames`` and ``num_files`` (1),
+            ``fps`` (0), ``pixel_aspect`` (1).
         folder: Put in front of all names of files.
         crop: How the pictures of a store were cut; None for files of a data set.
     """
@@ -41,9 +42,8 @@ class RecordTable(Sequence[Record]):
         self.columns = dict(columns)
         self.folder = folder
         self.crop = crop
-        self._starts = np.concatenate([[0], np.cumsum(columns["num_frames"], dtype=np.int64)])
-        files = columns.get("num_files")
-        self._first_files = None if files is None else np.concatenate([[0], np.cumsum(np.maximum(files, 0))])
+        self._starts = _starts(columns.get("num_frames"))
+        self._first_files = _starts(columns.get("num_files"))
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "RecordTable":
@@ -82,7 +82,7 @@ class RecordTable(Sequence[Record]):
         expressions: NDArray[np.int8],
         boxes: NDArray[np.float32] | None,
     ) -> "RecordTable":
-        """Return a table of single images of unknown people, some 200 bytes each.
+        """Return a table of single images of unknown people, some 100 bytes each.
 
         Args:
             folder: Folder that ``files`` lie in.
@@ -101,11 +101,6 @@ class RecordTable(Sequence[Record]):
             "keys": names if list(keys) == list(files) else PackedStrings(keys),
             "filenames": names,
             "frame_files": names,
-            "num_files": np.ones(count, np.int64),
-            "subjects": PackedStrings.from_arrays(np.empty(0, np.uint8), np.zeros(count, np.int64)),
-            "num_frames": np.ones(count, np.int64),
-            "fps": np.zeros(count),
-            "pixel_aspect": np.ones(count),
             "expressions": expressions.astype(np.int16),
             "affect": affect,
             "valid": np.ones(count, np.bool_),
@@ -116,7 +111,7 @@ class RecordTable(Sequence[Record]):
 
     def __len__(self) -> int:
         """Return the number of records."""
-        return len(self.columns["num_frames"])
+        return len(self.columns["keys"])
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -128,32 +123,33 @@ class RecordTable(Sequence[Record]):
             return [self[row] for row in range(*index.indices(len(self)))]
         row = range(len(self))[index]  # counts from the end, and refuses what is not there
         columns = self.columns
-        frames = slice(int(self._starts[row]), int(self._starts[row + 1]))
+        frames = _part(self._starts, row)
         boxes = columns["boxes"][frames]
         expression = int(columns["expressions"][row])
         return Record(
             key=columns["keys"][row],
             filename=self.folder + columns["filenames"][row],
             num_frames=frames.stop - frames.start,
-            fps=float(columns["fps"][row]),
-            subject=columns["subjects"][row],
+            fps=float(columns["fps"][row]) if "fps" in columns else 0.0,
+            subject=columns["subjects"][row] if "subjects" in columns else "",
             affect=columns["affect"][frames].copy(),
             valid=columns["valid"][frames].copy(),
             boxes=boxes.copy() if np.isfinite(boxes).any() else None,
             face_found=columns["face_found"][frames].copy(),
             frame_files=self._files_of(row),
-            pixel_aspect=float(columns["pixel_aspect"][row]),
+            pixel_aspect=float(columns["pixel_aspect"][row]) if "pixel_aspect" in columns else 1.0,
             expression=None if expression == NO_EXPRESSIONS else expression,
             pack=PackTable(*(columns[name][frames].copy() for name in _PLACES)) if "offsets" in columns else None,
             crop=self.crop,
         )
 
     def _files_of(self, row: int) -> tuple[str, ...] | None:
-        if self._first_files is None or self.columns["num_files"][row] == _NO_FILES:
+        files = self.columns.get("frame_files")
+        if files is None or ("num_files" in self.columns and self.columns["num_files"][row] == _NO_FILES):
             return None
-        files = self.columns["frame_files"]
-        places = range(int(self._first_files[row]), int(self._first_files[row + 1]))
-        return tuple(self.folder + name if (name := files[place]) else "" for place in places)
+        part = _part(self._first_files, row)
+        names = (files[place] for place in range(part.start, part.stop))
+        return tuple(self.folder + name if name else "" for name in names)
 
     @property
     def keys(self) -> list[str]:
@@ -163,12 +159,12 @@ class RecordTable(Sequence[Record]):
     @property
     def subjects(self) -> list[str]:
         """Whom splits keep together, for each record."""
-        return self.columns["subjects"].tolist()
+        return self.columns["subjects"].tolist() if "subjects" in self.columns else [""] * len(self)
 
     @property
     def num_frames(self) -> NDArray[np.int64]:
         """Length of each record, ``[R]``."""
-        return self.columns["num_frames"]
+        return np.ones(len(self), np.int64) if self._starts is None else np.diff(self._starts)
 
     @property
     def expressions(self) -> NDArray[np.int16]:
@@ -194,14 +190,23 @@ class RecordTable(Sequence[Record]):
     def identity(self) -> int:
         """A checksum of keys, lengths, labels and pictures: two tables that agree in it give the same samples."""
         mark = zlib.crc32(self.columns["keys"].arrays()[0].tobytes())
-        for name in ("num_frames", "affect", "valid", "checksums"):
-            mark = zlib.crc32(np.ascontiguousarray(self.columns.get(name, ())).tobytes(), mark)
+        for column in (self.num_frames, self.affect, self.valid, self.columns.get("checksums", ())):
+            mark = zlib.crc32(np.ascontiguousarray(column).tobytes(), mark)
         return mark
 
     @property
     def nbytes(self) -> int:
         """Memory of all columns."""
         return sum({id(column): column.nbytes for column in self.columns.values()}.values())
+
+
+def _starts(counts: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Return where the frames or files of each record start, and where the last end; None for one each."""
+    return None if counts is None else np.concatenate([[0], np.cumsum(np.maximum(counts, 0), dtype=np.int64)])
+
+
+def _part(starts: NDArray[np.int64] | None, row: int) -> slice:
+    return slice(row, row + 1) if starts is None else slice(int(starts[row]), int(starts[row + 1]))
 
 
 def _joined(arrays: Sequence[NDArray[Any]], kind: Any, *axes: int) -> NDArray[Any]:

@@ -108,7 +108,6 @@ def _table(store: Path, crop: CropSettings, columns: Mapping[str, NDArray[Any]])
         "filenames": PackedStrings([f"{name}.avi" for name in packs.tolist()]),
         "subjects": subjects,
         "expressions": expressions,
-        "pixel_aspect": np.ones(len(keys)),  # the pictures have square pixels
     }
     kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS)
     return RecordTable({**{name: columns[name] for name in kept}, **own}, f"{store / PACKS}{os.sep}", crop)

@@ -20,7 +20,7 @@ def report_text(rows: Iterable[Fault]) -> str:
     """Return the content of the file."""
     text = io.StringIO()
     writer = csv.writer(text)  # its line ends, \r\n, make it quote fields with either of the two
-    writer.writerows([_HEADER, *((row.kind, row.file, row.text) for row in rows)])
+    writer.writerows([_HEADER, *((row.kind, row.file, str(row)) for row in rows)])
     return text.getvalue()
 
 
@@ -53,7 +53,7 @@ def read_report(store: str | Path) -> list[Fault]:
 
 def left_out_keys(rows: Iterable[Fault]) -> set[str]:
     """Return the keys of the records that splits name and the store lacks."""
-    return {str(row.file) for row in rows if row.kind == LEFT_OUT}
+    return {row.file for row in rows if row.kind == LEFT_OUT}
 
 
 def count_kinds(rows: Sequence[Fault]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets.affectnet.rows import AffectNetRows, emonet_rules, expression_names, renumber, select_rows
-from hocp_mm.datasets.affectnet.table import AffectNetTable, image_keys
+from hocp_mm.datasets.records.table import RecordTable
 
 NAN = float("nan")
 
@@ -107,7 +107,7 @@ def test_a_row_keeps_its_name_whatever_else_is_dropped():
 
 def test_a_hundred_bytes_hold_a_record():
     count = 1000
-    table = AffectNetTable(
+    table = RecordTable.of_images(
         Path("/data"),
         [f"{n % 10}/{n:056x}.jpg" for n in range(count)],
         [f"{n % 10}/{n:056x}.jpg" for n in range(count)],
@@ -116,7 +116,7 @@ def test_a_hundred_bytes_hold_a_record():
         np.zeros((count, 4), np.float32),
     )
     assert table.nbytes / count < 100
-    record = table.record(3)
-    record["affect"][:] = 9
-    record["boxes"][:] = 9
-    assert table.affect.max() == table.boxes.max() == 0
+    record = table[3]
+    record.affect[:] = 9
+    record.boxes[:] = 9
+    assert table.affect.max() == table.columns["boxes"].max() == 0

@@ -14,9 +14,9 @@ def _raise(error):
 
 def test_attempt_returns_the_value_or_collects_the_fault_with_its_kind():
     faults = []
-    assert attempt(faults, "labels", int, "7") == 7
-    assert attempt(faults, "labels", _raise, DataError("a.csv: wrong.")) is None
-    assert attempt(faults, "video", _raise, MissingDataError("b.avi: no such video.")) is None
+    assert attempt(faults, "labels", "a.csv", int, "7") == 7
+    assert attempt(faults, "labels", "a.csv", _raise, DataError("a.csv: wrong.")) is None
+    assert attempt(faults, "video", "b.avi", _raise, MissingDataError("b.avi: no such video.")) is None
     assert [(fault, fault.kind, fault.file) for fault in faults] == [
         ("a.csv: wrong.", "labels", "a.csv"),
         ("b.avi: no such video.", "video missing", "b.avi"),
@@ -25,11 +25,11 @@ def test_attempt_returns_the_value_or_collects_the_fault_with_its_kind():
 
 def test_attempt_lets_faults_of_the_program_through():
     with pytest.raises(KeyError):
-        attempt([], "labels", _raise, KeyError("x"))
+        attempt([], "labels", "a.csv", _raise, KeyError("x"))
 
 
 def test_a_fault_keeps_its_kind_between_processes():
-    fault = pickle.loads(pickle.dumps(Fault("a.csv: wrong.", "labels")))
+    fault = pickle.loads(pickle.dumps(Fault("a.csv", "a.csv: wrong.", "labels")))
     assert (fault, fault.kind) == ("a.csv: wrong.", "labels")
 
 
@@ -43,7 +43,7 @@ def test_no_fault_is_no_error_and_several_are_counted_with_the_first_ten():
 
 
 def test_skipped_faults_are_counted_by_kind_and_all_that_is_left_out_is_named():
-    faults = [Fault("a: x", "labels"), Fault("b: x", "video"), Fault("c: x", "labels")]
+    faults = [Fault("a", "a: x", "labels"), Fault("b", "b: x", "video"), Fault("c", "c: x", "labels")]
     assert skipped_text("Set", faults, ["k1", "k2"]).splitlines() == [
         "Set: on_fault='skip', 3 faults skipped: 2 labels, 1 video, 2 left out (k1, k2):",
         *(f"  {fault}" for fault in faults),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.records.twins import Claim, find_twins, label_claim, picture_claim, without_twins
 
 
@@ -35,15 +36,15 @@ def test_a_difference_in_the_last_byte_of_a_large_file_is_one(tmp_path, size):
 def _record(name, affect, files=()):
     affect = np.asarray(affect, np.float32)
     valid = np.ones(len(affect), np.bool_)
-    return {"video": name, "filename": name, "affect": affect, "valid": valid, "boxes": None, "frame_files": files}
+    return Record(name, name, len(affect), 25.0, "", affect, valid, None, valid, tuple(files))
 
 
 def test_labels_that_never_change_are_no_sign_of_a_copy():
     still = [_record(name, [[0, 0], [0, 0.5]]) for name in "ab"]
-    assert [list(label_claim(record, record["video"], "x")) for record in still] == [[], []]
+    assert [list(label_claim(record, record.key, "x")) for record in still] == [[], []]
     moved = [_record(name, [[0, 0], [0.1, 0.5]]) for name in "ab"]
     faults = []
-    assert without_twins(moved, faults, lambda record: label_claim(record, record["video"], record["video"])) == []
+    assert without_twins(moved, faults, lambda record: label_claim(record, record.key, record.key)) == []
     assert [fault.file for fault in faults] == ["a", "b"]
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from hocp_mm.datasets import FaceCropDataset
 from hocp_mm.datasets.splits.folds import write_fold_files
 from hocp_mm.datasets.splits.splits import write_split_files
-from hocp_mm.datasets.store import CropSettings, IndexRow, PackTable, StoreHeader, write_header, write_index
+from hocp_mm.datasets.store import CropSettings, PackTable, StoreHeader, write_header, write_index
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.store_files import SIZE, picture, write_store
 
@@ -293,22 +293,22 @@ def many_images(folder, count):
     yes, sums, boxes = np.ones(1, np.bool_), np.ones(1, np.uint32), np.ones((1, 4), np.float32)
     offsets, sizes = np.arange(count), np.ones(1, np.int32)
     rows = [
-        IndexRow(
+        Record(
             keys[n],
-            f"images_{n // 1000:03d}",
-            n % 1000,
+            f"images_{n // 1000:03d}.avi",
+            1,
             0.0,
             "",
-            n % 8,
             affect[n : n + 1],
             yes,
-            yes,
             boxes,
-            PackTable(offsets[n : n + 1], sizes, sums),
+            yes,
+            expression=n % 8,
+            pack=PackTable(offsets[n : n + 1], sizes, sums),
         )
         for n in range(count)
     ]
-    write_index(folder / "index.npz", rows, CROP)
+    write_index(folder / "index.npz", rows, [n % 1000 for n in range(count)], CROP)
     write_header(folder, StoreHeader("AffectNetDataset", {}, {}, CROP, {"records": count, "frames": count}))
     write_split_files(folder / "splits", {"train": keys}, seed=0)
     return folder, keys

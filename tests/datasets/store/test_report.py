@@ -2,15 +2,16 @@
 
 import pytest
 
-from hocp_mm.datasets.store.report import LEFT_OUT, ReportRow, count_kinds, left_out_keys, read_report, report_text
+from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.store.report import LEFT_OUT, count_kinds, left_out_keys, read_report, report_text
 from hocp_mm.errors import DataError, MissingDataError
 
 ROWS = [
-    ReportRow("video", "a, b.avi", 'a, b.avi: a "quoted"\nsentence in two lines'),
-    ReportRow(LEFT_OUT, "Ω/1.jpg#2", "…"),
-    ReportRow("video", "\udcff.avi", "a name that is no UTF-8"),
-    ReportRow("labels", "a.csv", "got 'a\rb'"),
-    ReportRow("labels", "b\n.csv", "got 'a\r\nb'"),
+    Fault("a, b.avi", 'a, b.avi: a "quoted"\nsentence in two lines', "video"),
+    Fault("Ω/1.jpg#2", "…", LEFT_OUT),
+    Fault("\udcff.avi", "a name that is no UTF-8", "video"),
+    Fault("a.csv", "got 'a\rb'", "labels"),
+    Fault("b\n.csv", "got 'a\r\nb'", "labels"),
 ]
 
 
