@@ -162,6 +162,24 @@ def _probe(folder: Path, probe: Path, rule: str) -> None:
                 place.rmdir()
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse folders that are links, before files in them are written or removed.
+
+    For places in a folder that may be a copy, or a stranger's: its links lead out of it, to files of somebody else.
+
+    Args:
+        folders: Folders below one that the user named; they may not exist.
+
+    Raises:
+        OutputError: If one is a link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise OutputError(
+                f"{folder}: must be a folder, got a link (to {folder.readlink()}), which is not written to."
+            )
+
+
 def write_text(
     path: str | os.PathLike[str],
     text: str,

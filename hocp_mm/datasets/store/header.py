@@ -52,7 +52,7 @@ def write_header(store: str | Path, header: StoreHeader) -> Path:
     """
     path = Path(store) / HEADER_NAME
     values = asdict(header) | {"crop": header.crop.to_json()}
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n", follow=False)
     return path
 
 

@@ -186,6 +186,22 @@ def check_unpacked(file: Any, size: int) -> None:
         raise ValueError(f"its arrays must be stored as they are, got {total} bytes in a file of {size}")
 
 
+def check_kinds(columns: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[Any, tuple[int, ...]]]) -> None:
+    """Refuse arrays of another kind or shape.
+
+    Args:
+        columns: Arrays by name.
+        expected: Kind and shape of each.
+
+    Raises:
+        ValueError: Says which.
+    """
+    for name, (kind, shape) in expected.items():
+        if columns[name].dtype != kind or columns[name].shape != shape:
+            got = f"{columns[name].dtype} {columns[name].shape}"
+            raise ValueError(f"{name} must be {np.dtype(kind)} {shape}, got {got}")
+
+
 def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     """Refuse columns that do not belong together.
 
@@ -206,10 +222,7 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         "boxes": (np.float32, (frames if len(columns["boxes"]) else 0, 4)),
         "has_expressions": (np.bool_, (1,)),
     }
-    for name, (kind, shape) in expected.items():
-        if columns[name].dtype != kind or columns[name].shape != shape:
-            got = f"{columns[name].dtype} {columns[name].shape}"
-            raise ValueError(f"{name} must be {np.dtype(kind)} {shape}, got {got}")
+    check_kinds(columns, expected)
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
     packs = PackedStrings.from_arrays(columns["packs"], columns["packs_ends"]).tolist()

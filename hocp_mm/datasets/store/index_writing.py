@@ -122,7 +122,7 @@ def write_index(path: str | Path, rows: Iterable[IndexRow], crop: CropSettings) 
         columns[name] = np.concatenate([getattr(row.table, name) for row in rows])
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
-    with replacing(path) as draft:
+    with replacing(path, follow=False) as draft:
         np.savez(draft, **columns)
 
 

@@ -82,7 +82,7 @@ def write_pack(
     """
     sizes: list[int] = []
     checksums: list[int] = []
-    with replacing(path) as draft:
+    with replacing(path, follow=False) as draft:
         with av.open(str(draft), "w", format="avi", options={"fflags": "+bitexact"}) as container:
             rate = Fraction(fps).limit_denominator(1001) if fps > 0 else Fraction(1)
             stream: Any = container.add_stream("mjpeg" if codec == "jpeg" else "png", rate=rate)

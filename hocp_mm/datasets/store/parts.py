@@ -49,7 +49,7 @@ def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str,
             raise DataError(f"{folder}: {error}") from error
         for part, file in split_files(folder).items():
             content = file.read_bytes()
-            with replacing(store / place / f"{part}.txt") as draft:
+            with replacing(store / place / f"{part}.txt", follow=False) as draft:
                 draft.write_bytes(content)
             named |= dict.fromkeys(parts[part])
     return list(named)

@@ -28,7 +28,7 @@ from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, ReportRow, count_kin
 from hocp_mm.datasets.store.settings import CropSettings
 from hocp_mm.datasets.store.task import DetectorChoice, PackResult, make_pack
 from hocp_mm.errors import DataError
-from hocp_mm.files import is_draft, remove_drafts, write_text, writing
+from hocp_mm.files import is_draft, refuse_links, remove_drafts, write_text, writing
 from hocp_mm.parallel import run_tasks
 
 Progress = Callable[[int, int], None]
@@ -142,7 +142,7 @@ def _finish(
     there = {row.key for row in rows}
     text = "a split names this record, but it is not in the store; the lines of its files say why"
     report = [*report, *faults_of(results), *(ReportRow(LEFT_OUT, key, text) for key in keys if key not in there)]
-    write_text(out / REPORT, report_text(report), newline="", errors="surrogateescape")
+    write_text(out / REPORT, report_text(report), newline="", errors="surrogateescape", follow=False)
     if not rows:
         raise DataError(f"{out}: at least one record must be usable, got none of {len(keys)}; {out / REPORT} says why.")
     summary = _summary(packs, rows, results, report)
@@ -189,14 +189,22 @@ def _check_folder(out: Path) -> None:
 
     Raises:
         DataError: If it is one, or no folder.
+        OutputError: If a folder in it is a link: what lies there would be replaced.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise DataError(f"{out}: a store goes to a folder, got a file.")
+    refuse_links(out / PACKS, out / SPLITS, out / FOLDS, *(out / FOLDS).glob("fold_*"))
     content = {file.name for file in out.iterdir() if not is_draft(file)}
-    if HEADER_NAME not in content and content - {LOCK, PACKS}:
+    if HEADER_NAME not in content and (content - {LOCK, PACKS} or not _holds_packs(out / PACKS)):
         raise DataError(f"{out}: a store goes to a new or empty folder, got one with other content.")
+
+
+def _holds_packs(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but whole packs; what no record uses in it is going to be removed."""
+    files = [file for file in folder.iterdir() if not is_draft(file)] if folder.is_dir() else []
+    return all((folder / f"{file.stem}{suffix}").is_file() for file in files for suffix in (".avi", ".npz"))
 
 
 def _check_settings(out: Path, header: StoreHeader, overwrite: bool) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.crop_rule import check_face, crop_frame, squares_of
 from hocp_mm.datasets.face_detection import FaceDetector, track_detections
 from hocp_mm.datasets.image_frames import square_pixels, square_scale
-from hocp_mm.datasets.store.index import DAMAGE, check_unpacked
+from hocp_mm.datasets.source_files import check_file
+from hocp_mm.datasets.store.index import DAMAGE, FRAME_COLUMNS, check_kinds, check_unpacked
 from hocp_mm.datasets.store.pack import PackTable, write_pack
 from hocp_mm.datasets.store.report import ReportRow
 from hocp_mm.datasets.store.settings import CropSettings
@@ -30,6 +31,16 @@ from hocp_mm.datasets.store.sources import (
 )
 from hocp_mm.errors import DataError, NoFaceError
 from hocp_mm.files import replacing, writing
+
+_PER_FRAME: dict[str, tuple[Any, ...]] = {
+    **{name: FRAME_COLUMNS[name] for name in ("offsets", "sizes", "checksums", "face_found")},
+    "boxes": (np.float32, 4),
+}
+_ONCE: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "fingerprint": ("<U64", ()),
+    "length": (np.int64, ()),
+    "complete": (np.bool_, ()),
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def make_pack(folder: Path, job: PackJob, settings: CropSettings, choice: Detect
     if _is_done(path, facts_file, mark):
         return PackResult(made=False)
     crops = _Crops(job, settings, choice)
-    with writing(path):
+    with writing(folder):
         facts_file.unlink(missing_ok=True)
         try:
             fps = job.sources[0].fps
@@ -129,18 +140,23 @@ def read_facts(file: Path) -> PackFacts:
     Raises:
         DataError: If the file is missing or damaged.
     """
+    size = check_file(file, "file of facts about a pack").st_size
     try:
         with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as kept:
-            check_unpacked(kept, file.stat().st_size)
-            table = PackTable(kept["offsets"], kept["sizes"], kept["checksums"])
-            return PackFacts(
-                table,
-                kept["boxes"],
-                kept["face_found"],
-                str(kept["fingerprint"]),
-                int(kept["length"]),
-                bool(kept["complete"]),
-            )
+            check_unpacked(kept, size)
+            columns = {name: kept[name] for name in (*_PER_FRAME, *_ONCE)}
+        frames = columns["sizes"].shape[:1]
+        check_kinds(columns, _ONCE | {name: (kind, (*frames, *axes)) for name, (kind, *axes) in _PER_FRAME.items()})
+        if (columns["sizes"] < 0).any() or (columns["offsets"] < 0).any():
+            raise ValueError("offsets and sizes must not be negative")
+        return PackFacts(
+            PackTable(columns["offsets"], columns["sizes"], columns["checksums"]),
+            columns["boxes"],
+            columns["face_found"],
+            str(columns["fingerprint"]),
+            int(columns["length"]),
+            bool(columns["complete"]),
+        )
     except DAMAGE as error:
         raise DataError(f"{file}: the facts about a pack cannot be read ({error}).") from error
 
@@ -230,7 +246,7 @@ class _Crops:
 def _is_done(path: Path, facts_file: Path, mark: str) -> bool:
     try:
         facts = read_facts(facts_file)
-        same = facts.complete and facts.fingerprint == mark and facts.length == path.stat().st_size
+        same = facts.complete and facts.fingerprint == mark and facts.length == check_file(path, "pack").st_size
         return same and _is_sound(path, facts.table)
     except (OSError, DataError):
         return False
@@ -258,5 +274,5 @@ def _write_facts(file: Path, facts: PackFacts) -> None:
         "length": np.array(facts.length, np.int64),
         "complete": np.array(facts.complete),
     }
-    with replacing(file) as draft:
+    with replacing(file, follow=False) as draft:
         np.savez(draft, **values)
