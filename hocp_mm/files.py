@@ -176,7 +176,7 @@ def refuse_links(*folders: Path) -> None:
     for folder in folders:
         if folder.is_symlink():
             raise OutputError(
-                f"{folder}: must be a folder, got a link (to {folder.readlink()}), which is not written to."
+                f"{folder}: must be a folder, got a link, which is not followed (to {folder.readlink()})."
             )
 
 

@@ -10,6 +10,7 @@ import difflib
 import gc
 import inspect
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         kept = Path(cfg["work_dir"]) / Path(cfg.filename).name  # MMEngine writes the config there, through a link, too
         if kept.is_symlink():
             kept.unlink()
+        _remove_links_to_come(Path(cfg["work_dir"]))
     allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)
     runner_class = RUNNERS.get(cfg["runner_type"]) if "runner_type" in cfg else Runner
@@ -162,6 +164,16 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         drawn = SeededDataset(dataset) if split == "train" else dataset
         arguments[f"{split}_dataloader"] = loader | {"dataset": drawn, "pin_memory": pinned}
     return runner_class(**arguments, cfg=cfg)
+
+
+def _remove_links_to_come(work_dir: Path) -> None:
+    """Remove links that lie where MMEngine is going to write the log: a folder named after the time, and in it."""
+    now = time.strftime("%Y%m%d_%H%M%S")
+    for folder in work_dir.glob("[0-9]*_[0-9]*"):
+        if folder.name >= now:
+            for place in (folder, *folder.rglob("*")):
+                if place.is_symlink():
+                    place.unlink()
 
 
 def use_own_parts(cfg: Config) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hocp_mm.cli import config_options, run
 from hocp_mm.errors import DataError, HOCPError
-from hocp_mm.files import require_writable, write_text
+from hocp_mm.files import refuse_links, require_writable, write_text
 from hocp_mm.parallel import end_with_launcher, launched
 from hocp_mm.refusals import config_errors
 
@@ -147,6 +147,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
         "fold": hashlib.sha256(parts.encode()).hexdigest(),
         "static_checkpoint": static_checkpoint(args, fold),
     }
+    refuse_links(folder, folder / "test")
     file = folder / "run.json"
     if file.is_file():
         known = read_note(file)

@@ -1,5 +1,6 @@
 """A stranger's work dir or checkpoint: going on from it reaches nothing else, and ends in one line at worst."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def test_the_copy_of_the_config_is_not_written_through_a_link(tmp_path: Path):
     train(tmp_path / "run", "train_cfg.max_epochs=1")
     assert outside.read_text() == PRECIOUS
     assert (tmp_path / "run" / name).is_file()
+
+
+@pytest.mark.parametrize("place", ["{time}", "{time}/vis_data", "{time}/{time}.log"])
+def test_the_log_is_not_written_through_a_link(place: str, tmp_path: Path):
+    """Of a stranger who laid one for every second to come."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "log").write_text(PRECIOUS)
+    for second in range(int(time.time()), int(time.time()) + 60):
+        link = tmp_path / "run" / place.format(time=time.strftime("%Y%m%d_%H%M%S", time.localtime(second)))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside / "log" if link.suffix else outside)
+    train(tmp_path / "run", "train_cfg.max_epochs=1")
+    assert [file.name for file in outside.iterdir()] == ["log"]
+    assert (outside / "log").read_text() == PRECIOUS
 
 
 def test_a_folder_of_links_leaves_the_original_alone(interrupted: Path, tmp_path: Path):

@@ -145,10 +145,7 @@ def read_facts(file: Path) -> PackFacts:
         with file.open("rb") as stream, np.lib.npyio.NpzFile(stream, allow_pickle=False) as kept:
             check_unpacked(kept, size)
             columns = {name: kept[name] for name in (*_PER_FRAME, *_ONCE)}
-        frames = columns["sizes"].shape[:1]
-        check_kinds(columns, _ONCE | {name: (kind, (*frames, *axes)) for name, (kind, *axes) in _PER_FRAME.items()})
-        if (columns["sizes"] < 0).any() or (columns["offsets"] < 0).any():
-            raise ValueError("offsets and sizes must not be negative")
+        _check_facts(columns)
         return PackFacts(
             PackTable(columns["offsets"], columns["sizes"], columns["checksums"]),
             columns["boxes"],
@@ -159,6 +156,18 @@ def read_facts(file: Path) -> PackFacts:
         )
     except DAMAGE as error:
         raise DataError(f"{file}: the facts about a pack cannot be read ({error}).") from error
+
+
+def _check_facts(columns: dict[str, Any]) -> None:
+    """Refuse columns that describe no pack.
+
+    Raises:
+        ValueError: Says which.
+    """
+    frames = columns["sizes"].shape[:1]
+    check_kinds(columns, _ONCE | {name: (kind, (*frames, *axes)) for name, (kind, *axes) in _PER_FRAME.items()})
+    if (columns["sizes"] < 0).any() or (columns["offsets"] < 0).any():
+        raise ValueError("offsets and sizes must not be negative")
 
 
 class _Crops:

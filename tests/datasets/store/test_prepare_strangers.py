@@ -47,6 +47,15 @@ def _replace(place: Path) -> Path:
     return place
 
 
+def _refusal(talks: Path, store: Path) -> str:
+    """Complete a store; return what the user is told if that is refused."""
+    try:
+        prepare_sewa(talks, store)
+    except HOCPError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.parametrize(
     "name", ["report.csv", "store.json", "index.npz", ".lock", PACK, FACTS, "splits/train.txt", "splits/other.txt"]
 )
@@ -54,12 +63,8 @@ def _replace(place: Path) -> Path:
 def test_a_link_in_a_store_is_not_written_through(name, target, talks, store, precious):
     before = tree(precious)
     _replace(store / name).symlink_to(precious / target)
-    try:
-        prepare_sewa(talks, store)
-    except HOCPError as error:
-        assert name in str(error)
-    else:
-        assert not (store / name).is_symlink()
+    refused = _refusal(talks, store)
+    assert name in refused or not (store / name).is_symlink()
     assert tree(precious) == before
 
 
@@ -85,12 +90,8 @@ def test_videos_of_somebody_in_a_folder_called_packs_stay(talks, tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_what_is_no_file_is_replaced_or_refused_and_never_waited_for(name, make, talks, store, prepared):
     make(_replace(store / name))
-    try:
-        prepare_sewa(talks, store)
-    except HOCPError as error:
-        assert name in str(error)
-    else:
-        assert tree(store) == tree(prepared)
+    refused = _refusal(talks, store)
+    assert name in refused or tree(store) == tree(prepared)
 
 
 def _column(name, change):
