@@ -29,6 +29,7 @@ from hocp_mm.engine.resuming import find_checkpoint, read_training
 from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
+from hocp_mm.files import require_writable_file
 from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.parallel import is_first_process
 
@@ -148,6 +149,7 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         kept = Path(cfg["work_dir"]) / Path(cfg.filename).name  # MMEngine writes the config there, through a link, too
         if kept.is_symlink():
             kept.unlink()
+        require_writable_file(kept, "work_dir")
         _remove_links_to_come(Path(cfg["work_dir"]))
     allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)

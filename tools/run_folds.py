@@ -21,7 +21,7 @@ from hocp_mm.cli import config_options, run
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.files import refuse_links, require_writable, write_text
 from hocp_mm.parallel import end_with_launcher, launched
-from hocp_mm.refusals import config_errors
+from hocp_mm.refusals import config_errors, visible
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -129,7 +129,7 @@ def check_tests(root: Path, numbers: list[int]) -> None:
                 raise DataError(f"{root / 'folds'}: a clip is tested once, but {key!r} is in {other} and {fold}.")
     untested = sorted(everything - tested.keys())
     if untested and len(numbers) == count_folds(root):
-        some = ", ".join(untested[:5]) + (" …" if len(untested) > 5 else "")
+        some = ", ".join(map(visible, untested[:5])) + (" …" if len(untested) > 5 else "")
         print(f"{root / 'folds'}: {len(untested)} clips are in no test part: {some}", flush=True)
 
 
@@ -282,7 +282,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
         )
     if missing:
         were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
-        print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
+        print(f"fold {fold}: {were} left out: {visible(', '.join(missing))}", flush=True)
     return timelines
 
 

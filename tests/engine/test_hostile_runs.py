@@ -1,5 +1,6 @@
 """A stranger's work dir or checkpoint: going on from it reaches nothing else, and ends in one line at worst."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,15 @@ def test_links_in_a_work_dir_are_not_written_through(name: str, interrupted: Pat
     train(run, resume=True)
     assert outside.read_text() == PRECIOUS
     assert not (run / name).is_symlink()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_has_the_name_of_the_config_is_told_and_not_waited_for(make: Callable[[Path], None], tmp_path: Path):
+    number = int(repr(RUN)[6:-1])  # of the next config
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / f"{tmp_path.name}_{number}.py".replace("-", "_"))
+    with pytest.raises(HOCPError, match="work_dir: must be a file that can be written"):
+        train(tmp_path / "run", "train_cfg.max_epochs=1")
 
 
 def test_the_copy_of_the_config_is_not_written_through_a_link(tmp_path: Path):
