@@ -34,6 +34,7 @@ class StoredCrops:
         self.filename: str = record["filename"]
         self.size = size
         self._table: PackTable = record["pack"]
+        self._stored: int = record["crop"].size
         faces = record["boxes"] is not None
         self._square = stored_square(record["crop"], faces, len(self._table), size, margin, smooth, self.filename)
 
@@ -55,7 +56,7 @@ class StoredCrops:
         Yields:
             RGB, uint8 ``[size, size, 3]``.
         """
-        for picture in iter_pack(self.filename, self._table, frames):
+        for picture in iter_pack(self.filename, self._table, frames, self._stored):
             yield picture if self._square is None else crop_faces(picture[None], self._square, self.size)[0]
 
     def read_all(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
