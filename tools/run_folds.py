@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.system.cli import config_options, run
-from hocp_mm.system.files import require_writable, write_text
+from hocp_mm.system.files import refuse_links, require_writable, write_text
 from hocp_mm.system.parallel import end_with_launcher, launched
-from hocp_mm.system.refusals import config_errors
+from hocp_mm.system.refusals import config_errors, visible
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -129,7 +129,7 @@ def check_tests(root: Path, numbers: list[int]) -> None:
                 raise DataError(f"{root / 'folds'}: a clip is tested once, but {key!r} is in {other} and {fold}.")
     untested = sorted(everything - tested.keys())
     if untested and len(numbers) == count_folds(root):
-        some = ", ".join(untested[:5]) + (" …" if len(untested) > 5 else "")
+        some = ", ".join(map(visible, untested[:5])) + (" …" if len(untested) > 5 else "")
         print(f"{root / 'folds'}: {len(untested)} clips are in no test part: {some}", flush=True)
 
 
@@ -147,6 +147,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
         "fold": hashlib.sha256(parts.encode()).hexdigest(),
         "static_checkpoint": static_checkpoint(args, fold),
     }
+    refuse_links(folder, folder / "test")
     file = folder / "run.json"
     if file.is_file():
         known = read_note(file)
@@ -281,7 +282,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
         )
     if missing:
         were = "1 faulty clip was" if len(missing) == 1 else f"{len(missing)} faulty clips were"
-        print(f"fold {fold}: {were} left out: {', '.join(missing)}", flush=True)
+        print(f"fold {fold}: {were} left out: {visible(', '.join(missing))}", flush=True)
     return timelines
 
 

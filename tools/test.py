@@ -123,7 +123,7 @@ def report(metrics: dict[str, Any], folder: Path) -> None:
     from hocp_mm.evaluation import score_table
 
     path = folder / "metrics.json"
-    write_text(path, json.dumps(metrics, indent=2) + "\n")
+    write_text(path, json.dumps(metrics, indent=2) + "\n", follow=False)
     prefixes = [key.removesuffix("/ccc_mean") for key in metrics if key.endswith("/ccc_mean")]
     tables = [score_table(metrics, prefix) for prefix in prefixes]
     print("\n" + "\n\n".join(tables or [f"{key}: {value}" for key, value in metrics.items()]))

@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=_positive, default=4, help="length of the clip, 4 by default")
     parser.add_argument("--size", type=_positive, help="height and width, pixels; the network's own by default")
     parser.add_argument("--in-chans", type=_positive, default=3, help="input channels, 3 by default")
-    parser.add_argument("--seed", type=int, default=0, help="of decompositions, random weights and clips")
+    parser.add_argument("--seed", type=_seed, default=0, help="of decompositions, random weights and clips")
     parser.add_argument("--verbose", action="store_true", help="name all layers")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there")
     return parser.parse_args(argv)
@@ -66,6 +66,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\nwritten to {write_csv(result, args.csv)}")
     if not result.ok:
         sys.exit(FAILED)
+
+
+def _seed(text: str) -> int:
+    if not -(2**63) <= int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 64 bits, got {text}")
+    return int(text)
 
 
 def _rank(text: str) -> int | str:

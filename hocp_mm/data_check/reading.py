@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.media.files import check_file
-from hocp_mm.datasets.media.pack import PackTable
+from hocp_mm.datasets.media.pack import PackTable, picture_size
 from hocp_mm.datasets.media.self_check import check_random_access
 from hocp_mm.datasets.media.video import Decoder, probe_video
 from hocp_mm.datasets.records.faults import Fault, attempt, fault_of
@@ -223,11 +223,11 @@ def _picture_fault(data: bytes, checksum: int, side: int) -> str:
     """Return what is wrong with the bytes of one crop, empty if nothing is."""
     if zlib.crc32(data) != checksum:
         return "differs from its checksum in the index; copy the pack again, or prepare it again"
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        return "is no picture"
-    height, width = picture.shape[:2]
-    return "" if height == width == side else f"must be {side}x{side} pixels, got {width}x{height}"
+    size = picture_size(data)
+    if size not in (None, (side, side)):  # not decoded: it may fill the memory
+        return f"must be {side}x{side} pixels, got {size[0]}x{size[1]}"
+    whole = size is not None and cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) is not None
+    return "" if whole else "is no picture"
 
 
 def check_clip(pipeline: Callable[[dict[str, Any]], Any], record: dict[str, Any]) -> Reading:

@@ -11,6 +11,7 @@ import numpy as np
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.system.files import write_rows
+from hocp_mm.system.refusals import visible
 
 Range = tuple[float, float]
 
@@ -143,10 +144,10 @@ def report_text(report: DataReport) -> str:
     """
     lines = _table(report)
     for part in report.parts:
-        lines += ["", *(f"note ({part.name}): {note}" for note in part.notes)] if part.notes else []
+        lines += ["", *(f"note ({part.name}): {visible(note)}" for note in part.notes)] if part.notes else []
     for kind, count in report.kinds.items():
         texts = [str(fault) for fault in report.faults if fault.kind == kind]
-        lines += ["", f"{kind}: {_count(count)}", *(f"  {text}" for text in texts[:_SHOWN])]
+        lines += ["", f"{kind}: {_count(count)}", *(f"  {visible(text)}" for text in texts[:_SHOWN])]
         lines += [f"  … and {count - _SHOWN} more"] if count > _SHOWN else []
     total = len(report.faults)
     lines += ["", "no faults" if total == 0 else f"{_count(total)} in all"]

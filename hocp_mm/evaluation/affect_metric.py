@@ -173,12 +173,12 @@ def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:
             other = written.get(name, "the summary")
             raise DataError(f"AffectMetric: videos {timeline.video} and {other} need the same file {name}.csv.")
         written[name] = timeline.video
-        timeline.to_csv(out_dir / f"{name}.csv")
+        timeline.to_csv(out_dir / f"{name}.csv", follow=False)
         valid = 0 if timeline.valid is None else int(timeline.valid.sum())
         values = score([timeline]) if valid else {}
         cells = [f"{values[key]:.6g}" if key in values else "" for key in keys]
         rows.append([timeline.video, str(len(timeline)), str(valid), *cells])
-    write_rows(out_dir / "per_video.csv", rows)
+    write_rows(out_dir / "per_video.csv", rows, follow=False)
 
 
 def _write_pictures(out_dir: Path, timelines: list[AffectTimeline], expressions: dict[str, Expressions]) -> None:
@@ -195,7 +195,7 @@ def _write_pictures(out_dir: Path, timelines: list[AffectTimeline], expressions:
             own = expressions.get(timeline.video)
             row += ["", ""] if own is None else [str(own["pred"][0]), str(own["target"][0])]
         rows.append(row)
-    write_rows(out_dir / "images.csv", rows)
+    write_rows(out_dir / "images.csv", rows, follow=False)
 
 
 def _to_array(value: Any) -> NDArray[Any]:

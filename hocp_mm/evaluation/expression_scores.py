@@ -126,7 +126,7 @@ def write_expressions(path: Path, confusion: NDArray[np.int64], names: Sequence[
         values = [scores[score][index] for score in scores]
         cells = ["" if np.isnan(value) else f"{value:.6g}" for value in values]
         rows.append([name, str(confusion[index].sum()), *cells, *map(str, confusion[index])])
-    write_rows(path, rows)
+    write_rows(path, rows, follow=False)
 
 
 def expression_names(meta: Mapping[str, Any] | None, num_classes: int) -> list[str]:

@@ -121,6 +121,7 @@ def _is_level(value: Any) -> bool:
 
 
 _AT_LEAST_1 = (_whole(1), "a whole number above 0")
+_LENGTH = (_whole(1, 2**31), "a whole number from 1 to 2147483647")
 _LOADER = {
     "": (_or(None, _is_dict), "a dict or None"),
     ".dataset.pipeline": (_is_list, "a list"),
@@ -137,8 +138,8 @@ _NEEDED = {
 }
 _VALUES: dict[str, tuple[_Check, str]] = {
     "train_cfg.by_epoch": (_is_bool, "True or False"),
-    "train_cfg.max_epochs": _AT_LEAST_1,
-    "train_cfg.max_iters": _AT_LEAST_1,
+    "train_cfg.max_epochs": _LENGTH,
+    "train_cfg.max_iters": _LENGTH,
     "train_cfg.val_interval": _AT_LEAST_1,
     "train_cfg.val_begin": (_whole(0), "a whole number, 0 or above"),
     **{f"{split}_dataloader{key}": rule for split in ("train", "val", "test") for key, rule in _LOADER.items()},

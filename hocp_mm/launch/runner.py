@@ -9,6 +9,7 @@ import difflib
 import gc
 import inspect
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.errors import HOCPError
 from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.launch.config import SPLITS, few, is_type, require_file
+from hocp_mm.system.files import require_writable_file
 from hocp_mm.system.parallel import is_first_process
 
 _MOST_TEXT = 2**20  # characters of a recorded config that are compared
@@ -79,6 +81,8 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         kept = Path(cfg["work_dir"]) / Path(cfg.filename).name  # MMEngine writes the config there, through a link, too
         if kept.is_symlink():
             kept.unlink()
+        require_writable_file(kept, "work_dir")
+        _remove_links_to_come(Path(cfg["work_dir"]))
     allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)
     runner_class = RUNNERS.get(cfg["runner_type"]) if "runner_type" in cfg else Runner
@@ -94,6 +98,16 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
         drawn = SeededDataset(dataset) if split == "train" else dataset
         arguments[f"{split}_dataloader"] = loader | {"dataset": drawn, "pin_memory": pinned}
     return runner_class(**arguments, cfg=cfg)
+
+
+def _remove_links_to_come(work_dir: Path) -> None:
+    """Remove links that lie where MMEngine is going to write the log: a folder named after the time, and in it."""
+    now = time.strftime("%Y%m%d_%H%M%S")
+    for folder in work_dir.glob("[0-9]*_[0-9]*"):
+        if folder.name >= now:
+            for place in (folder, *folder.rglob("*")):
+                if place.is_symlink():
+                    place.unlink()
 
 
 def use_own_parts(cfg: Config) -> None:

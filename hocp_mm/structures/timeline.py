@@ -156,7 +156,7 @@ class AffectTimeline:
         """Time of each frame in seconds, float64 ``[F]``."""
         return self.frames / self.fps
 
-    def to_csv(self, path: str | Path) -> Path:
+    def to_csv(self, path: str | Path, follow: bool = True) -> Path:
         """Write one row per frame; the file appears complete or not at all.
 
         Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found]``. Numbers are
@@ -164,12 +164,13 @@ class AffectTimeline:
 
         Args:
             path: CSV file; its folder is created.
+            follow: Write to the file that a link points to; False replaces the link.
 
         Returns:
             The path written.
         """
         path = Path(path)
-        write_rows(path, self._rows())
+        write_rows(path, self._rows(), follow=follow)
         return path
 
     def _rows(self) -> Iterator[list[str]]:

@@ -4,11 +4,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from hocp_mm.datasets.media.files import read_bytes
 from hocp_mm.errors import DataError
 from hocp_mm.system.files import writing
 
 MANIFEST = "synthetic.json"
 """File in the root of a set that holds the numbers it was made with."""
+_LARGEST = 1 << 20  # bytes
 
 
 def write_staged(root: Path, manifest: str, write: Callable[[Path], None], overwrite: bool) -> bool:
@@ -31,7 +33,7 @@ def write_staged(root: Path, manifest: str, write: Callable[[Path], None], overw
         file = root / MANIFEST
         if not file.is_file():
             raise DataError(f"{root}: a synthetic set goes to a new or empty folder, got one with other content.")
-        if file.read_text(encoding="utf-8") == manifest:
+        if read_bytes(file, "manifest of a synthetic set", _LARGEST) == manifest.encode():
             return False
         if not overwrite:
             raise DataError(

@@ -162,6 +162,24 @@ def _probe(folder: Path, probe: Path, rule: str) -> None:
                 place.rmdir()
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse folders that are links, before files in them are written or removed.
+
+    For places in a folder that may be a copy, or a stranger's: its links lead out of it, to files of somebody else.
+
+    Args:
+        folders: Folders below one that the user named; they may not exist.
+
+    Raises:
+        OutputError: If one is a link.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise OutputError(
+                f"{folder}: must be a folder, got a link, which is not followed (to {folder.readlink()})."
+            )
+
+
 def write_text(
     path: str | os.PathLike[str],
     text: str,
@@ -182,15 +200,21 @@ def write_text(
         draft.write_text(text, encoding="utf-8", errors=errors, newline=newline)
 
 
-def write_rows(path: str | os.PathLike[str], rows: Iterable[Sequence[object]], lineterminator: str = "\n") -> None:
+def write_rows(
+    path: str | os.PathLike[str], rows: Iterable[Sequence[object]], lineterminator: str = "\n", follow: bool = True
+) -> None:
     """Write a CSV file in UTF-8, whole or not at all; file names that are no UTF-8 come out as they are.
 
     Args:
         path: File to write; its folder is made.
         rows: Cells of each line, the header first.
         lineterminator: As in ``csv.writer``.
+        follow: As in `replacing`.
     """
-    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        replacing(path, follow) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         csv.writer(file, lineterminator=lineterminator).writerows(rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from hocp_mm.errors import DataError
+from hocp_mm.errors import DataError, OutputError
 from hocp_mm.system.files import writing
 
 LOCK = ".lock"
@@ -25,8 +25,11 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         DataError: If another process holds the lock.
+        OutputError: If something else than a file has its name: it would be written through, or waited for.
     """
     path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OutputError(f"{path}: must be a file, got a link or something else; delete it.")
     with writing(path):
         file = path.open("a")
     with file:

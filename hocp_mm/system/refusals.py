@@ -31,6 +31,7 @@ _KILLED_WORKER = re.compile(
 )
 _UNKNOWN = re.compile(r"(.+) is not in the \S+::([\w ]+) registry\.")
 _BUILD = "build_from_cfg"  # of mmengine: the arguments of a class do not fit, if it fails there itself
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory")
 _PORT = re.compile(r"port: (\d+)")
 
 
@@ -52,7 +53,7 @@ def refusal(error: BaseException) -> str | None:
     if own is not None:
         return one_line(_text(own))
     for link in reversed(list(_chain(error))):
-        text = _machine(link) or (_text(link) if _is_check(link) else None)
+        text = _machine(link) or (_text(link) if _is_check(link) else None) or _memory(link)
         if text:
             return one_line(text)
     return None
@@ -127,13 +128,22 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
+def visible(text: str) -> str:
+    r"""Return a text with control characters as escapes: names of files may hold commands to a terminal.
+
+    Example:
+        >>> visible("a\x1b[2J\n")
+        'a\\x1b[2J\\n'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
+        for letter in text
+    )
+
+
 def one_line(text: str) -> str:
     """Return a text as one line of bounded length: control characters as escapes, long values without their middle."""
-    visible = "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode()
-        for letter in shorten(text, _LONGEST_TEXT)
-    )
-    short = _LONG.sub(lambda found: shorten(found[0], LONGEST_VALUE), visible)
+    short = _LONG.sub(lambda found: shorten(found[0], LONGEST_VALUE), visible(shorten(text, _LONGEST_TEXT)))
     return shorten(short, LONGEST_LINE)
 
 
@@ -182,6 +192,15 @@ def _machine(error: BaseException) -> str | None:
             return f"{error.filename or 'a file of this run'}: cannot be written ({reason(error)})."
         if error.errno in (errno.EACCES, errno.ENAMETOOLONG) and error.filename:
             return f"{error.filename}: cannot be opened ({reason(error)})."
+    return None
+
+
+def _memory(error: BaseException) -> str | None:
+    """Return what to do where torch was refused memory, and says how much, or None."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and _NO_MEMORY.search(text):
+        detail = shorten(" ".join(text.split()), LONGEST_VALUE).rstrip(".")
+        return f"memory: there is not enough for what is asked for ({detail}); take smaller numbers."
     return None
 
 

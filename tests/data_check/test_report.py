@@ -55,6 +55,13 @@ def test_the_first_ten_of_a_kind_are_listed_and_nothing_is_counted_twice():
     assert text.endswith("\n14 faults in all")
 
 
+def test_names_cannot_give_commands_to_the_terminal():
+    odd = PartReport("val", "SEWADataset", faults=(Fault("\x1b[2J\udcff\n.csv: x.", "labels"),), notes=("\x1b[2J",))
+    text = report_text(DataReport((odd,)))
+    assert "\n  \\x1b[2J\\udcff\\n.csv: x.\n" in text
+    assert "\x1b" not in text
+
+
 def test_without_faults_the_last_line_says_so():
     clean = PartReport("train", "SEWADataset", records=1, frames=2, valid_frames=2, subjects=1)
     text = report_text(DataReport((clean,)))

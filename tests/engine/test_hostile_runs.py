@@ -1,5 +1,7 @@
 """A stranger's work dir or checkpoint: going on from it reaches nothing else, and ends in one line at worst."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,15 @@ def test_links_in_a_work_dir_are_not_written_through(name: str, interrupted: Pat
     assert not (run / name).is_symlink()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_has_the_name_of_the_config_is_told_and_not_waited_for(make: Callable[[Path], None], tmp_path: Path):
+    number = int(repr(RUN)[6:-1])  # of the next config
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / f"{tmp_path.name}_{number}.py".replace("-", "_"))
+    with pytest.raises(HOCPError, match="work_dir: must be a file that can be written"):
+        train(tmp_path / "run", "train_cfg.max_epochs=1")
+
+
 def test_the_copy_of_the_config_is_not_written_through_a_link(tmp_path: Path):
     outside = tmp_path / "outside"
     outside.write_text(PRECIOUS)
@@ -67,6 +78,21 @@ def test_the_copy_of_the_config_is_not_written_through_a_link(tmp_path: Path):
     train(tmp_path / "run", "train_cfg.max_epochs=1")
     assert outside.read_text() == PRECIOUS
     assert (tmp_path / "run" / name).is_file()
+
+
+@pytest.mark.parametrize("place", ["{time}", "{time}/vis_data", "{time}/{time}.log"])
+def test_the_log_is_not_written_through_a_link(place: str, tmp_path: Path):
+    """Of a stranger who laid one for every second to come."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "log").write_text(PRECIOUS)
+    for second in range(int(time.time()), int(time.time()) + 60):
+        link = tmp_path / "run" / place.format(time=time.strftime("%Y%m%d_%H%M%S", time.localtime(second)))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outside / "log" if link.suffix else outside)
+    train(tmp_path / "run", "train_cfg.max_epochs=1")
+    assert [file.name for file in outside.iterdir()] == ["log"]
+    assert (outside / "log").read_text() == PRECIOUS
 
 
 def test_a_folder_of_links_leaves_the_original_alone(interrupted: Path, tmp_path: Path):

@@ -302,3 +302,15 @@ def test_pictures_are_written_to_one_file(tmp_path: Path) -> None:
     assert values["affect/expression_accuracy"] == 0.5
     assert values["affect/expression_f1"] == pytest.approx(1 / 3)
     assert score_table(values).splitlines()[4] == "expression: accuracy 0.500, mean F1 0.333"
+
+
+def test_files_in_a_folder_of_a_stranger_are_not_written_through_links(tmp_path):
+    evaluate(windows(8, 3), out_dir=tmp_path / "out")
+    names = [file.name for file in (tmp_path / "out").iterdir()]
+    assert names
+    for name in names:
+        (tmp_path / "out" / name).unlink()
+        (tmp_path / "out" / name).symlink_to(tmp_path / f"precious_{name}")
+    evaluate(windows(8, 3), out_dir=tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())

@@ -65,7 +65,7 @@ BAD: dict[str, list[object]] = {
     "train_dataloader": [None, "x"],
     "optim_wrapper": [None],
     "model": [None, 5],
-    "train_cfg.max_epochs": [-1, 0, 1.5, "two", True, None, float("nan")],
+    "train_cfg.max_epochs": [2**31, 10**30, -1, 0, 1.5, "two", True, None, float("nan")],
     "train_cfg.val_interval": [0, -1, "x"],
     "train_cfg.by_epoch": ["no"],
     "train_dataloader.batch_size": [0, -1, "a", 2.5, True],

@@ -66,6 +66,8 @@ USERS: dict[str, tuple[Callable[[], object], str]] = {
         raiser(RuntimeError("The server socket has failed to listen. port: 29500, name: EADDRINUSE")),
         "^launcher: the port 29500 is in use",
     ),
+    "a number that fits no memory": (lambda: torch.zeros(10**14), r"^memory: there is not enough .*400000000000000"),
+    "a GPU that is full": (raiser(torch.OutOfMemoryError("CUDA out of memory. Tried to")), r"^memory: .*take smaller"),
 }
 
 

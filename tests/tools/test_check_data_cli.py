@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 
-import hocp_mm.data_check
 from hocp_mm.system.cli import run
 from tests.material.affectnet_files import row, write_2017
 from tests.material.data_configs import dataset_config, loaders
@@ -25,10 +24,8 @@ def tool(monkeypatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("check_data_tool", FILE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    check = hocp_mm.data_check.check_data
-    monkeypatch.setattr(
-        hocp_mm.data_check, "check_data", lambda cfg, **options: check(cfg, **{**options, "workers": 0})
-    )
+    check = data_check.check_data
+    monkeypatch.setattr(data_check, "check_data", lambda cfg, **options: check(cfg, **{**options, "workers": 0}))
     return module
 
 

@@ -324,3 +324,26 @@ def test_links_in_a_copied_fold_are_removed_and_not_what_they_lead_to(tool, tmp_
         assert not (tmp_path / name).is_symlink()
     tool.remove(tmp_path / "nowhere")
     assert (tmp_path / "outside" / "metrics.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["fold_0", "fold_1", "fold_0/test"])
+def test_a_fold_that_is_a_link_is_refused_before_anything_is_run(tool, config, fake, name: str, tmp_path: Path):
+    """Of a copied folder: going on would be going on in the original."""
+    run(tool, config)
+    place, original = config.parent / "work" / name, tmp_path / "original"
+    place.mkdir(exist_ok=True)
+    place.rename(original)
+    place.symlink_to(original)
+    before = {file: file.read_bytes() for file in original.rglob("*") if file.is_file()}
+    fake.calls.clear()
+    with pytest.raises(HOCPError, match=rf"{name}: must be a folder, got a link"):
+        run(tool, config)
+    assert not fake.calls
+    assert {file: file.read_bytes() for file in original.rglob("*") if file.is_file()} == before
+
+
+def test_a_work_dir_may_be_a_link(tool, config, fake, tmp_path: Path):
+    (tmp_path / "large_disk").mkdir()
+    (config.parent / "work").symlink_to(tmp_path / "large_disk")
+    run(tool, config)
+    assert (tmp_path / "large_disk" / "folds.json").is_file()

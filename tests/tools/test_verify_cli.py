@@ -200,3 +200,18 @@ except SystemExit:
     assert not {{"torch", "mmengine", "timm"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=FILE.parents[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--seed", str(2**70)], "must be a whole number of 64 bits"),
+        (["--frames", "100000000000"], "memory: there is not enough"),
+        (["--size", "100000000"], "memory: there is not enough"),
+    ],
+)
+def test_numbers_that_no_machine_can_hold_end_in_one_line(tool: ModuleType, capsys, words: list[str], text: str):
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: tool.main([*TINY, *words]))
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err

@@ -13,7 +13,7 @@ from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults
 from hocp_mm.datasets.splits.folds import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
-from hocp_mm.system.files import require_writable
+from hocp_mm.system.files import refuse_links, require_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
+        refuse_links(args.root / "folds", *(args.root / "folds").glob("fold_*"))
     actors = read_actors(args.root)
     try:
         folds = make_folds(list(actors), list(actors.values()), args.folds, args.seed, args.val_share)

@@ -12,7 +12,7 @@ from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
 from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
-from hocp_mm.system.files import require_writable
+from hocp_mm.system.files import refuse_links, require_writable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
+        refuse_links(args.root / "splits")
     keys = find_sewa_keys(args.root)
     names = {key: parse_sewa_key(key) for key in keys}
     try:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ _NUMBERS = tuple(name for name in COLUMNS if name not in (_FILE, _LANDMARKS))
 _LAYOUT = dict.fromkeys(_NUMBERS, ("float64", ())) | {"line": ("int64", ())}
 _NULLS = frozenset(("NULL", "null", "Null", ""))
 _CHUNK = 2048  # rows in memory at a time; the landmarks of a whole file are 400 MB of text
+_LONGEST_LINE = 1 << 20  # characters
+_MOST_FAULTS = 100_000
 _NUMBERS_PER_ROW = 2 * NUM_LANDMARKS
 
 
@@ -78,7 +80,7 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
     parser = _Parser(path, landmarks)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for lines, table in _chunks(path, csv.reader(file, strict=True), parser.faults):
+            for lines, table in _chunks(path, csv.reader(_lines(file), strict=True), parser.faults):
                 parser.parse(lines, table)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: a csv file must be UTF-8 text ({error.reason} at byte {error.start}).") from error
@@ -88,6 +90,14 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
     if store is not None and not parser.faults:
         save_index(store, state, {**columns, FILES: pack(parser.files)})
     return _rows(path, images, parser.files, columns, parser.faults)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield lines; one without an end would fill the memory."""
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise csv.Error(f"a line of {_LONGEST_LINE} characters or more")
+        yield line
 
 
 def _chunks(path: Path, reader: Any, faults: list[Fault]) -> Iterator[tuple[list[int], dict[str, Sequence[str]]]]:
@@ -102,6 +112,8 @@ def _chunks(path: Path, reader: Any, faults: list[Fault]) -> Iterator[tuple[list
     if not numbered:
         raise DataError(f"{path}: a csv file must hold one row per face, got the header alone.")
     while numbered:
+        if len(faults) > _MOST_FAULTS:
+            raise DataError(f"{path}: must be a csv file of AffectNet, got more than {_MOST_FAULTS} odd lines.")
         good = []
         for line, row in numbered:
             if len(row) == len(names):

@@ -20,7 +20,7 @@ _OTHERS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISSOCK, "Is a socket"),
     (lambda mode: True, "Is a device"),
 )
-_LARGEST = 1 << 30
+_LARGEST, _LARGEST_TEXT = 1 << 30, 1 << 28
 
 
 def check_file(path: str | Path, what: str) -> os.stat_result:
@@ -101,7 +101,7 @@ def read_text(path: str | Path, what: str) -> str:
         DataError: If it cannot be read or is no such text.
     """
     try:
-        text = read_bytes(path, what).decode("utf-8-sig")
+        text = read_bytes(path, what, _LARGEST_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the {what} must be UTF-8 text ({error.reason} at byte {error.start}).") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

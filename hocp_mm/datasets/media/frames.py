@@ -166,11 +166,13 @@ class PackFrames(Frames):
     Args:
         filename: Pack.
         table: Where they lie.
+        side: Width and height that every picture must have, pixels; None for any.
     """
 
-    def __init__(self, filename: str, table: PackTable) -> None:
+    def __init__(self, filename: str, table: PackTable, side: int | None = None) -> None:
         self.filename = filename
         self.table = table
+        self._side = side
 
     @override
     def __len__(self) -> int:
@@ -187,7 +189,7 @@ class PackFrames(Frames):
 
     @override
     def read(self, frames: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
-        yield from iter_pack(self.filename, self.table, frames)
+        yield from iter_pack(self.filename, self.table, frames, self._side)
 
     @override
     def every(self, on_fault: OnFault | None = None) -> Iterator[NDArray[np.uint8] | None]:
@@ -203,6 +205,7 @@ def frames_of(
     num_frames: int,
     frame_files: Sequence[str] | None = None,
     pack: PackTable | None = None,
+    side: int | None = None,
     decoder: Decoder = "auto",
 ) -> Frames:
     """Return the frames of a clip.
@@ -212,6 +215,7 @@ def frames_of(
         num_frames: Number of frames.
         frame_files: Image of each frame, empty where there is none; None for a video or a pack.
         pack: Where the pictures lie in a pack; None for a video or images.
+        side: Width and height of those pictures, pixels.
         decoder: What reads a video (see `hocp_mm.datasets.read_frames`).
 
     Returns:
@@ -221,7 +225,7 @@ def frames_of(
         ValueError: If there is not one image, or one row of the pack, for each frame.
     """
     if pack is not None:
-        found: Frames = PackFrames(filename, pack)
+        found: Frames = PackFrames(filename, pack, side)
     elif frame_files is not None:
         found = ImageFrames(filename, frame_files)
     else:

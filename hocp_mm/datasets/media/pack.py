@@ -5,6 +5,7 @@ known places, checked against their CRC-32. A JPEG alone would not do, as damage
 a wrong picture without a word.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import replacing
@@ -83,7 +85,7 @@ def write_pack(
     """
     sizes: list[int] = []
     checksums: list[int] = []
-    with replacing(path) as draft:
+    with replacing(path, follow=False) as draft:
         with av.open(str(draft), "w", format="avi", options={"fflags": "+bitexact"}) as container:
             rate = Fraction(fps).limit_denominator(1001) if fps > 0 else Fraction(1)
             stream: Any = container.add_stream("mjpeg" if codec == "jpeg" else "png", rate=rate)
@@ -122,13 +124,16 @@ def read_pack(path: str | Path, table: PackTable, indices: Sequence[int] | NDArr
     return pictures if len(position) == len(wanted) and (np.diff(position) > 0).all() else pictures[position]
 
 
-def iter_pack(path: str | Path, table: PackTable, indices: NDArray[np.integer]) -> Iterator[NDArray[np.uint8]]:
+def iter_pack(
+    path: str | Path, table: PackTable, indices: NDArray[np.integer], size: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """Yield pictures one by one, some megabytes of the file in memory at a time.
 
     Args:
         path: The pack.
         table: Its table, or a part of it.
         indices: Rows of ``table`` in increasing order, ``[n]``.
+        size: Side that every picture must have, pixels; None = any. Others are not decoded.
 
     Yields:
         RGB, uint8 ``[size, size, 3]``.
@@ -158,7 +163,7 @@ def iter_pack(path: str | Path, table: PackTable, indices: NDArray[np.integer]) 
             block = memoryview(_read(path, handle, start, length))
             for index in run:
                 first = int(table.offsets[index]) - start
-                yield _decode(path, int(index), block[first : first + int(table.sizes[index])], table)
+                yield _decode(path, int(index), block[first : first + int(table.sizes[index])], table, size)
     finally:
         os.close(handle)
 
@@ -231,13 +236,27 @@ def _read(path: str | Path, handle: int, start: int, length: int) -> bytes:
     return block
 
 
-def _decode(path: str | Path, frame: int, data: memoryview, table: PackTable) -> NDArray[np.uint8]:
+def _decode(path: str | Path, frame: int, data: memoryview, table: PackTable, size: int | None) -> NDArray[np.uint8]:
     if zlib.crc32(data) != int(table.checksums[frame]):
         raise DataError(
             f"{path}: the picture of frame {frame} differs from its checksum in the index (byte "
             f"{int(table.offsets[frame])}): damaged, or another pack; copy it again, or prepare it again."
         )
+    if size is not None and (found := picture_size(data)) != (size, size):
+        got = "no picture" if found is None else f"{found[0]} x {found[1]}"
+        raise DataError(
+            f"{path}: frame {frame} must be a picture of {size} x {size} pixels as the store says, got {got}."
+        )
     picture = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise DataError(f"{path}: frame {frame} is no picture (byte {int(table.offsets[frame])}).")
     return np.asarray(picture, dtype=np.uint8)
+
+
+def picture_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return width and height that the header of a picture says, None if it is none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.system.refusals import visible
 
 _SHOWN_FAULTS = 10
 _T = TypeVar("_T")
@@ -91,7 +92,7 @@ def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = 
     """
     kinds = Counter(fault.kind for fault in faults)
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    out = f", {len(left_out)} left out ({', '.join(left_out)})" if left_out else ""
+    out = f", {len(left_out)} left out ({visible(', '.join(left_out))})" if left_out else ""
     head = f"{where}: on_fault='skip', {_count(faults)} skipped: {by_kind}{out}:"
     return "\n".join([head, *_listed(faults)])
 
@@ -102,4 +103,4 @@ def _count(faults: Sequence[str]) -> str:
 
 def _listed(faults: Sequence[str]) -> list[str]:
     rest = [f"  … and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
-    return [*(f"  {fault}" for fault in faults[:_SHOWN_FAULTS]), *rest]
+    return [*(f"  {visible(fault)}" for fault in faults[:_SHOWN_FAULTS]), *rest]

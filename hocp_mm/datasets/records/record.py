@@ -54,7 +54,8 @@ class Record:
 
     def frames(self, decoder: Decoder = "auto") -> Frames:
         """Return the frames, read by ``decoder`` where they are those of a video (see `read_frames`)."""
-        return frames_of(self.filename, self.num_frames, self.frame_files, self.pack, decoder)
+        side = None if self.crop is None else self.crop.size
+        return frames_of(self.filename, self.num_frames, self.frame_files, self.pack, side, decoder)
 
     def results(self) -> dict[str, Any]:
         """Return what enters a pipeline; what the record has not (None) is no key of it."""

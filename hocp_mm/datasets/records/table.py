@@ -27,13 +27,13 @@ class RecordTable(Sequence[Record]):
     in one pickle. A record is made when it is asked for, with arrays of its own.
 
     Args:
-        columns: Per record ``keys``, ``filenames`` and ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps`` and
-            ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``, ``valid``
-            and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has any; where
-            there are some, ``frame_files`` (`PackedStrings`, those of the records with ``num_files`` int64 ``[R]``, -1
-            for none) or the columns of a `PackTable`. The frames of a record are followed by those of the next. What is
-            one and the same for all may be left out: subjects (nobody is known), ``num_frames`` and ``num_files`` (1),
-            ``fps`` (0), ``pixel_aspect`` (1).
+        columns: Per record ``keys``, ``filenames`` and ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps``
+            and ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``,
+            ``valid`` and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has
+            any. Where there are some also ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
+            of them a record has, -1 for none), or the columns of a `PackTable`. The frames of a record are followed by
+            those of the next. What is one and the same for all may be left out: subjects (nobody is known),
+            ``num_frames`` and ``num_files`` (1), ``fps`` (0), ``pixel_aspect`` (1).
         folder: Put in front of all names of files.
         crop: How the pictures of a store were cut; None for files of a data set.
     """

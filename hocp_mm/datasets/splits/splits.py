@@ -109,7 +109,7 @@ def write_split_files(
         file = folder / f"{part}.txt"
         drawn = "" if seed is None else f"seed={seed} "
         header = f"# {drawn}sha256={_checksum(keys)} grouped by {grouped_by}\n"
-        write_text(file, header + "".join(f"{key}\n" for key in keys), newline="\n")
+        write_text(file, header + "".join(f"{key}\n" for key in keys), newline="\n", follow=False)
         files.append(file)
     return files
 

@@ -28,7 +28,7 @@ from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_record
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, count_kinds, report_text
 from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import is_draft, remove_drafts, write_text, writing
+from hocp_mm.system.files import is_draft, refuse_links, remove_drafts, write_text, writing
 from hocp_mm.system.locking import LOCK, locked
 from hocp_mm.system.parallel import run_tasks
 
@@ -192,14 +192,22 @@ def _check_folder(out: Path) -> None:
 
     Raises:
         DataError: If it is one, or no folder.
+        OutputError: If a folder in it is a link: what lies there would be replaced.
     """
     if not out.exists():
         return
     if not out.is_dir():
         raise DataError(f"{out}: a store goes to a folder, got a file.")
+    refuse_links(out / PACKS, out / SPLITS, out / FOLDS, *(out / FOLDS).glob("fold_*"))
     content = {file.name for file in out.iterdir() if not is_draft(file)}
-    if HEADER_NAME not in content and content - {LOCK, PACKS}:
+    if HEADER_NAME not in content and (content - {LOCK, PACKS} or not _holds_packs(out / PACKS)):
         raise DataError(f"{out}: a store goes to a new or empty folder, got one with other content.")
+
+
+def _holds_packs(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but whole packs; what no record uses in it is going to be removed."""
+    files = [file for file in folder.iterdir() if not is_draft(file)] if folder.is_dir() else []
+    return all((folder / f"{file.stem}{suffix}").is_file() for file in files for suffix in (".avi", ".npz"))
 
 
 def _check_settings(out: Path, header: StoreHeader, overwrite: bool) -> None:

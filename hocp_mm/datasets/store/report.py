@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hocp_mm.datasets.media.files import check_file
+from hocp_mm.datasets.media.files import read_bytes
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.errors import DataError, MissingDataError
 
 REPORT = "report.csv"
 LEFT_OUT = "record left out"
 """Kind of the faults that name, instead of a file, the key of a record that a split names and the store lacks."""
+_LARGEST = 1 << 27  # bytes
 _HEADER = ("kind", "file", "text")
 
 
@@ -39,9 +40,8 @@ def read_report(store: str | Path) -> list[Fault]:
     """
     path = Path(store) / REPORT
     try:
-        check_file(path, "report")
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        text = read_bytes(path, "report", _LARGEST).decode("utf-8", "surrogateescape")
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
     except MissingDataError as error:
         raise MissingDataError(f"{path}: no such file; prepare the store again.") from error
     except (OSError, csv.Error) as error:

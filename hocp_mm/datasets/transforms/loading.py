@@ -104,10 +104,11 @@ class LoadFaceClip:
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Add ``imgs`` to a record with ``frame_inds``."""
         inds, num_frames = results["frame_inds"], results["num_frames"]
-        files, pack = results.get("frame_files"), results.get("pack")
-        frames = frames_of(results["filename"], num_frames, files, pack, self.decoder)
+        files, pack, crop = (results.get(name) for name in ("frame_files", "pack", "crop"))
+        side = None if crop is None else crop.size
+        frames = frames_of(results["filename"], num_frames, files, pack, side, self.decoder)
         aspect = results.get("pixel_aspect", 1.0)
-        crops = Crops(frames, results["boxes"], self.size, self.margin, self.smooth, aspect, results.get("crop"))
+        crops = Crops(frames, results["boxes"], self.size, self.margin, self.smooth, aspect, crop)
         inds = frames.shown()[np.where(inds < 0, num_frames - 1, inds)]
         # size, margin and smooth are fixed here.
         size_in_memory = num_frames * self.size**2 * 3

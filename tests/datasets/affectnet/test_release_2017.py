@@ -143,6 +143,11 @@ REFUSALS = {
         f"{HEADER},valence\n".encode(),
         "the header must name the columns .* once, but valence occurs twice",
     ),
+    "line without end": (b"\0" * (1 << 20), "not a readable csv file"),
+    "nothing but faults": (
+        f"{HEADER}\n".encode() + b"1,1\n" * 102_500,
+        "must be a csv file of AffectNet, got more than",
+    ),
     "cell without end": (b'"' + b"x" * 200_000, r"not a readable csv file \(field larger than field limit"),
 }
 
@@ -151,6 +156,14 @@ REFUSALS = {
 def test_what_is_no_such_file_at_all_is_refused(tmp_path, raw, message):
     with pytest.raises(DataError, match=rf"training\.csv: {message}"):
         read(tmp_path, raw=raw)
+
+
+def test_a_file_of_holes_is_not_read_into_memory(tmp_path):
+    file = tmp_path / "training.csv"
+    with file.open("wb") as holes:
+        holes.truncate(1 << 36)
+    with pytest.raises(DataError, match="not a readable csv file"):
+        read_affectnet_csv(file, tmp_path, landmarks=False)
 
 
 def test_no_file_is_named(tmp_path):

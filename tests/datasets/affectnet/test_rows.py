@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.affectnet.rows import AffectNetRows, emonet_rules, expression_names, renumber, select_rows
+from hocp_mm.datasets.affectnet.rows import (
+    AffectNetRows,
+    emonet_rules,
+    expression_names,
+    image_keys,
+    renumber,
+    select_rows,
+)
 from hocp_mm.datasets.records.table import RecordTable
 
 NAN = float("nan")

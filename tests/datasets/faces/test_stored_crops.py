@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from hocp_mm.data_check.reading import read_record
 from hocp_mm.datasets.faces.boxes import crop_faces
 from hocp_mm.datasets.faces.crops import stored_square
 from hocp_mm.datasets.store import CropSettings, read_index
@@ -18,7 +19,7 @@ CROPS = [picture(0), None, picture(2), picture(3), None, picture(5)]
 
 def record_of(folder, crops=CROPS, **settings):
     crop = CropSettings(**({"size": SIZE, "margin": 1.5, "codec": "png"} | settings))
-    return read_index(write_store(folder, {"clip": crops}, crop) / "index.npz").record(0)
+    return read_index(write_store(folder, {"clip": crops}, crop) / "index.npz")[0].results()
 
 
 @pytest.fixture
@@ -134,3 +135,17 @@ def test_a_pack_that_went_bad_ends_in_an_error(record, cache_mb):
 def test_a_pack_that_is_gone_is_named(record):
     with pytest.raises(MissingDataError, match=r"gone\.avi: no such pack"):
         load(LoadFaceClip(SIZE), {**record, "filename": "gone.avi"}, [0])
+
+
+@pytest.mark.parametrize("size", [SIZE // 2, 2 * SIZE])
+@pytest.mark.parametrize("codec", ["png", "jpeg"])
+@pytest.mark.parametrize("wanted", [{"size": SIZE}, {"size": SIZE // 2, "margin": 0.75}])
+def test_a_picture_of_another_size_is_refused_before_it_is_decoded(size, codec, wanted, tmp_path, monkeypatch):
+    """Of a stranger: cut as one of the size of the store it would show another place, and it may fill the memory."""
+    record = record_of(tmp_path / "store")
+    other = record_of(tmp_path / "other", [picture(n, size) for n in range(6)], size=size, codec=codec)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=rf"must be a picture of {SIZE} x {SIZE} pixels .*, got {size} x {size}"):
+        load(LoadFaceClip(**wanted), {**other, "crop": record["crop"]}, [0])
+    faults = read_record({**other, "crop": record["crop"]}).faults
+    assert [fault.rpartition(" must ")[2] for fault in faults] == [f"be {SIZE}x{SIZE} pixels, got {size}x{size}."] * 6

@@ -68,6 +68,13 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         read_bytes(tmp_path / "a", "file", largest=10)
 
 
+def test_no_text_is_as_large_as_the_memory(tmp_path):
+    with (tmp_path / "a").open("wb") as holes:
+        holes.truncate(1 << 29)
+    with pytest.raises(DataError, match="must have at most 268435456 bytes"):
+        read_text(tmp_path / "a", "file")
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_finite_number_comes_back(value):
     assert parse_number(repr(value)) == value

@@ -42,6 +42,15 @@ def test_no_fault_is_no_error_and_several_are_counted_with_the_first_ten():
     assert lines[1:] == [f"  {n}: x" for n in range(10)] + ["  … and 2 more"]
 
 
+def test_names_cannot_give_commands_to_the_terminal():
+    name = "\x1b[2J\udcff"
+    with pytest.raises(DataError) as caught:
+        raise_faults("Set", [name])
+    for text in (str(caught.value), skipped_text("Set", [Fault(name)], [name])):
+        assert "\\x1b[2J\\udcff" in text
+        assert "\x1b" not in text
+
+
 def test_skipped_faults_are_counted_by_kind_and_all_that_is_left_out_is_named():
     faults = [Fault("a", "a: x", "labels"), Fault("b", "b: x", "video"), Fault("c", "c: x", "labels")]
     assert skipped_text("Set", faults, ["k1", "k2"]).splitlines() == [

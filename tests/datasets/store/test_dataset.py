@@ -9,6 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
 from hocp_mm.datasets import FaceCropDataset
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.splits.folds import write_fold_files
 from hocp_mm.datasets.splits.splits import write_split_files
 from hocp_mm.datasets.store import CropSettings, PackTable, StoreHeader, write_header, write_index

@@ -136,7 +136,7 @@ def test_new_labels_need_no_new_pictures(own_talks, own_store):
     file = own_talks / KEYS[0] / f"{KEYS[0]}_Valence_V_Aligned.csv"
     file.write_text("frame,valence\n" + "".join(f"{frame},0.25\n" for frame in range(FRAMES)))
     assert prepare_sewa(own_talks, own_store).packs_made == 0
-    assert (read_index(own_store / "index.npz").record(0)["affect"][:, 0] == 0.25).all()
+    assert (read_index(own_store / "index.npz")[0].results()["affect"][:, 0] == 0.25).all()
 
 
 def test_a_moved_raw_folder_is_the_same(own_talks, own_store, tmp_path):

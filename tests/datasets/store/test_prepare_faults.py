@@ -30,7 +30,7 @@ def test_a_video_damaged_in_the_middle_is_left_out_and_named(talks, tmp_path):
     damage_frame(_video(talks, KEYS[1]), 6)
     out = tmp_path / "crops"
     summary = prepare_sewa(talks, out)
-    assert read_index(out / "index.npz").keys() == [KEYS[0], KEYS[2], KEYS[3]]
+    assert read_index(out / "index.npz").keys == [KEYS[0], KEYS[2], KEYS[3]]
     assert (summary.records, summary.skipped) == (3, {LEFT_OUT: 1, "video": 1})
     fault, left_out = read_report(out)
     assert (fault.kind, fault.file) == ("video", str(_video(talks, KEYS[1])))
@@ -115,7 +115,7 @@ def test_a_damaged_image_is_left_out_of_its_pack(tmp_path):
     summary = prepare_store(tmp_path / "crops", _affectnet(root), crops, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
     assert index.keys() == [f"1/{number}.jpg" for number in (0, 1, 3, 4)]
-    assert [index.record(number)["expression"] for number in range(4)] == [0, 1, 3, 4]
+    assert [index[number].expression for number in range(4)] == [0, 1, 3, 4]
     assert summary.skipped == {"image": 3, LEFT_OUT: 3}
     assert left_out_keys(read_report(tmp_path / "crops")) == {"1/2.jpg", "2/0.jpg", "2/1.jpg"}
     assert sorted(file.name for file in (tmp_path / "crops/packs").iterdir()) == ["train.00000.avi", "train.00000.npz"]
@@ -132,7 +132,7 @@ def test_a_damaged_frame_does_not_count_but_its_clip_does(tmp_path):
     parts = {part: AffWild2Dataset(str(root), part, **options) for part in ("train", "val")}
     crops = CropSettings(size=48, margin=None, faces="frame")
     summary = prepare_store(tmp_path / "crops", parts, crops, workers=1)
-    record = read_index(tmp_path / "crops/index.npz").record(0)
+    record = read_index(tmp_path / "crops/index.npz")[0].results()
     assert record["video"] == name
     # 0 and 7 have no picture, 3 and 4 are marked in the labels, 2 is the damaged one.
     assert np.flatnonzero(~record["valid"]).tolist() == [0, 2, 3, 4, 7]

@@ -39,7 +39,7 @@ def test_keys_that_differ_in_case_or_unsafe_characters_have_packs_of_their_own(t
     prepare_store(tmp_path / "crops", {"all": raw}, crops, split_folders={"folds/fold_0": folder}, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
     assert index.keys() == list(names)
-    packs = [Path(index.record(number)["filename"]) for number in range(len(names))]
+    packs = [Path(index[number].filename) for number in range(len(names))]
     assert len({pack.name.casefold() for pack in packs}) == len(names)
     assert all(pack.is_file() and pack.name.isascii() and len(pack.name) < 100 for pack in packs)
     pictures = {pack.read_bytes() for pack in packs}
@@ -60,7 +60,7 @@ def test_images_share_packs_and_parts_may_share_names(tmp_path):
     assert (summary.records, summary.packs_made) == (8, 5)
     assert read_split_file(out / "splits/val.txt") == [f"val/1/{number}.jpg" for number in range(3)]
     index = read_index(out / "index.npz")
-    assert [index.record(number)["expression"] for number in range(8)] == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert [index[number].expression for number in range(8)] == [0, 1, 2, 3, 4, 0, 1, 2]
     assert json.loads((out / "store.json").read_text())["counts"]["frames"] == 8
     image = root / "Manually_Annotated/Manually_Annotated_Images/1/1.jpg"
     os.utime(image, ns=(1, 1))
@@ -73,7 +73,7 @@ def test_a_detector_finds_what_the_data_set_does_not_say(own_talks, tmp_path):
     options = {"split_folders": {"splits": own_talks / "splits"}, "workers": 1}
     choice = DetectorChoice(SquareDetector(), "square")
     prepare_store(tmp_path / "crops", parts, crops, detector=choice, **options)
-    record = read_index(tmp_path / "crops/index.npz").record(0)
+    record = read_index(tmp_path / "crops/index.npz")[0].results()
     assert record["face_found"].all()
     np.testing.assert_allclose(record["boxes"], np.tile(SQUARE, (FRAMES, 1)), atol=3)
     assert read_header(tmp_path / "crops").metainfo["face_detector"] == "square"
@@ -102,7 +102,7 @@ def test_a_detector_sees_square_pixels_and_answers_in_those_of_the_file(tmp_path
 
     crops = CropSettings(size=32, codec="png", pixel_aspect=4 / 3, faces="square")
     prepare_store(tmp_path / "crops", {"train": raw}, crops, detector=DetectorChoice(Spy(), "square"), workers=1)
-    record = read_index(tmp_path / "crops/index.npz").record(0)
+    record = read_index(tmp_path / "crops/index.npz")[0].results()
     assert set(seen) == {(240, 320, 3)}
     np.testing.assert_allclose(record["boxes"][1:], np.tile(SQUEEZED, (3, 1)), atol=3)
     assert record["face_found"].tolist() == [False, True, True, True]  # frame 0 has no picture
@@ -117,7 +117,7 @@ def test_an_image_without_a_face_is_left_out_of_its_pack(tmp_path):
     summary = prepare_store(
         tmp_path / "crops", {"train": raw}, crops, detector=DetectorChoice(SquareDetector(), "square"), workers=1
     )
-    assert read_index(tmp_path / "crops/index.npz").keys() == ["1/1.jpg"]
+    assert read_index(tmp_path / "crops/index.npz").keys == ["1/1.jpg"]
     assert summary.skipped == {"faces": 2, LEFT_OUT: 2}
 
 
@@ -143,7 +143,7 @@ def test_frames_beyond_the_labels_are_not_in_the_store(own_talks, tmp_path):
     parts = {"val": SEWADataset(str(own_talks), "val", length_tolerance=2, lazy_init=True)}
     prepare_store(tmp_path / "crops", parts, CROPS, split_folders={"splits": own_talks / "splits"}, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
-    record = index.record(0)
+    record = index[0].results()
     assert (len(index), record["num_frames"], len(record["pack"])) == (1, FRAMES - 2, FRAMES - 2)
 
 

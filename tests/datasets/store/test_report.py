@@ -29,3 +29,10 @@ def test_other_files_are_refused(tmp_path):
         (tmp_path / "report.csv").write_text(text)
         with pytest.raises(DataError, match="must have the columns kind, file, text"):
             read_report(tmp_path)
+
+
+def test_a_report_of_holes_is_not_read_into_memory(tmp_path):
+    with (tmp_path / "report.csv").open("wb") as holes:
+        holes.truncate(1 << 36)
+    with pytest.raises(DataError, match="must have at most"):
+        read_report(tmp_path)

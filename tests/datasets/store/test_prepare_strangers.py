@@ -1,0 +1,135 @@
+"""A store that was copied or comes from a stranger is completed, and nothing outside of it is touched."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hocp_mm.datasets.splits import write_split_files
+from hocp_mm.errors import HOCPError
+from tests.datasets.store.raw_sets import KEYS, prepare_sewa, tree, write_talks
+
+PACK, FACTS = f"packs/{KEYS[0]}.avi", f"packs/{KEYS[0]}.npz"
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory) -> Path:
+    return write_talks(tmp_path_factory.mktemp("raw") / "SEWAv02")
+
+
+@pytest.fixture(scope="module")
+def prepared(talks, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("store") / "crops"
+    prepare_sewa(talks, out)
+    return out
+
+
+@pytest.fixture
+def store(prepared, tmp_path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "crops"))
+
+
+@pytest.fixture
+def precious(tmp_path) -> Path:
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    for name in ("a.txt", "train.txt", "holiday.avi", "thesis.npz"):
+        (folder / name).write_text("precious")
+    return folder
+
+
+def _replace(place: Path) -> Path:
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    return place
+
+
+def _refusal(talks: Path, store: Path) -> str:
+    """Complete a store; return what the user is told if that is refused."""
+    try:
+        prepare_sewa(talks, store)
+    except HOCPError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "name", ["report.csv", "store.json", "index.npz", ".lock", PACK, FACTS, "splits/train.txt", "splits/other.txt"]
+)
+@pytest.mark.parametrize("target", ["a.txt", "new.txt"])
+def test_a_link_in_a_store_is_not_written_through(name, target, talks, store, precious):
+    before = tree(precious)
+    _replace(store / name).symlink_to(precious / target)
+    refused = _refusal(talks, store)
+    assert name in refused or not (store / name).is_symlink()
+    assert tree(precious) == before
+
+
+@pytest.mark.parametrize("name", ["packs", "splits", "folds", "folds/fold_0"])
+def test_a_folder_of_a_store_that_is_a_link_is_refused(name, talks, store, precious):
+    before = tree(precious)
+    (store / "folds").mkdir()
+    _replace(store / name).symlink_to(precious)
+    with pytest.raises(HOCPError, match=rf"{name}: must be a folder, got a link"):
+        prepare_sewa(talks, store)
+    assert tree(precious) == before
+
+
+def test_videos_of_somebody_in_a_folder_called_packs_stay(talks, tmp_path):
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs/holiday.avi").write_text("precious")
+    with pytest.raises(HOCPError, match="new or empty folder"):
+        prepare_sewa(talks, tmp_path)
+    assert tree(tmp_path) == {"packs/holiday.avi": b"precious"}
+
+
+@pytest.mark.parametrize("name", [".lock", "report.csv", "store.json", "index.npz", PACK, FACTS, "splits/train.txt"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_replaced_or_refused_and_never_waited_for(name, make, talks, store, prepared):
+    make(_replace(store / name))
+    refused = _refusal(talks, store)
+    assert name in refused or tree(store) == tree(prepared)
+
+
+def _column(name, change):
+    return lambda facts: facts.update({name: change(facts[name])})
+
+
+FORGED = {
+    "huge sizes": _column("sizes", lambda sizes: np.full(len(sizes), 2**62)),
+    "negative sizes": _column("sizes", lambda sizes: -sizes),
+    "huge offsets": _column("offsets", lambda offsets: np.full(len(offsets), 2**64 - 1, np.uint64)),
+    "offsets beyond the file": _column("offsets", lambda offsets: np.full_like(offsets, 2**63 - 1)),
+    "fractions": _column("offsets", lambda offsets: offsets + 0.5),
+    "words": _column("offsets", lambda offsets: offsets.astype(str)),
+    "dates": _column("sizes", lambda sizes: sizes.astype("M8[s]")),
+    "one number": _column("checksums", lambda checksums: checksums[0]),
+    "flat boxes": _column("boxes", lambda boxes: boxes[:, 0]),
+    "few boxes": _column("boxes", lambda boxes: boxes[:1]),
+    "words for boxes": _column("boxes", lambda boxes: boxes.astype(str)),
+    "numbers for faces": _column("face_found", lambda found: found * 7.0),
+    "few faces": _column("face_found", lambda found: found[:1]),
+    "two lengths": _column("length", lambda length: np.array([length, length])),
+    "two answers": _column("complete", lambda complete: np.array([complete, complete])),
+    "a missing column": lambda facts: facts.pop("boxes"),
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED.keys())
+def test_a_pack_with_forged_facts_is_made_again(change, talks, store, prepared):
+    with np.load(store / FACTS) as file:
+        facts = dict(file)
+    change(facts)
+    np.savez(store / FACTS, **facts)
+    assert prepare_sewa(talks, store).packs_made == 1
+    assert tree(store) == tree(prepared)
+
+
+def test_split_files_are_not_written_through_links(tmp_path):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").symlink_to(tmp_path / ".profile")
+    write_split_files(tmp_path / "splits", {"train": ["a"]}, seed=0)
+    assert not (tmp_path / ".profile").exists()
