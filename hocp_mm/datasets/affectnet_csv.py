@@ -159,7 +159,7 @@ class _Parser:
         values = {name: self._numbers(name, table[name], lines, good) for name in _NUMBERS}
         self._check_classes(values["expression"], table["expression"], lines, good)
         for row in np.flatnonzero([_leaves(file) for file in table[_FILE]]).tolist():
-            file = table[_FILE][row].replace(_NUL, "\0")
+            file = str(table[_FILE][row]).replace(_NUL, "\0")
             self._fault(good, row, f"line {lines[row]}: a path must lie below the images, got {file!r}")
         points = self._landmarks(table[_LANDMARKS], lines, good)
         chunk = {**values, "line": np.array(lines, dtype=np.int64)}
