@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent
 CORE = [
     "torch>=2.4",
     "torchvision>=0.19",  # timm imports it unconditionally; 0.19 is the partner of torch 2.4
-    "timm>=1.0.10",  # 26 networks give their stages (forward_intermediates) from 1.0.31 on, and are refused before
+    # The first that numbers the stages of ConvNeXt as it says. Networks without forward_intermediates in the installed
+    # version (older NFNets) are refused.
+    "timm>=1.0.16",
     "mmengine>=0.10.7,<1",
     "numpy>=1.26",
     "safetensors>=0.4",

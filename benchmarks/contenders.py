@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.layers import HOCPConv3d
+from hocp_mm.layers.surgery import replace_
 from hocp_mm.models import TimmHOCPBackbone
 
 
@@ -80,7 +81,7 @@ def inflate(network: nn.Module) -> nn.Module:
         elif isinstance(module, nn.MaxPool2d):
             new = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
         if new is not None:
-            network.set_submodule(name, new)
+            replace_(network, name, new)
     return network
 
 

@@ -43,4 +43,5 @@ fi
 "$env/bin/uv" pip list --python "$env/bin/python" | grep -iE '^(torch|torchvision|timm|mm[a-z0-9-]+|numpy|safetensors|pillow|av|matplotlib|scikit-image|setuptools) '
 cd "$root"
 export PYTHONPATH="$root" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-"$env/bin/python" -m pytest -q -p no:cacheprovider "$@"
+# As PARALLEL of the Makefile.
+"$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -95,6 +95,8 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
     their statistics per frame, as the image layer does. The gate does so in both.
     """
 
+    # False while the constructor of the base class runs. Not `"t" in factors`, which dynamo of torch 2.4 cannot follow.
+    _has_taps = False
     before: int
     frame_axis: FrameAxis
 
@@ -117,14 +119,13 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         folded = cls(**arguments, rank=layer.rank)
         folded.share_(layer)
         taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
-        folded.factors["t"] = nn.Parameter(taps)
+        folded.factors["t"], folded._has_taps = nn.Parameter(taps), True
         folded.before, folded.frame_axis = present_tap(size, init), frame_axis
         return folded
 
     @property
     def _modes(self) -> tuple[str, ...]:
-        # The constructor of the base class runs before the temporal factor exists.
-        return mode_names(3) if "t" in self.factors else mode_names(2)
+        return mode_names(3) if self._has_taps else mode_names(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""

@@ -90,7 +90,7 @@ def test_the_page_counts_results_and_has_a_line_per_network():
 def test_three_networks_from_the_command_line_to_the_page(tmp_path: Path, capsys, monkeypatch):
     counted = {
         "resnet": [(1, "test_resnet", True)],
-        "nfnet": [(1, "test_nfnet", True)],
+        "efficientnet": [(1, "test_efficientnet", True)],
         "vit": [(1, "test_vit", False)],
     }
     monkeypatch.setattr(timm_sweep, "count_networks", lambda pattern: counted)
@@ -103,7 +103,7 @@ def test_three_networks_from_the_command_line_to_the_page(tmp_path: Path, capsys
     rows = {line.split(" | ")[1]: line for line in page.splitlines() if " | test_" in line}
     assert rows["test_resnet"].split(" | ")[2:6] == ["64", "9", "9", "6"]
     assert rows["test_resnet"].endswith("| ok |")
-    assert rows["test_nfnet"].endswith("| ok |")
+    assert rows["test_efficientnet"].endswith("| ok |")
     assert "refused: TimmHOCPBackbone: the network must have a k x k convolution" in rows["test_vit"]
 
 

@@ -1,5 +1,6 @@
 """Fits kept on disk: the same as fresh ones, found by all they depend on, and never in the way."""
 
+import json
 import logging
 import math
 import os
@@ -213,9 +214,27 @@ def _forge(change: Callable[[dict[str, torch.Tensor]], object], checksum: bool =
             content.pop("checksum", None)
             value = decomposition_cache._checksum(content, file.stem)
             content["checksum"] = torch.tensor(value, dtype=torch.uint8)
-        save_file(content, file)
+        _write(content, file)
 
     return forge
+
+
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.uint8: "U8", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+}  # fmt: skip
+
+
+def _write(content: dict[str, torch.Tensor], file: Path) -> None:
+    """Write as save_file does, with dtypes, too, that an older one does not know."""
+    header, data = {}, b""
+    for name, tensor in content.items():
+        values = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        place = [len(data), len(data) + len(values)]
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        data += values
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
 def _set(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:

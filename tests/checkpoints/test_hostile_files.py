@@ -1,5 +1,6 @@
 """Files that are damaged, or made to harm: refused in one line, soon, in little memory; never read as others."""
 
+import io
 import json
 import random
 import resource
@@ -157,6 +158,8 @@ def test_a_flipped_bit_in_a_weight_is_told(tmp_path):
 
 @pytest.fixture
 def without_checksums():
+    if not hasattr(torch.serialization, "set_crc32_options"):
+        pytest.skip("this torch always writes checksums")
     torch.serialization.set_crc32_options(False)
     yield
     torch.serialization.set_crc32_options(True)
@@ -380,8 +383,18 @@ def test_cuts_and_flips_of_a_safetensors_header_are_refused_or_read(tmp_path):
 # ----- real files
 
 
+def _can_save(dtype: str) -> bool:
+    try:
+        torch.save(torch.empty(0, dtype=getattr(torch, dtype)), io.BytesIO())
+    except KeyError:  # "dtype torch.uint16 is not recognized" by torch 2.4
+        return False
+    return True
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "float8_e4m3fn", "bfloat16", "complex64", "bool"])
 def test_every_dtype_is_read(tmp_path, dtype):
+    if dtype.startswith("uint") and not _can_save(dtype):
+        pytest.skip(f"this torch cannot save {dtype}")
     tensor = torch.arange(4).to(getattr(torch, dtype))
     torch.save({"w": tensor, "v": tensor[1:3], "none": torch.empty(0, 3).to(tensor.dtype)}, tmp_path / "x.pth")
     read = read_checkpoint(tmp_path / "x.pth")

@@ -212,7 +212,7 @@ def test_a_state_that_fails_in_a_step_is_refused_before(name: str, interrupted: 
 
 def test_averaged_weights_of_another_shape_end_in_one_line(interrupted: Path, tmp_path: Path):
     run = copied(interrupted, tmp_path / "run")
-    changed(run, lambda checkpoint: checkpoint["ema_state_dict"].update(steps=torch.zeros(5)))
+    changed(run, lambda checkpoint: checkpoint["ema_state_dict"].update(steps=torch.zeros(5, 1)))
     with pytest.raises(HOCPError, match="size mismatch for steps") as refusal:
         train(run, resume=True)
     assert "\n" not in str(refusal.value)

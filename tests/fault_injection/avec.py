@@ -160,6 +160,7 @@ def flipped_sound(root):
     sounding = path.with_suffix(".sound.avi")
     with av.open(str(path)) as old, av.open(str(sounding), "w", format="avi") as new:
         picture = new.add_stream_from_template(old.streams.video[0])
+        picture.time_base = old.streams.video[0].time_base  # PyAV 17.0 takes a finer one
         sound = new.add_stream("pcm_s16le", rate=8000)
         sound.layout = "mono"  # pyright: ignore[reportAttributeAccessIssue]
         for packet in old.demux(video=0):

@@ -9,6 +9,11 @@ from hocp_mm.functional import choice, cp_conv
 from hocp_mm.layers import HOCPConv2d
 from tests.laws import random_kernel
 
+MEASURES = pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="this torch does not tell of checkpointing, so nothing is ever measured",
+)
+
 
 class Clock:
     """Stands for the time module: runs of a form take what the test says."""
@@ -44,6 +49,7 @@ def test_the_compiled_kernel_is_taken_unmeasured_where_cp_halves_the_multiplicat
     assert clock.runs == []
 
 
+@MEASURES
 def test_the_fastest_form_is_kept_and_measured_once(clock):
     assert choose(clock) == "mobilenet"
     runs = len(clock.runs)
@@ -53,6 +59,7 @@ def test_the_fastest_form_is_kept_and_measured_once(clock):
     assert len(clock.runs) > runs
 
 
+@MEASURES
 def test_nothing_is_measured_where_that_is_forbidden(clock):
     choice.allow_measuring(False)
     assert choose(clock) == "reconstructed"  # 16 x 16 x 9 multiplications against 512 x (16 + 16 + 9)
@@ -68,6 +75,7 @@ def test_batches_of_similar_size_share_an_answer(clock):
     assert len(clock.runs) == runs
 
 
+@MEASURES
 def test_what_is_out_of_the_race_runs_three_times_only(clock):
     choose(clock, can_fuse=True)
     runs = [form for form, _ in clock.runs]
@@ -75,6 +83,7 @@ def test_what_is_out_of_the_race_runs_three_times_only(clock):
     assert runs.count("mobilenet") == choice.ROUNDS + 1
 
 
+@MEASURES
 def test_gradients_are_part_of_the_measurement_and_reach_no_parameter(clock):
     kernel = random_kernel(out=16, in_=16, rank=512, dtype=torch.float32, requires_grad=True)
     choice.choose_form(clock.run, torch.randn(8, 16, 32, 32), kernel, (), can_fuse=False, can_rebuild=True)
@@ -118,6 +127,7 @@ def test_single_axes_serve_double_precision_in_3d(clock):
     assert choice.by_count(x.float(), kernel, can_fuse=False, can_rebuild=True) == "mobilenet"
 
 
+@MEASURES
 def test_a_measured_choice_changes_no_number_and_no_random_state(monkeypatch):
     monkeypatch.setattr(choice, "_kept", {})
     kernel = random_kernel(out=16, in_=16, rank=512)

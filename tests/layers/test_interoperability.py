@@ -207,16 +207,30 @@ ONNX = {
 }
 
 
+def _exports_a_convolution() -> bool:
+    try:
+        torch.onnx.export(nn.Conv2d(1, 1, 1), (torch.ones(1, 1, 1, 1),), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError:
+        return False
+    return True
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
     "case", ["folded frames", *(pytest.param(c, marks=pytest.mark.slow) for c in ONNX if c != "folded frames")]
 )
-def test_onnx_runtime_computes_the_same(case):
+def test_onnx_runtime_computes_the_same(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an exporter that fails leaves a report here
     pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs it")
     runtime = pytest.importorskip("onnxruntime", reason="it runs what was exported")
     make, order, batch = ONNX[case]
     model, x = make().eval(), data(order, batch)
-    program = torch.onnx.export(exportable(model), (x,), dynamo=True, verbose=False)
+    try:
+        program = torch.onnx.export(exportable(model), (x,), dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError:
+        if _exports_a_convolution():
+            raise
+        pytest.skip("this torch with this onnxscript does not even export nn.Conv2d")
     proto = program.model_proto
     session = runtime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from hocp_mm import data_check
 from hocp_mm.system.cli import run
 from tests.material.affectnet_files import row, write_2017
 from tests.material.data_configs import dataset_config, loaders

@@ -84,7 +84,7 @@ def test_frames_without_a_face_are_shaded(drawn):
     found = np.ones(F, dtype=bool)
     found[10:20] = found[95:] = False
     for panel in drawn(timeline(face_found=found)):
-        spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in panel.patches]
+        spans = [patch.get_path().get_extents(patch.get_patch_transform()).intervalx for patch in panel.patches]
         assert spans == [pytest.approx((9.5 / 25, 19.5 / 25)), pytest.approx((94.5 / 25, 99.5 / 25))]
 
 

@@ -10,6 +10,7 @@ rows, one for each face.
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -48,6 +49,7 @@ _FILE, _LANDMARKS = COLUMNS[0], COLUMNS[5]
 _NUMBERS = tuple(name for name in COLUMNS if name not in (_FILE, _LANDMARKS))
 _LAYOUT = dict.fromkeys(_NUMBERS, ("float64", ())) | {"line": ("int64", ())}
 _NULLS = frozenset(("NULL", "null", "Null", ""))
+_NUL = "\udc00"  # stands for a zero byte; no UTF-8 text holds it
 _CHUNK = 2048  # rows in memory at a time; the landmarks of a whole file are 400 MB of text
 _LONGEST_LINE = 1 << 20  # characters
 _MOST_FAULTS = 100_000
@@ -93,11 +95,11 @@ def read_affectnet_csv(path: Path, images: Path, landmarks: bool, cache: bool = 
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Yield lines; one without an end would fill the memory."""
+    """Yield lines; one without an end would fill the memory, and at a zero byte Python 3.10's csv module would end."""
     while line := file.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:
             raise csv.Error(f"a line of {_LONGEST_LINE} characters or more")
-        yield line
+        yield line if sys.version_info >= (3, 11) else line.replace("\0", _NUL)
 
 
 def _chunks(path: Path, reader: Any, faults: list[Fault]) -> Iterator[tuple[list[int], dict[str, Sequence[str]]]]:
@@ -158,7 +160,8 @@ class _Parser:
         values = {name: self._numbers(name, table[name], lines, good) for name in _NUMBERS}
         self._check_classes(values["expression"], table["expression"], lines, good)
         for row in np.flatnonzero([_leaves(file) for file in table[_FILE]]).tolist():
-            self._fault(good, row, f"line {lines[row]}: a path must lie below the images, got {table[_FILE][row]!r}")
+            file = str(table[_FILE][row]).replace(_NUL, "\0")
+            self._fault(good, row, f"line {lines[row]}: a path must lie below the images, got {file!r}")
         points = self._landmarks(table[_LANDMARKS], lines, good)
         chunk = {**values, "line": np.array(lines, dtype=np.int64)}
         if points is not None:
@@ -250,10 +253,10 @@ def _rows(
 
 def _leaves(file: str) -> bool:
     """Tell whether a path is empty, absolute, climbs out of its folder, or cannot be one (NUL)."""
-    if ".." not in file and "\0" not in file and file[:1].isalnum():
+    if ".." not in file and "\0" not in file and _NUL not in file and file[:1].isalnum():
         return False
     path = PurePosixPath(file.strip())
-    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file or _NUL in file
 
 
 def _to_numbers(texts: list[str]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from hocp_mm.functional.native.calls import Factors, empty_in, empty_output, memory_order, run_backward, run_forward
 
@@ -172,13 +172,16 @@ def _products(x: Sequence[int], factors: Sequence[Sequence[int] | None], out: Se
     return weights[0] * f_in[0] * read, weights[0] * taps * written, weights[0] * f_out[0] * written
 
 
-# PyTorch's counter knows its own operators only, and two FLOPs to a multiply-accumulate.
-@register_flop_formula(torch.ops.hocp_mm.cp_conv)
 def _count_forward(x: Sequence[int], *rest: Any, out_shape: Sequence[int], **_: Any) -> int:
     return 2 * sum(_products(x, rest[:6], out_shape))
 
 
-@register_flop_formula(torch.ops.hocp_mm.cp_conv_backward)
 def _count_backward(grad: Sequence[int], x: Sequence[int], *rest: Any, **_: Any) -> int:
     first, taps, last = _products(x, rest[:6], grad)
     return 2 * (3 * first + 3 * taps + 2 * last)  # all but the last product is computed again
+
+
+# PyTorch's counter knows its own operators only, and two FLOPs to a multiply-accumulate. Not register_flop_formula:
+# that of torch 2.4 files a formula where its counter does not look.
+flop_registry[torch.ops.hocp_mm.cp_conv] = shape_wrapper(_count_forward)
+flop_registry[torch.ops.hocp_mm.cp_conv_backward] = shape_wrapper(_count_backward)

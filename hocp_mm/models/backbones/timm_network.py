@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import timm
+from timm.layers.classifier import NormMlpClassifierHead
 from timm.models import FeatureInfo
 from timm.utils.model import reparameterize_model  # timm.models has it in newer releases alone
 from torch import Tensor, nn
@@ -155,6 +156,8 @@ def choose_stages(net: nn.Module, name: str, out_indices: Sequence[int], head: b
     before = list(net.state_dict())
     if hasattr(net, "prune_intermediate_layers"):
         network.prune_intermediate_layers(list(indices), prune_norm=True, prune_head=True)
+        if isinstance(getattr(net, "head", None), NormMlpClassifierHead):
+            network.head = nn.Identity()  # up to timm 1.0.26 its norm stays, and would get no gradient
     after = net.state_dict().keys()
     return Stages(indices, tuple(channels), False), [key for key in before if key not in after]
 

@@ -9,6 +9,7 @@ import pytest
 from hocp_mm.data_check.reading import read_record
 from hocp_mm.datasets.faces.boxes import crop_faces
 from hocp_mm.datasets.faces.crops import stored_square
+from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.store import CropSettings, read_index
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.errors import DataError, MissingDataError
@@ -147,5 +148,5 @@ def test_a_picture_of_another_size_is_refused_before_it_is_decoded(size, codec, 
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match=rf"must be a picture of {SIZE} x {SIZE} pixels .*, got {size} x {size}"):
         load(LoadFaceClip(**wanted), {**other, "crop": record["crop"]}, [0])
-    faults = read_record({**other, "crop": record["crop"]}).faults
+    faults = read_record(Record.from_results({**other, "crop": record["crop"]})).faults
     assert [fault.rpartition(" must ")[2] for fault in faults] == [f"be {SIZE}x{SIZE} pixels, got {size}x{size}."] * 6
