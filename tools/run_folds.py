@@ -96,7 +96,7 @@ def choose_folds(cfg: "Config", wanted: list[int] | None) -> list[int]:
     Raises:
         HOCPError: If there are no folds, or not the wanted ones.
     """
-    from hocp_mm.datasets.splits.folds import count_folds
+    from hocp_mm.datasets.splits import count_folds
 
     root = cfg.test_dataloader.dataset.data_root
     count = count_folds(root)
@@ -117,7 +117,7 @@ def check_tests(root: Path, numbers: list[int]) -> None:
     Raises:
         DataError: If a clip is in two test parts.
     """
-    from hocp_mm.datasets.splits.folds import count_folds, read_fold
+    from hocp_mm.datasets.splits import count_folds, read_fold
 
     tested: dict[str, int] = {}
     everything: set[str] = set()
@@ -139,7 +139,7 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
     Raises:
         HOCPError: If the folder holds another run.
     """
-    from hocp_mm.datasets.splits.folds import read_fold
+    from hocp_mm.datasets.splits import read_fold
 
     parts = json.dumps(read_fold(cfg.test_dataloader.dataset.data_root, fold))
     stamp = {
@@ -268,7 +268,7 @@ def collect(folder: Path, cfg: "Config", fold: int) -> "list[AffectTimeline]":
     Raises:
         DataError: If a clip is missing or foreign.
     """
-    from hocp_mm.datasets.splits.folds import read_fold
+    from hocp_mm.datasets.splits import read_fold
     from hocp_mm.evaluation import read_results
 
     dataset = cfg.test_dataloader.dataset

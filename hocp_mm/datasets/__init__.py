@@ -20,7 +20,11 @@ from hocp_mm.datasets.faces.tracking import FaceTrack
 from hocp_mm.datasets.media.images import check_image, read_image
 from hocp_mm.datasets.media.self_check import AccessReport, check_random_access
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
-from hocp_mm.datasets.records.dataset import AffectDataset
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, scale_labels
+from hocp_mm.datasets.records.faults import Fault, attempt
+from hocp_mm.datasets.records.record import Record
+from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.dataset import SEWADataset
 from hocp_mm.datasets.sewa.files import (
     SEWAKey,
@@ -31,8 +35,16 @@ from hocp_mm.datasets.sewa.files import (
     read_sewa_metadata,
 )
 from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
-from hocp_mm.datasets.splits.folds import check_folds, make_folds, read_fold, write_fold_files
-from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.splits import (
+    check_folds,
+    check_no_leak,
+    make_folds,
+    read_fold,
+    read_split_file,
+    split_by_group,
+    write_fold_files,
+    write_split_files,
+)
 from hocp_mm.datasets.store.dataset import FaceCropDataset
 
 __all__ = [
@@ -42,14 +54,20 @@ __all__ = [
     "AffWild2Dataset",
     "AffectDataset",
     "AffectNetDataset",
+    "Claim",
     "Detections",
     "FaceCropDataset",
     "FaceDetector",
     "FaceTrack",
+    "Fault",
+    "Record",
+    "RecordTable",
     "SEWADataset",
     "SEWAKey",
     "SEWAMetadata",
+    "Scan",
     "VideoInfo",
+    "attempt",
     "check_folds",
     "check_image",
     "check_no_leak",
@@ -75,6 +93,7 @@ __all__ = [
     "read_sewa_metadata",
     "read_split_file",
     "read_va_file",
+    "scale_labels",
     "smooth_boxes",
     "split_by_group",
     "square_boxes",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
+from hocp_mm.datasets.splits import make_folds, write_fold_files
 from hocp_mm.synthetic.clip import SyntheticClip
 from hocp_mm.synthetic.landmarks68 import landmarks68
 from hocp_mm.synthetic.scene import FRAME_SHAPE

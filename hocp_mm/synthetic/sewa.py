@@ -15,7 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.synthetic.clip import FPS, SyntheticClip
 from hocp_mm.synthetic.staging import write_staged
 from hocp_mm.synthetic.trajectories import MOTION_SHARE, smooth_process

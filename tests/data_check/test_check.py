@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.data_check import TimeLimits, check_data
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.errors import HOCPError
 from tests.material.afew_va_files import write_afew_va
 from tests.material.affectnet_files import row, write_2017, write_2021

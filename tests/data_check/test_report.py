@@ -56,7 +56,9 @@ def test_the_first_ten_of_a_kind_are_listed_and_nothing_is_counted_twice():
 
 
 def test_names_cannot_give_commands_to_the_terminal():
-    odd = PartReport("val", "SEWADataset", faults=(Fault("\x1b[2J\udcff\n.csv: x.", "labels"),), notes=("\x1b[2J",))
+    odd = PartReport(
+        "val", "SEWADataset", faults=(Fault("x.csv", "\x1b[2J\udcff\n.csv: x.", "labels"),), notes=("\x1b[2J",)
+    )
     text = report_text(DataReport((odd,)))
     assert "\n  \\x1b[2J\\udcff\\n.csv: x.\n" in text
     assert "\x1b" not in text

@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path
 
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from tests.fault_injection.harm import (
     NO_FAULT_OF_FOLDERS,
     UNREADABLE,

@@ -6,7 +6,7 @@ import json
 import pytest
 from mmengine.config import Config
 
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.store import CropSettings
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.launch import build_datasets, load_config

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
+from hocp_mm.datasets.splits import make_folds, write_fold_files
 from tests.material.sewa_files import HEIGHT, SQUARE, draw_number
 
 WIDTH = 240

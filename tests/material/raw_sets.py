@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets import SEWADataset
 from hocp_mm.datasets.faces.cascades import Detections
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.store import CropSettings
 from hocp_mm.datasets.store.prepare import Summary, prepare_store
 from tests.material.sewa_files import write_segment

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 
 WIDTH, HEIGHT = 320, 240
 SQUARE = ((WIDTH - HEIGHT) // 2, 0, (WIDTH + HEIGHT) // 2, HEIGHT)

@@ -12,7 +12,7 @@ from hocp_mm.datasets import iter_frames, read_image
 from hocp_mm.datasets.faces.crops import crop_frame, squares_of
 from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.store import (
     CropSettings,
     PackTable,

@@ -128,7 +128,7 @@ def _kernel() -> torch.Tensor:
 
 def _run_folds(base: Path, folder: Path) -> None:
     """Run all folds with tools that only write files; a checkpoint that is named is read."""
-    from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
+    from hocp_mm.datasets.splits import make_folds, write_fold_files
 
     root = folder / "data"
     if not root.is_dir():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hocp_mm.datasets import AFEWVADataset, read_fold
-from hocp_mm.datasets.splits.folds import check_folds
+from hocp_mm.datasets.splits import check_folds
 from hocp_mm.datasets.transforms import LoadFaceClip
 from hocp_mm.errors import DataError
 from hocp_mm.synthetic import SyntheticAfewVaSpec, SyntheticClip, write_synthetic_afew_va

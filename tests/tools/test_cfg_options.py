@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.runner.loops import EpochBasedTrainLoop
 
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.registry import MODELS
 from hocp_mm.system import cli
 from tests.fault_injection.sewa import KEYS

@@ -76,7 +76,7 @@ def run_fake(tool, make, tmp_path):
     """Run a demo with fake commands; return its outcome and the commands."""
     from dataclasses import replace
 
-    from hocp_mm.datasets.splits.splits import write_split_files
+    from hocp_mm.datasets.splits import write_split_files
 
     def run(*options):
         data = tmp_path / "data"

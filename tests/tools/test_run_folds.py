@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.splits.folds import make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.splits import make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline

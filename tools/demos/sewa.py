@@ -52,7 +52,7 @@ def run(demo: Demo) -> Outcome:
 
 def _unseen_video(demo: Demo) -> Path:
     """Pick the first video of the test people."""
-    from hocp_mm.datasets.splits.splits import read_split_file
+    from hocp_mm.datasets.splits import read_split_file
 
     key = read_split_file(demo.data / "splits" / "test.txt")[0]
     return demo.data / key / f"{key}.avi"

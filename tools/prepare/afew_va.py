@@ -13,8 +13,7 @@ from pathlib import Path
 
 from hocp_mm.datasets.afew_va.dataset import AFEWVADataset
 from hocp_mm.datasets.afew_va.files import AFEW_VA_RANGE
-from hocp_mm.datasets.splits.folds import count_folds, read_fold
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import count_folds, read_fold, write_split_files
 from hocp_mm.datasets.store.command import RawParts, fraction, labels_options, run_store_command, store_parser
 from hocp_mm.errors import MissingDataError
 from hocp_mm.system.cli import run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor, same_actor
 from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults
-from hocp_mm.datasets.splits.folds import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.splits import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
 from hocp_mm.system.files import refuse_links, require_writable
@@ -57,7 +57,8 @@ def read_actors(root: Path) -> dict[str, str]:
     """
     faults: list[Fault] = []
     clips = find_afew_va_clips(root)
-    actors = {clip: attempt(faults, "labels", read_afew_va_actor, root / clip / f"{clip}.json") for clip in clips}
+    files = {clip: root / clip / f"{clip}.json" for clip in clips}
+    actors = {clip: attempt(faults, "labels", file, read_afew_va_actor, file) for clip, file in files.items()}
     raise_faults(str(root), faults)
     return {clip: same_actor(actor) for clip, actor in actors.items() if actor is not None}
 

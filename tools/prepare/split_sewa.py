@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
-from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
 from hocp_mm.system.files import refuse_links, require_writable

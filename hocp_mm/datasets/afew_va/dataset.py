@@ -26,8 +26,7 @@ from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.records.table import RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits.folds import Parts, count_folds, read_fold
-from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 

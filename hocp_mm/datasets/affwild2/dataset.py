@@ -16,7 +16,7 @@ from hocp_mm.datasets.records.faults import attempt
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.records.table import RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits.splits import check_no_leak
+from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 

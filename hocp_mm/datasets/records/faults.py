@@ -35,6 +35,11 @@ class Fault(str):
         fault.file, fault.kind = str(file), kind
         return fault
 
+    @property
+    def text(self) -> str:
+        """The whole sentence."""
+        return str(self)
+
     def __getnewargs__(self) -> tuple[str, str, str]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Travel between processes with file and kind."""
         return self.file, str(self), self.kind

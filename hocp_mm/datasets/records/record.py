@@ -58,10 +58,12 @@ class Record:
         return frames_of(self.filename, self.num_frames, self.frame_files, self.pack, side, decoder)
 
     def results(self) -> dict[str, Any]:
-        """Return what enters a pipeline; what the record has not (None) is no key of it."""
+        """Return what enters a pipeline; what the record has not (None, or square pixels) is no key of it."""
         found: dict[str, Any] = {"video": self.key} | {name: getattr(self, name) for name in _NAMES[1:]}
         if self.frame_files is not None:
             found["frame_files"] = list(self.frame_files)
+        if self.pixel_aspect == 1:
+            del found["pixel_aspect"]
         return {name: value for name, value in found.items() if value is not None or name == "boxes"}
 
     @classmethod

@@ -19,7 +19,7 @@ from hocp_mm.datasets.records.table import RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv
 from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
-from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 

@@ -1,1 +1,31 @@
 """Parts and folds that keep people together."""
+
+from hocp_mm.datasets.splits.folds import (
+    Parts,
+    check_folds,
+    count_folds,
+    make_folds,
+    read_fold,
+    write_fold_files,
+)
+from hocp_mm.datasets.splits.splits import (
+    PARTS,
+    check_no_leak,
+    read_split_file,
+    split_by_group,
+    write_split_files,
+)
+
+__all__ = [
+    "PARTS",
+    "Parts",
+    "check_folds",
+    "check_no_leak",
+    "count_folds",
+    "make_folds",
+    "read_fold",
+    "read_split_file",
+    "split_by_group",
+    "write_fold_files",
+    "write_split_files",
+]

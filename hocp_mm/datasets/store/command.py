@@ -9,7 +9,7 @@ from pathlib import Path
 from hocp_mm.datasets.faces.crops import CODECS, CropSettings
 from hocp_mm.datasets.faces.detection import DETECTORS, make_detector
 from hocp_mm.datasets.records.dataset import AffectDataset
-from hocp_mm.datasets.splits.splits import read_split_file
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store.parts import split_files
 from hocp_mm.datasets.store.prepare import Summary, prepare_store
 from hocp_mm.datasets.store.report import REPORT

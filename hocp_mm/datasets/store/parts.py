@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from hocp_mm.datasets.afew_va.files import same_actor
-from hocp_mm.datasets.splits.splits import PARTS, check_no_leak, read_split_file, write_split_files
+from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, write_split_files
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import replacing
 

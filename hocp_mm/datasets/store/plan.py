@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,49 +62,44 @@ def part_name(part: str, number: int) -> str:
     return f"{part}.{number:05d}"
 
 
-def unique_keys(parts: dict[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return keys that differ over all parts: as they are, or where two parts share one, all as ``<part>/<key>``.
+def with_unique_keys(parts: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """Return records whose keys differ over all parts: as they are, or where two share one, all as ``<part>/<key>``.
 
     Args:
-        parts: Keys by part.
+        parts: Records by part.
 
     Returns:
-        Keys by part, in the same order.
+        Records by part, in the same order.
 
     Raises:
         DataError: If a part has a key twice.
-
-    Example:
-        >>> unique_keys({"train": ["1.jpg"], "val": ["1.jpg"]})
-        {'train': ['train/1.jpg'], 'val': ['val/1.jpg']}
     """
-    for part, keys in parts.items():
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if list(keys).count(key) > 1)
-            raise DataError(f"{part}: a record may be there once, got {twice!r} more than once.")
-    if sum(map(len, parts.values())) == len({key for keys in parts.values() for key in keys}):
-        return {part: list(keys) for part, keys in parts.items()}
-    return {part: [f"{part}/{key}" for key in keys] for part, keys in parts.items()}
+    for part, records in parts.items():
+        for key, count in Counter(record.key for record in records).items():
+            if count > 1:
+                raise DataError(f"{part}: a record may be there once, got {key!r} more than once.")
+    keys = {record.key for records in parts.values() for record in records}
+    if len(keys) == sum(map(len, parts.values())):
+        return {part: list(records) for part, records in parts.items()}
+    return {part: [replace(record, key=f"{part}/{record.key}") for record in parts[part]] for part in parts}
 
 
 def plan_packs(parts: Mapping[str, Sequence[Record]], images_per_pack: int) -> list[PackJob]:
     """Divide records into packs: a pack for a video, one for every so many images of a part.
 
     Args:
-        parts: Records by part; where two parts share a key, their records are renamed (see `unique_keys`).
+        parts: Records by part, with keys that differ (see `with_unique_keys`).
         images_per_pack: Images in a pack, at most.
 
     Returns:
         Packs of different names, in the order of the parts.
     """
-    keys = unique_keys({part: [record.key for record in records] for part, records in parts.items()})
     jobs: list[PackJob] = []
     for part, records in parts.items():
-        named = [replace(record, key=key) for key, record in zip(keys[part], records, strict=True)]
-        images = [record for record in named if _is_image(record)]
+        images = [record for record in records if _is_image(record)]
         for number, start in enumerate(range(0, len(images), images_per_pack)):
             jobs.append(PackJob(part_name(part, number), tuple(images[start : start + images_per_pack])))
-        jobs += [PackJob(pack_name(record.key), (record,)) for record in named if not _is_image(record)]
+        jobs += [PackJob(pack_name(record.key), (record,)) for record in records if not _is_image(record)]
     return jobs
 
 

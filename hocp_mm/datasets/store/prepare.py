@@ -24,7 +24,7 @@ from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
 from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, write_index
 from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
-from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_records
+from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_records, with_unique_keys
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, count_kinds, report_text
 from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack
 from hocp_mm.errors import DataError
@@ -106,7 +106,7 @@ def prepare_store(
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         _check_settings(out, header, overwrite)
-        records = {part: dataset.load_records() for part, dataset in parts.items()}
+        records = with_unique_keys({part: dataset.load_records() for part, dataset in parts.items()})
         check_records(records, settings, detector is not None)
         jobs = plan_packs(records, images_per_pack)
         with writing(out):

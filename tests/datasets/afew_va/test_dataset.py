@@ -13,8 +13,7 @@ from PIL import Image
 
 from hocp_mm.datasets import AFEWVADataset
 from hocp_mm.datasets.affectnet.rows import box_columns
-from hocp_mm.datasets.splits.folds import read_fold
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import read_fold, write_split_files
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS

@@ -46,7 +46,7 @@ def test_names_cannot_give_commands_to_the_terminal():
     name = "\x1b[2J\udcff"
     with pytest.raises(DataError) as caught:
         raise_faults("Set", [name])
-    for text in (str(caught.value), skipped_text("Set", [Fault(name)], [name])):
+    for text in (str(caught.value), skipped_text("Set", [Fault(name, name)], [name])):
         assert "\\x1b[2J\\udcff" in text
         assert "\x1b" not in text
 

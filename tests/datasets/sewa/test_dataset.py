@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hocp_mm.datasets import SEWADataset
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip, window_starts
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.splits.folds import check_folds, count_folds, make_folds, read_fold, write_fold_files
+from hocp_mm.datasets.splits import check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError, MissingDataError
 
 SIZES = st.lists(st.integers(1, 12), min_size=7, max_size=40)

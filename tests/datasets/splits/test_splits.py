@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.splits.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError, MissingDataError
 
 

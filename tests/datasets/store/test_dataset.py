@@ -10,8 +10,7 @@ from mmengine.registry import DATASETS
 
 from hocp_mm.datasets import FaceCropDataset
 from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.splits.folds import write_fold_files
-from hocp_mm.datasets.splits.splits import write_split_files
+from hocp_mm.datasets.splits import write_fold_files, write_split_files
 from hocp_mm.datasets.store import CropSettings, PackTable, StoreHeader, write_header, write_index
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.store_files import SIZE, picture, write_store

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hocp_mm.datasets.records.packed_strings import PackedStrings
 from hocp_mm.datasets.store import CropSettings, PackTable, read_index, write_index
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.store_files import make_record
@@ -145,7 +146,11 @@ def test_columns_that_do_not_belong_together_are_refused(tmp_path, rows, change,
 
 @pytest.mark.parametrize("pack", ["../../elsewhere", "/home/somebody/video", "..", "a/b", "a\\b", "a\nb"])
 def test_a_strangers_index_names_no_file_outside_of_the_packs(pack, tmp_path):
-    write(tmp_path / "index.npz", [make_record("a", table(1), pack=pack)])
+    write(tmp_path / "index.npz", [make_record("a", table(1))])
+    with np.load(tmp_path / "index.npz") as file:
+        columns = dict(file)
+    columns["packs"], columns["packs_ends"] = PackedStrings([pack]).arrays()
+    np.savez(tmp_path / "index.npz", **columns)
     with pytest.raises(DataError, match=r"index\.npz: the index is damaged \(a pack must have the name of a file in"):
         read_index(tmp_path / "index.npz")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import SEWADataset
-from hocp_mm.datasets.splits.splits import read_split_file
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index, read_pack
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import read_facts
@@ -64,9 +64,9 @@ def full_disk() -> Iterator[None]:
 
 def test_every_frame_shows_its_number(prepared):
     index = read_index(prepared / "index.npz")
-    assert index.keys() == list(KEYS)
+    assert index.keys == list(KEYS)
     for number in range(len(KEYS)):
-        record = index.record(number)
+        record = index[number].results()
         crops = read_pack(record["filename"], record["pack"], range(FRAMES))
         # The crop is 1.5 times the square that shows the number.
         edge = round(CROPS.size / 6)
@@ -119,7 +119,7 @@ def test_only_the_pack_whose_files_changed_is_made_again(own_talks, own_store, c
     elif change == "picture":  # a bit that went bad on the disk: neither size nor settings tell
         pack = own_store / "packs" / f"{key}.avi"
         raw = bytearray(pack.read_bytes())
-        raw[int(read_facts(pack.with_suffix(".npz")).table.offsets[5]) + 40] ^= 1
+        raw[int(read_facts(pack.with_suffix(".npz"))["offsets"][5]) + 40] ^= 1
         pack.write_bytes(raw)
     else:
         (own_store / "packs" / f"{key}.npz").write_bytes(b"PK damaged")
@@ -156,9 +156,9 @@ def test_facts_with_a_damaged_byte_are_unreadable_or_the_same(prepared, tmp_path
         except DataError:
             refused += 1
             continue
-        np.testing.assert_array_equal(facts.table.offsets, sound.table.offsets)
-        np.testing.assert_array_equal(facts.boxes, sound.boxes)
-        assert facts.fingerprint == sound.fingerprint
+        np.testing.assert_array_equal(facts["offsets"], sound["offsets"])
+        np.testing.assert_array_equal(facts["boxes"], sound["boxes"])
+        assert facts["fingerprint"] == sound["fingerprint"]
     assert refused > 50
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import AffectNetDataset, AffWild2Dataset, SEWADataset
-from hocp_mm.datasets.splits.splits import read_split_file
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_index
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.report import LEFT_OUT, left_out_keys, read_report
@@ -114,7 +114,7 @@ def test_a_damaged_image_is_left_out_of_its_pack(tmp_path):
     crops = CropSettings(size=24, codec="png", faces="box")
     summary = prepare_store(tmp_path / "crops", _affectnet(root), crops, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
-    assert index.keys() == [f"1/{number}.jpg" for number in (0, 1, 3, 4)]
+    assert index.keys == [f"1/{number}.jpg" for number in (0, 1, 3, 4)]
     assert [index[number].expression for number in range(4)] == [0, 1, 3, 4]
     assert summary.skipped == {"image": 3, LEFT_OUT: 3}
     assert left_out_keys(read_report(tmp_path / "crops")) == {"1/2.jpg", "2/0.jpg", "2/1.jpg"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.datasets import AFEWVADataset, AffectNetDataset, SEWADataset
-from hocp_mm.datasets.splits.splits import read_split_file
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.report import LEFT_OUT
@@ -38,7 +38,7 @@ def test_keys_that_differ_in_case_or_unsafe_characters_have_packs_of_their_own(t
     crops = CropSettings(size=32, codec="png", pixel_aspect=4 / 3)
     prepare_store(tmp_path / "crops", {"all": raw}, crops, split_folders={"folds/fold_0": folder}, workers=1)
     index = read_index(tmp_path / "crops/index.npz")
-    assert index.keys() == list(names)
+    assert index.keys == list(names)
     packs = [Path(index[number].filename) for number in range(len(names))]
     assert len({pack.name.casefold() for pack in packs}) == len(names)
     assert all(pack.is_file() and pack.name.isascii() and len(pack.name) < 100 for pack in packs)

@@ -9,7 +9,7 @@ import pytest
 
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.errors import HOCPError
-from tests.datasets.store.raw_sets import KEYS, prepare_sewa, tree, write_talks
+from tests.material.raw_sets import KEYS, prepare_sewa, tree, write_talks
 
 PACK, FACTS = f"packs/{KEYS[0]}.avi", f"packs/{KEYS[0]}.npz"
 

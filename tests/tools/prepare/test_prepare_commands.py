@@ -16,7 +16,7 @@ from hocp_mm.datasets import (
     FaceCropDataset,
     SEWADataset,
 )
-from hocp_mm.datasets.splits.folds import make_folds, write_fold_files
+from hocp_mm.datasets.splits import make_folds, write_fold_files
 from hocp_mm.datasets.store import CropSettings, read_header, read_index
 from hocp_mm.datasets.transforms.loading import LoadFaceClip
 from hocp_mm.errors import DataError, MissingDataError
@@ -238,4 +238,4 @@ def test_a_detector_replaces_the_landmarks(tmp_path, capsys):
     header, index = read_header(out), read_index(out / "index.npz")
     assert (header.crop.faces, header.crop.margin) == ("cascade", 1.5)
     assert header.metainfo["face_detector"] == "cascade"
-    assert index.record(0)["boxes"].shape == (4, 4)
+    assert index[0].boxes.shape == (4, 4)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hocp_mm.datasets.splits.folds import check_folds, count_folds, read_fold
+from hocp_mm.datasets.splits import check_folds, count_folds, read_fold
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
 

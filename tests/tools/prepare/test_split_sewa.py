@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from hocp_mm.datasets.splits.splits import read_split_file
+from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
 
