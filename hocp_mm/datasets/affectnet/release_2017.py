@@ -51,7 +51,7 @@ _LAYOUT = dict.fromkeys(_NUMBERS, ("float64", ())) | {"line": ("int64", ())}
 _NULLS = frozenset(("NULL", "null", "Null", ""))
 _NUL = "\udc00"  # stands for a zero byte; no UTF-8 text holds it
 _CHUNK = 2048  # rows in memory at a time; the landmarks of a whole file are 400 MB of text
-_LONGEST_LINE = 1 << 20  # characters
+_LONGEST_LINE = 1 << 22  # characters
 _MOST_FAULTS = 100_000
 _NUMBERS_PER_ROW = 2 * NUM_LANDMARKS
 

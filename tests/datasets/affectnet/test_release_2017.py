@@ -143,7 +143,7 @@ REFUSALS = {
         f"{HEADER},valence\n".encode(),
         "the header must name the columns .* once, but valence occurs twice",
     ),
-    "line without end": (b"\0" * (1 << 20), "not a readable csv file"),
+    "line without end": (b"\0" * (1 << 22), "not a readable csv file"),
     "nothing but faults": (
         f"{HEADER}\n".encode() + b"1,1\n" * 102_500,
         "must be a csv file of AffectNet, got more than",
