@@ -68,7 +68,10 @@ def track_faces(
     if faces in DETECTORS:
         detector = make_detector(str(faces), model)
         try:
-            return track_detections(iter_frames(video), info.num_frames, info.fps, detector, every, progress, video)
+            frames, aspect = iter_frames(video), info.pixel_aspect
+            return track_detections(
+                frames, info.num_frames, info.fps, detector, every, progress, video, pixel_aspect=aspect
+            )
         except NoFaceError as error:
             raise NoFaceError(f"{error} Give the face with --box x,y,w,h.") from None
     if Path(faces).suffix.lower() == ".zip":

@@ -18,8 +18,9 @@ from torch import Tensor
 from hocp_mm.apis.face_track import Faces, track_faces
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config, without_starts
 from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
-from hocp_mm.datasets import FaceTrack, crop_faces, iter_frames, probe_video
+from hocp_mm.datasets import FaceTrack, probe_video
 from hocp_mm.datasets.faces.detection import Progress
+from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, load_config, load_weights
 from hocp_mm.registry import MODELS
@@ -111,10 +112,10 @@ class AffectInferencer:
                 f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
                 f"{info.num_frames} frames ({video})."
             )
-        squares = self.rule.squares(track.boxes, info.num_frames, (info.width, info.height))
+        crops = self.rule.crops(frames_of(str(video), info.num_frames), track.boxes, info.pixel_aspect)
         meta = {"video": Path(video).stem, "num_frames": info.num_frames, "fps": info.fps}
         averager = WindowAverager()
-        stream = cut_windows(iter_frames(video), squares, self.rule, windows, str(video))
+        stream = cut_windows(crops.read_all(), info.num_frames, self.rule, windows)
         while batch := list(islice(stream, batch_size)):
             for (inds, _), pred in zip(batch, self._predict_batch(batch, meta, flip), strict=True):
                 averager.add(inds, pred)
@@ -144,38 +145,33 @@ class AffectInferencer:
 
 
 def cut_windows(
-    frames: Iterable[NDArray[np.uint8]],
-    squares: NDArray[np.float32],
+    frames: Iterable[tuple[int, NDArray[np.uint8]]],
+    num_frames: int,
     rule: ClipRule,
     windows: Sequence[NDArray[np.int64]],
-    video: str,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Yield the crops of each window while the video goes by, holding only crops that are still needed.
 
     Args:
-        frames: Frames of the video from 0 on, RGB uint8 ``[H, W, 3]``.
-        squares: Square to crop from each frame, ``[F, 4]``.
-        rule: Size of the crops, and what is done to them.
+        frames: Number and crop of every frame of the video, in order, RGB uint8 ``[S, S, 3]``.
+        num_frames: Frames of the video.
+        rule: What is done to the crops.
         windows: Frame numbers ``[T]`` of each window; -1 repeats the last frame of the video.
-        video: Name for the error text.
 
     Yields:
         Frame numbers, and crops uint8 ``[3, T, S, S]``, in the order in which the windows end.
-
-    Raises:
-        DataError: If the video ends before the last window does.
     """
-    needs = [np.where(inds < 0, len(squares) - 1, inds) for inds in windows]
+    needs = [np.where(inds < 0, num_frames - 1, inds) for inds in windows]
     order = sorted(range(len(windows)), key=lambda k: int(needs[k].max()))
     # oldest[i]: first frame that window order[i] or any later one still needs.
     oldest = np.minimum.accumulate([needs[k].min() for k in reversed(order)])[::-1]
     crops: dict[int, NDArray[np.uint8]] = {}
-    done = index = 0
-    for index, frame in enumerate(frames):
+    done = 0
+    for index, crop in frames:
         if done == len(order):
             return
         if index >= oldest[done]:
-            crops[index] = crop_faces(frame[None], squares[index : index + 1], rule.size)[0]
+            crops[index] = crop
         while done < len(order) and needs[order[done]].max() <= index:
             clip = {"imgs": np.stack([crops[int(i)] for i in needs[order[done]]])}  # [T, size, size, 3]
             for transform in rule.after:
@@ -184,8 +180,6 @@ def cut_windows(
             done += 1
             for old in [i for i in crops if done == len(order) or i < oldest[done]]:
                 del crops[old]
-    if done < len(order):
-        raise DataError(f"{video}: the video must have {len(squares)} frames, but it ends after {index + 1}.")
 
 
 def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]]:

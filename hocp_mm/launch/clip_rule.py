@@ -8,7 +8,8 @@ import numpy as np
 from mmengine.config import Config
 from numpy.typing import NDArray
 
-from hocp_mm.datasets import face_track, square_boxes
+from hocp_mm.datasets.faces.crops import Crops
+from hocp_mm.datasets.media.frames import Frames
 from hocp_mm.datasets.transforms import (
     CenterCropClip,
     LoadFaceClip,
@@ -100,20 +101,18 @@ class ClipRule:
             f"cropped; looked at {', '.join(LOADERS)}."
         )
 
-    def squares(self, boxes: NDArray[np.float32] | None, num_frames: int, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Return the square to crop from each frame, as ``LoadFaceClip`` does.
+    def crops(self, frames: Frames, boxes: NDArray[np.float32] | None, pixel_aspect: float = 1.0) -> Crops:
+        """Return the crops of a video, as ``LoadFaceClip`` cuts them.
 
         Args:
-            boxes: Landmark boxes of the whole video, ``[F, 4]``, or None for the whole frame.
-            num_frames: F.
-            size: Width and height of the video.
+            frames: The frames.
+            boxes: Landmark boxes of the whole video in pixels of the file, ``[F, 4]``, or None for the whole frame.
+            pixel_aspect: Width of a pixel over its height.
 
         Returns:
-            Squares, float32 ``[F, 4]``.
+            The crops.
         """
-        if boxes is None:
-            return np.repeat(square_boxes(np.array([[0, 0, *size]], np.float32), 1.0), num_frames, axis=0)
-        return face_track(boxes, self.margin, self.smooth)
+        return Crops(frames, boxes, self.size, self.margin, self.smooth, pixel_aspect)
 
     def windows(self, num_frames: int, stride: int | None = None) -> list[NDArray[np.int64]]:
         """Return the frames of every window, -1 for padding; together they cover each frame of the video.

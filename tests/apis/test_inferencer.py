@@ -1,5 +1,6 @@
 """Sliding windows over a video equal the network on the same windows."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import torch
 
 from hocp_mm.apis import AffectInferencer, FaceTrack
 from hocp_mm.apis.inferencer import cut_windows
-from hocp_mm.datasets.media.video import iter_frames
+from hocp_mm.datasets import probe_video
+from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.datasets.transforms.sampling import window_starts
 from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
 from hocp_mm.launch import ClipRule
+from tests.material import odd_videos
 from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video
 
 BOX = (14, 8, 26, 22)
@@ -150,8 +153,8 @@ def test_whole_frames_are_cropped_as_in_training(tmp_path: Path, network: Any, v
     loaded = LoadFaceClip(32)({"frame_inds": np.arange(8), "num_frames": 21, "boxes": None, "filename": str(video)})[
         "imgs"
     ]
-    squares = inferencer.rule.squares(None, 21, (64, 48))
-    _, clip = next(cut_windows(iter_frames(video), squares, inferencer.rule, [np.arange(8)], "v"))
+    crops = inferencer.rule.crops(frames_of(str(video), 21), None)
+    _, clip = next(cut_windows(crops.read_all(), 21, inferencer.rule, [np.arange(8)]))
     assert np.array_equal(clip.numpy().transpose(1, 2, 3, 0), loaded)
 
 
@@ -167,9 +170,8 @@ def test_memory_is_bounded_by_the_window():
         for i in range(400):
             yield np.full((8, 8, 3), i % 256, dtype=np.uint8)
 
-    squares = np.tile(np.float32([0, 0, 8, 8]), (400, 1))
     windows = [np.arange(s, s + 8) for s in range(0, 393, 4)]
-    stream = cut_windows(frames(), squares, RULE, windows, "v")
+    stream = cut_windows(enumerate(frames()), 400, RULE, windows)
     held = []
     for inds, clip in stream:
         assert clip[0, :, 0, 0].tolist() == [i % 256 for i in inds]
@@ -177,11 +179,26 @@ def test_memory_is_bounded_by_the_window():
     assert max(held) == 8
 
 
-def test_a_video_that_ends_early_is_refused():
-    squares = np.tile(np.float32([0, 0, 8, 8]), (9, 1))
-    frames = [np.zeros((8, 8, 3), np.uint8)] * 6
-    with pytest.raises(DataError, match=r"v\.avi: the video must have 9 frames, but it ends after 6"):
-        list(cut_windows(frames, squares, RULE, [np.arange(0, 4), np.arange(5, 9)], "v.avi"))
+def test_a_video_that_ends_early_is_refused(tmp_path: Path, network: Any, video: Path):
+    crops = RULE.crops(frames_of(str(video), 23), None)
+    with pytest.raises(DataError, match=r"\.\w+: frame 21 was asked for, but the stream ends after 21 frames"):
+        list(cut_windows(crops.read_all(), 23, RULE, [np.arange(19, 23)]))
+
+
+def test_pixels_that_are_not_square_are_made_so_as_in_training(tmp_path: Path, network: Any):
+    """The same picture, once squeezed to pixels of 2:1 in the file: faces of natural width enter the network."""
+    file = odd_videos.write_video(tmp_path / "wide.mp4", "mpeg4", 21, pixel_aspect=Fraction(2))
+    inferencer = make(tmp_path, network)
+    boxes = np.tile(np.float32([10, 10, 50, 90]), (21, 1))
+    record = {"frame_inds": np.arange(8), "num_frames": 21, "boxes": boxes, "filename": str(file), "pixel_aspect": 2.0}
+    rule = inferencer.rule
+    loaded = LoadFaceClip(rule.size, rule.margin, rule.smooth)(record)["imgs"]
+    assert probe_video(file).pixel_aspect == 2
+    seen = []
+    inferencer._predict_batch = lambda batch, *rest: seen.extend(batch) or [torch.zeros(8, 2) for _ in batch]
+    inferencer.predict(file, FaceTrack(boxes, np.ones(21, bool)))
+    clip = next(clip for inds, clip in seen if inds[0] == 0)
+    assert np.array_equal(clip.numpy().transpose(1, 2, 3, 0), loaded)
 
 
 def test_another_architecture_is_refused_with_its_keys(tmp_path: Path, network: Any):

@@ -19,6 +19,7 @@ from hocp_mm.datasets.faces.boxes import square_boxes
 from hocp_mm.datasets.faces.cascades import CascadeDetector, Detections, HaarDetector
 from hocp_mm.datasets.faces.tracking import BRIDGE_SECONDS, FaceTrack, link_detections, spread_boxes
 from hocp_mm.datasets.faces.yunet import YUNET_SOURCE, YuNetDetector
+from hocp_mm.datasets.media.images import square_pixels, square_scale
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
 
 DETECTORS = ("cascade", "yunet", "haar")
@@ -88,6 +89,7 @@ def track_detections(
     every: int = 1,
     progress: Progress | None = None,
     source: str | Path = "the frames",
+    pixel_aspect: float = 1.0,
 ) -> FaceTrack:
     """Return the box of the main face in every frame.
 
@@ -104,9 +106,10 @@ def track_detections(
         every: Look at every ``every``-th frame, and at the last one.
         progress: Called as ``progress("looking for faces", done, total)`` in frames.
         source: Name of the video or folder, for error texts.
+        pixel_aspect: Width of a pixel over its height; detectors, which know faces of natural width, see square ones.
 
     Returns:
-        One box and one flag per frame.
+        One box, in pixels of the files, and one flag per frame.
 
     Raises:
         ValueError: If ``every`` is below 1.
@@ -126,7 +129,7 @@ def track_detections(
             raise DataError(f"track_detections: {source} must have {num_frames} frames, but there are more.")
         shown[index] = frame is not None
         if frame is not None and (index % every == 0 or count == num_frames):
-            found = detector(frame)
+            found = detector(square_pixels(frame, pixel_aspect))
             keys += [index] * len(found.boxes)
             boxes.append(found.boxes)
             scores.append(found.scores)
@@ -145,4 +148,6 @@ def track_detections(
     jump = max(1.0, _LINK_SECONDS * fps / every)
     chosen = link_detections(np.array(keys), squares, np.concatenate(scores), jump)
     track = spread_boxes(np.array(keys)[chosen], every_box[chosen], num_frames, every, round(BRIDGE_SECONDS * fps))
-    return FaceTrack(track.boxes, track.face_found & shown)
+    if track.boxes is None:
+        return FaceTrack(None, track.face_found & shown)
+    return FaceTrack((track.boxes / (2 * square_scale(pixel_aspect))).astype(np.float32), track.face_found & shown)

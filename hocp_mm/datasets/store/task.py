@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.crops import CropSettings, check_face, crop_frame, squares_of
 from hocp_mm.datasets.faces.detection import FaceDetector, track_detections
 from hocp_mm.datasets.media.files import check_file
-from hocp_mm.datasets.media.images import square_pixels, square_scale
 from hocp_mm.datasets.media.pack import PackTable, write_pack
 from hocp_mm.datasets.records.faults import Fault, fault_of
 from hocp_mm.datasets.records.record import Record
@@ -288,20 +287,15 @@ class _Crops:
         """Return the boxes of a record, and where they show a face."""
         if self._choice is None:
             return record.boxes, record.face_found
-        aspect = self._settings.pixel_aspect
         damaged: list[Fault] = []  # told here only where no crop is made
-        # Detectors know faces of natural width.
-        frames = (None if frame is None else square_pixels(frame, aspect) for frame in _frames_of(record, damaged))
+        frames, detector, aspect = _frames_of(record, damaged), self._choice.detector, self._settings.pixel_aspect
         try:
-            track = track_detections(
-                frames, record.num_frames, record.fps, self._choice.detector, source=record.filename
+            return track_detections(
+                frames, record.num_frames, record.fps, detector, source=record.filename, pixel_aspect=aspect
             )
         except NoFaceError as error:
             self.faults += damaged
             raise UnusableSourceError(fault_of(error, "faces", record.filename)) from error
-        if track.boxes is None:  # the detector takes the whole frame for the crop
-            return None, track.face_found
-        return (track.boxes / (2 * square_scale(aspect))).astype(np.float32), track.face_found
 
 
 def _is_done(path: Path, facts_file: Path, mark: str) -> bool:
