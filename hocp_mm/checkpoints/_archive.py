@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from hocp_mm.checkpoints._echo import echo
+from hocp_mm.checkpoints._plain_data import echo
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["check_archive"]

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import torch
 
-from hocp_mm.checkpoints._echo import echo
 from hocp_mm.checkpoints._plain_data import (
     CALL_STEPS,
     MAPPINGS,
@@ -27,6 +26,7 @@ from hocp_mm.checkpoints._plain_data import (
     allowed_names,
     check_keys,
     container,
+    echo,
     expect,
     history_buffer,
     is_count,

@@ -22,8 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
-from hocp_mm.checkpoints._echo import echo
-from hocp_mm.checkpoints._plain_data import RefusedError
+from hocp_mm.checkpoints._plain_data import RefusedError, echo
 from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError

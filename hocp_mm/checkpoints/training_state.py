@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hocp_mm.checkpoints._echo import echo
-from hocp_mm.checkpoints._plain_data import history_buffer
+from hocp_mm.checkpoints._plain_data import echo, history_buffer
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["check_optimizer_state", "check_scheduler_state", "check_training_state"]

@@ -22,8 +22,7 @@ from hocp_mm.datasets.media.self_check import AccessReport, check_random_access
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.dataset import SEWADataset
 from hocp_mm.datasets.sewa.files import (
@@ -32,9 +31,9 @@ from hocp_mm.datasets.sewa.files import (
     find_sewa_keys,
     parse_sewa_key,
     read_affect_csv,
+    read_landmarks_zip,
     read_sewa_metadata,
 )
-from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
 from hocp_mm.datasets.splits import (
     check_folds,
     check_no_leak,

@@ -20,11 +20,11 @@ from hocp_mm.datasets.afew_va.files import (
 )
 from hocp_mm.datasets.affectnet.rows import FIRST_INNER
 from hocp_mm.datasets.faces.boxes import landmark_boxes
-from hocp_mm.datasets.media.images import ImageInfo, check_image, square_scale
+from hocp_mm.datasets.faces.crops import square_scale
+from hocp_mm.datasets.media.images import ImageInfo, check_image
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
 from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file
 from hocp_mm.errors import DataError, MissingDataError

@@ -25,7 +25,7 @@ from hocp_mm.datasets.affectnet.rows import (
 from hocp_mm.datasets.media.images import check_image
 from hocp_mm.datasets.records.dataset import AffectDataset, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import RecordTable
 from hocp_mm.errors import DataError
 from hocp_mm.registry import DATASETS
 

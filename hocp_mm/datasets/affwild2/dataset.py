@@ -13,8 +13,7 @@ from hocp_mm.datasets.affwild2.files import SETS, find_crops, find_label_files, 
 from hocp_mm.datasets.media.video import probe_video
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import attempt
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
 from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.errors import DataError, MissingDataError

@@ -14,8 +14,7 @@ from hocp_mm.datasets.faces.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, probe_video
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import attempt
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS

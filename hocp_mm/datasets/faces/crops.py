@@ -6,17 +6,56 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import crop_faces, face_track, square_boxes
 from hocp_mm.datasets.media.frames import Frames
-from hocp_mm.datasets.media.images import square_pixels, square_scale
 from hocp_mm.datasets.media.pack import CODECS, Codec
 from hocp_mm.errors import DataError
 
 _LARGEST_SIZE = 8192
 _TOLERANCE = 1e-3  # that of crop_faces: a thousandth of the side is no other scale
+
+
+def square_pixels(frame: NDArray[np.uint8], pixel_aspect: float) -> NDArray[np.uint8]:
+    """Stretch a frame so that its pixels become square; never shrinks.
+
+    Exact for positions: what lies at (x, y), pixel *i* covering [i, i + 1), comes to lie at
+    ``(x, y) * square_scale(pixel_aspect)``. A width that is not whole then is rounded up, the edge repeating.
+
+    Args:
+        frame: ``[H, W, 3]``.
+        pixel_aspect: Width of a pixel over its height; 4/3 for 720x576 frames of a wide DVD.
+
+    Returns:
+        The frame itself for 1, else a wider one (above 1) or a higher one (below 1).
+    """
+    scale_x, scale_y = square_scale(pixel_aspect)
+    if (scale_x, scale_y) == (1.0, 1.0):
+        return frame
+    height, width = frame.shape[:2]
+    size = (int(np.ceil(width * scale_x - 1e-6)), int(np.ceil(height * scale_y - 1e-6)))
+    # Pixel centres: output u + 0.5 looks at (u + 0.5) / scale.
+    to_source = np.array([[1 / scale_x, 0, (1 / scale_x - 1) / 2], [0, 1 / scale_y, (1 / scale_y - 1) / 2]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(frame, to_source, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def square_scale(pixel_aspect: float) -> tuple[float, float]:
+    """Return the factors on x and y that make pixels square; one of them is 1.
+
+    Raises:
+        ValueError: If the aspect is not positive and finite.
+
+    Example:
+        >>> square_scale(2.0), square_scale(0.5)
+        ((2.0, 1.0), (1.0, 2.0))
+    """
+    if not (np.isfinite(pixel_aspect) and pixel_aspect > 0):
+        raise ValueError(f"square_scale: pixel_aspect must be positive, got {pixel_aspect!r}.")
+    return max(float(pixel_aspect), 1.0), max(1 / float(pixel_aspect), 1.0)
 
 
 def squares_of(

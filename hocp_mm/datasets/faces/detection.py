@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import square_boxes
 from hocp_mm.datasets.faces.cascades import CascadeDetector, Detections, HaarDetector
+from hocp_mm.datasets.faces.crops import square_pixels, square_scale
 from hocp_mm.datasets.faces.tracking import BRIDGE_SECONDS, FaceTrack, link_detections, spread_boxes
 from hocp_mm.datasets.faces.yunet import YUNET_SOURCE, YuNetDetector
-from hocp_mm.datasets.media.images import square_pixels, square_scale
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
 
 DETECTORS = ("cascade", "yunet", "haar")

@@ -13,8 +13,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.records.faults import Fault, raise_faults, skipped_text
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, without_twins
 from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
 from hocp_mm.errors import DataError, HOCPError

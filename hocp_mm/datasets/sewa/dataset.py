@@ -14,11 +14,9 @@ from hocp_mm.datasets.faces.given_boxes import check_boxes_inside, expand_boxes,
 from hocp_mm.datasets.media.video import VideoInfo, probe_video
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
-from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv
-from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
+from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv, read_landmarks_zip
 from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.dataset import AffectDataset
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import RecordTable
 from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file
 from hocp_mm.datasets.store.header import check_expected, read_header
 from hocp_mm.datasets.store.index import INDEX_NAME, read_index

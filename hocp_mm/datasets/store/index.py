@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.media.files import check_file
-from hocp_mm.datasets.records.packed_strings import PackedStrings
-from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.records.table import NO_EXPRESSIONS, RecordTable
+from hocp_mm.datasets.records.record import NO_EXPRESSIONS, PackedStrings, Record, RecordTable
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import replacing
 

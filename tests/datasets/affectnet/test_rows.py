@@ -13,7 +13,7 @@ from hocp_mm.datasets.affectnet.rows import (
     renumber,
     select_rows,
 )
-from hocp_mm.datasets.records.table import RecordTable
+from hocp_mm.datasets.records.record import RecordTable
 
 NAN = float("nan")
 

@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hocp_mm.datasets.media.images import (
-    check_image,
-    held_frames,
-    iter_images,
-    read_image,
-    square_pixels,
-    square_scale,
-)
+from hocp_mm.datasets.faces.crops import square_pixels, square_scale
+from hocp_mm.datasets.media.images import check_image, held_frames, iter_images, read_image
 from hocp_mm.errors import DataError, MissingDataError
 
 RNG = np.random.default_rng(0)

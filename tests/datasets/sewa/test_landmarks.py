@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.sewa.landmarks import read_landmarks_zip
+from hocp_mm.datasets.sewa.files import read_landmarks_zip
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.sewa_files import square_landmarks, write_landmarks_zip
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.records.packed_strings import PackedStrings
+from hocp_mm.datasets.records.record import PackedStrings
 from hocp_mm.datasets.store import CropSettings, PackTable, read_index, write_index
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.store_files import make_record

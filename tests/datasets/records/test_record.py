@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.records.packed_strings import PackedStrings
+from hocp_mm.datasets.records.record import PackedStrings
 
 NAMES = ["1/a.jpg", "", "12/ü笑.png", "x\udce9.jpg"]  # the last one is no UTF-8 on disk
 
