@@ -47,7 +47,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     Raises:
         MissingDataError: If there is no such file.
         HOCPError: If it is no config, its data sets would read different folds, or ``store`` among its keys cannot
-            take their place (see `hocp_mm.launch.data_options`).
+            take their place (see `share_fold`, `use_store`).
     """
     if not Path(path).is_file():
         raise MissingDataError(f"config: no such file: {path}.")
