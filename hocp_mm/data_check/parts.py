@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 
 from hocp_mm.datasets.records.dataset import AffectDataset
-from hocp_mm.datasets.records.faults import Fault
+from hocp_mm.datasets.records.faults import Fault, incomplete_text
 from hocp_mm.errors import HOCPError
 from hocp_mm.system.refusals import user_error
 
@@ -77,23 +77,23 @@ def build_part(part: PartConfig) -> BuiltPart:
     """
     if part.imports:
         import_modules_from_strings(**part.imports)
-    with _warnings_kept(part.type_name) as notes:
+    with _quiet():
         try:
             with DefaultScope.overwrite_default_scope(part.scope):
                 dataset: AffectDataset = DATASETS.build(part.config)
         except Exception as error:  # whatever a constructor says about its options
             if cause := user_error(error):  # or about files that it opens already
-                return BuiltPart(None, (Fault(part.root, str(cause), "set"),), tuple(notes))
+                return BuiltPart(None, (Fault(part.root, str(cause), "set"),))
             plain = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             return BuiltPart(None, refusal=plain)
         try:
             dataset.full_init()
         except HOCPError as error:
-            # Nothing could be used: its faults are known one by one.
-            return BuiltPart(
-                None, (Fault(part.root, _whole(error, dataset.faults), "set"), *dataset.faults), tuple(notes)
-            )
-    return BuiltPart(dataset, tuple(dataset.faults), tuple(notes))
+            text = str(error)
+            if dataset.faults:  # which are told one by one, so that nothing could be used is what is left to say
+                text = f"{incomplete_text(dataset.name, len(dataset.faults))}; no record can be used."
+            return BuiltPart(None, (Fault(part.root, text, "set"), *dataset.faults), tuple(dataset.notes))
+    return BuiltPart(dataset, tuple(dataset.faults), tuple(dataset.notes))
 
 
 def samples_by_record(dataset: AffectDataset) -> dict[int, list[int]]:
@@ -105,36 +105,17 @@ def samples_by_record(dataset: AffectDataset) -> dict[int, list[int]]:
     return groups
 
 
-def _whole(error: HOCPError, faults: Sequence[Fault]) -> str:
-    """Return the text without the list of faults that are told one by one."""
-    if not faults:
-        return str(error)
-    return f"{str(error).partition(chr(10))[0].rstrip(':')}; no record can be used."
-
-
 @contextmanager
-def _warnings_kept(name: str) -> Iterator[list[str]]:
-    """Collect the warnings of a data set instead of printing what it logs; those about faults are left out."""
-    kept: list[str] = []
+def _quiet() -> Iterator[None]:
+    """Do not print what a data set logs: the report tells it."""
     logger = MMLogger.get_current_instance()
     before = logger.handlers
-    collectors: list[logging.Handler] = [_Collector(name, kept.append)]
-    logger.handlers = collectors
+    quiet: list[logging.Handler] = [logging.NullHandler()]
+    logger.handlers = quiet
     try:
-        yield kept
+        yield
     finally:
         logger.handlers = before
-
-
-class _Collector(logging.Handler):
-    def __init__(self, name: str, collect: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._begin, self._collect = name, collect
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text.startswith(self._begin) and "on_fault='skip'" not in text:  # mmengine has warnings of its own
-            self._collect(text)
 
 
 def part_configs(cfg: Config, splits: Sequence[str]) -> list[PartConfig]:

@@ -1,6 +1,5 @@
 """AFEW-VA: clips of films as folders of PNG frames, with whole-number labels from -10 to 10 and 68 landmarks."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -310,7 +309,7 @@ class AFEWVADataset(AffectDataset):
             ids = {key: numbers for key, scan in scans.items() if (numbers := scan.notes[note])}
             if ids:
                 names = "; ".join(f"{key}: {_ranges(numbers)}" for key, numbers in ids.items())
-                _warn(f"{self.name}: {sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
+                self.warn(f"{sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
         clips: dict[tuple[int, int], list[str]] = {}
         for key, scan in scans.items():
             if scan.record is not None:
@@ -318,8 +317,8 @@ class AFEWVADataset(AffectDataset):
         others = [size for size in clips if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
         if others and self.pixel_aspect != 1:
             names = "; ".join(f"{width}x{height}: {', '.join(clips[width, height])}" for width, height in others)
-            _warn(
-                f"{self.name}: pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576; these are "
+            self.warn(
+                f"pixel_aspect={self.pixel_aspect:.4g} belongs to frames shaped as 720x576; these are "
                 f"not, look whether their faces are too wide now ({names})"
             )
         affect, found = table.affect[table.valid], table.face_found[table.valid]
@@ -330,10 +329,6 @@ class AFEWVADataset(AffectDataset):
             f"{', '.join(f'{width}x{height}' for width, height in clips)}, pixel_aspect {self.pixel_aspect:.4g}",
             logger="current",
         )
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger="current", level=logging.WARNING)
 
 
 def _ranges(numbers: list[int]) -> str:

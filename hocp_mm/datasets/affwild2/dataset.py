@@ -1,6 +1,5 @@
 """Aff-Wild2, the valence-arousal track: face crops in numbered images, one label line per frame of the video."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,9 +216,7 @@ class AffWild2Dataset(AffectDataset):
             users.setdefault(record.filename, []).append(record.key)
         shared = [f"{' and '.join(names)} ({folder})" for folder, names in users.items() if len(names) > 1]
         if shared:
-            print_log(
-                f"{self.name}: {len(shared)} folders of crops serve several people, whose labels then meet the same "
-                f"pictures: {', '.join(shared)}",
-                logger="current",
-                level=logging.WARNING,
+            self.warn(
+                f"{len(shared)} folders of crops serve several people, whose labels then meet the same pictures: "
+                f"{', '.join(shared)}"
             )

@@ -1,6 +1,5 @@
 """The chats of SEWA as AVEC 2017, 2018 and 2019 label them: whole recordings, ten labels a second."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -227,8 +226,4 @@ class AVECDataset(AffectDataset):
             logger="current",
         )
         if bare := frames - len(affect):
-            print_log(
-                f"{self.name}: {bare} frames lie before the first or after the last label and do not count",
-                logger="current",
-                level=logging.WARNING,
-            )
+            self.warn(f"{bare} frames lie before the first or after the last label and do not count")

@@ -96,6 +96,7 @@ class AffectDataset(BaseDataset):
 
     Attributes:
         faults: What reading the clips found wrong; not empty only with ``on_fault="skip"``.
+        notes: Warnings that are no faults: cut videos, frames without label …
     """
 
     RECORD_OPTIONS: ClassVar[tuple[str, ...]] = ("label_range",)
@@ -130,6 +131,7 @@ class AffectDataset(BaseDataset):
         self._check_sampling(steps, test_mode)
         self.on_fault: OnFault = on_fault
         self.faults: list[Fault] = []
+        self.notes: list[str] = []
         self._table: RecordTable | None = None
         self._told: set[str] = set()
         self._damaged_in_a_row = 0
@@ -178,6 +180,11 @@ class AffectDataset(BaseDataset):
         del scans
         frames = f"{len(table)} records, {len(table.affect)} frames, {affect_ranges(table.affect[table.valid])}"
         print_log(f"{self.name}: {frames}", logger="current")
+
+    def warn(self, text: str) -> None:
+        """Log what is no fault and yet to be known, and keep it for the check of the data."""
+        self.notes.append(f"{self.name}: {text}")
+        print_log(self.notes[-1], logger="current", level=logging.WARNING)
 
     def load_records(self) -> RecordTable:
         """Read and check all clips; one `DataError` names all faults of the set.

@@ -81,7 +81,12 @@ def raise_faults(where: str, faults: Sequence[str]) -> None:
         DataError: With the number of faults and the first ten.
     """
     if faults:
-        raise DataError("\n".join([f"{where}: the data must be complete, got {_count(faults)}:", *_listed(faults)]))
+        raise DataError("\n".join([f"{incomplete_text(where, len(faults))}:", *_listed(faults)]))
+
+
+def incomplete_text(where: str, count: int) -> str:
+    """Return the rule that ``count`` faults of the set ``where`` break."""
+    return f"{where}: the data must be complete, got {_count(count)}"
 
 
 def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = ()) -> str:
@@ -98,12 +103,12 @@ def skipped_text(where: str, faults: Sequence[Fault], left_out: Sequence[str] = 
     kinds = Counter(fault.kind for fault in faults)
     by_kind = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     out = f", {len(left_out)} left out ({visible(', '.join(left_out))})" if left_out else ""
-    head = f"{where}: on_fault='skip', {_count(faults)} skipped: {by_kind}{out}:"
+    head = f"{where}: on_fault='skip', {_count(len(faults))} skipped: {by_kind}{out}:"
     return "\n".join([head, *_listed(faults)])
 
 
-def _count(faults: Sequence[str]) -> str:
-    return "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+def _count(faults: int) -> str:
+    return "1 fault" if faults == 1 else f"{faults} faults"
 
 
 def _listed(faults: Sequence[str]) -> list[str]:

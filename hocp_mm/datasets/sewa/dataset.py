@@ -1,6 +1,5 @@
 """SEWA DB v0.2, the released segments: folders with an Xvid AVI, label csvs and, mostly, landmarks."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -235,16 +234,14 @@ class SEWADataset(AffectDataset):
         notes = {key: scans[key].notes for key in table.keys}
         if doubts := [note["doubt"] for note in notes.values() if note["doubt"]]:
             named = ", ".join(doubts[:3]) + (", …" if len(doubts) > 3 else "")
-            text = f"{self.name}: metadata.ini contradicts the folder's name in {len(doubts)} of {len(table)}: {named}"
-            print_log(text, logger="current", level=logging.WARNING)
+            self.warn(f"metadata.ini contradicts the folder's name in {len(doubts)} of {len(table)}: {named}")
         cut = []
         for key, note in notes.items():
             frames, *labels = note["lengths"]
             if set(labels) != {frames}:
                 cut.append(f"{key} ({frames} frames, {labels[0]} and {labels[1]} labels)")
         if cut:
-            text = f"{self.name}: {len(cut)} videos cut to the shorter of video and labels: {', '.join(cut)}"
-            print_log(text, logger="current", level=logging.WARNING)
+            self.warn(f"{len(cut)} videos cut to the shorter of video and labels: {', '.join(cut)}")
         print_log(
             f"{self.name}: {len(table)} videos, {len(set(table.subjects))} conversations, "
             f"{len(table.affect)} frames, {affect_ranges(table.affect)} "

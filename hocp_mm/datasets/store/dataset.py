@@ -1,6 +1,5 @@
 """Any data set of affect, prepared once as a store of face crops (see `hocp_mm.datasets.store`)."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -79,6 +78,12 @@ class FaceCropDataset(AffectDataset):
         if self._table is None:
             self._table = self._read_index()
         return self._table
+
+    @property
+    def name(self) -> str:
+        """Name of this part, for messages."""
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"FaceCropDataset({self.root}, {self.split}{fold})"
 
     def record_options(self) -> dict[str, Any]:
         """Return the options that the store was prepared with."""
@@ -168,14 +173,11 @@ class FaceCropDataset(AffectDataset):
         check_no_leak(parts, lambda key: group_of(key) or f"record {key}", folder)
 
     def _log(self, rows: NDArray[np.int32], missing: Sequence[str]) -> None:
-        fold = "" if self.fold is None else f", fold {self.fold}"
-        where = f"FaceCropDataset({self.root}, {self.split}{fold})"
         crop = self.header.crop
         frames = int(self.table.num_frames[rows].sum())
         cut = "whole frames" if crop.margin is None else f"faces by {crop.faces}, margin {crop.margin:g}"
-        text = f"{where}: {len(rows)} records of {self.header.dataset}, {frames} frames, {crop.size} pixels, {cut}"
+        text = f"{self.name}: {len(rows)} records of {self.header.dataset}, {frames} frames, {crop.size} pixels, {cut}"
         print_log(text, logger="current")
         if missing:
             shown = ", ".join(missing[:_SHOWN_KEYS]) + (", …" if len(missing) > _SHOWN_KEYS else "")
-            text = f"{where}: {len(missing)} records of the split were left out of the store ({shown}; see {REPORT})"
-            print_log(text, logger="current", level=logging.WARNING)
+            self.warn(f"{len(missing)} records of the split were left out of the store ({shown}; see {REPORT})")

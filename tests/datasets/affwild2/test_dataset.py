@@ -9,6 +9,7 @@ import pytest
 from hocp_mm.datasets import AffWild2Dataset
 from hocp_mm.datasets.affwild2 import dataset as affwild2
 from hocp_mm.datasets.affwild2.files import write_va_file
+from hocp_mm.datasets.records import dataset as records
 from hocp_mm.datasets.transforms import CompensateLabelDelay, SampleClip, window_starts
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -33,7 +34,8 @@ def root(affwild2_root, tmp_path):
 def told(monkeypatch):
     """What the data set logs."""
     texts = []
-    monkeypatch.setattr(affwild2, "print_log", lambda text, **options: texts.append(text))
+    for module in (affwild2, records):
+        monkeypatch.setattr(module, "print_log", lambda text, **options: texts.append(text))
     return texts
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from hocp_mm.datasets import SEWADataset, read_sewa_metadata
+from hocp_mm.datasets.records import dataset as records
 from hocp_mm.datasets.sewa import dataset as sewa
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.sewa_files import KEYS
@@ -50,7 +51,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_the_data_set_warns_where_metadata_and_name_disagree(damaged_root, monkeypatch):
     told = []
-    monkeypatch.setattr(sewa, "print_log", lambda text, **options: told.append(text))
+    for module in (sewa, records):
+        monkeypatch.setattr(module, "print_log", lambda text, **options: told.append(text))
     (damaged_root / KEYS[0] / "metadata.ini").write_text("Category=AH\nConversation=1\nSubject=2\n")
     (damaged_root / KEYS[1] / "metadata.ini").write_text("Category=SVL\nConversation=2\nSubject=3\n")
     SEWADataset(damaged_root)
