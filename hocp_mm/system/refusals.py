@@ -21,7 +21,7 @@ _LONGEST_TEXT = 1 << 16  # that is looked at at all: an error may repeat what a 
 LONGEST_VALUE, LONGEST_LINE = 300, 600
 """Characters of a value that a refusal repeats, and of the whole refusal."""
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1])
 _OF_CHECKS = (ValueError, TypeError, KeyError, NotImplementedError)
 _OF_BUILDING = (*_OF_CHECKS, AssertionError)
 _WORK = ("run_epoch", "run_iter")

@@ -125,7 +125,7 @@ REFUSED = {
     "no config": ([], {}, "usage: sbatch"),
     "an option for a config": (["--resume"], {}, "usage: sbatch"),
     "no Slurm": (["a.py"], {"SLURM_JOB_ID": ""}, "to be started with sbatch, which sets SLURM_JOB_ID"),
-    "another folder": (["a.py"], {"SLURM_SUBMIT_DIR": "/"}, "call sbatch in the repository or set HOCP_MMROOT"),
+    "another folder": (["a.py"], {"SLURM_SUBMIT_DIR": "/"}, "call sbatch in the repository or set HOCP_MM_ROOT"),
 }
 
 
