@@ -246,7 +246,7 @@ class AffectNetDataset(AffectDataset):
             reasons = summary(dropped | ({"faults": len(faults)} if faults else {}))
             raise DataError(f"{rows.source}: at least one row must be of use, got none of {len(rows)} ({reasons}).")
         kept = np.flatnonzero(keep)
-        self.settle_faults(self.name, faults, len(kept))
+        self.settle_faults(faults, len(kept))
         source = rows.source
         affect = [scale_labels(rows.affect[kept, column], self.label_range, source) for column in (0, 1)]
         files = [rows.files[row] for row in kept]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -191,8 +192,14 @@ class AffectDataset(BaseDataset):
 
         Returns:
             The records that can be used, in the order of `keys`.
+
+        Raises:
+            DataError: If there are faults and ``on_fault`` is ``"error"``, nothing can be used, or `keys` repeats one.
         """
         keys = self.keys()
+        if len(set(keys)) < len(keys):
+            twice = next(key for key, count in Counter(keys).items() if count > 1)
+            raise DataError(f"{self.name}: a clip must be named once, got {twice!r} more than once.")
         scans: dict[str, Scan] = {}
         with ThreadPoolExecutor(max_workers=min(_THREADS, 2 * (os.cpu_count() or 1))) as pool:
             for key, scan in zip(keys, pool.map(self.scan, keys), strict=True):
@@ -203,7 +210,7 @@ class AffectDataset(BaseDataset):
         records = [scan.record for scan in scans.values() if scan.record is not None]
         records = without_twins(records, faults, self.claims)
         used = {record.key for record in records}
-        self.settle_faults(self.name, faults, len(records), [key for key in keys if key not in used])
+        self.settle_faults(faults, len(records), [key for key in keys if key not in used])
         table = RecordTable.of(records)
         self.report(table, scans)
         return table
@@ -217,11 +224,10 @@ class AffectDataset(BaseDataset):
         values = {name: getattr(self, name) for name in self.RECORD_OPTIONS}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    def settle_faults(self, where: str, faults: Sequence[Fault], usable: int, left_out: Sequence[str] = ()) -> None:
+    def settle_faults(self, faults: Sequence[Fault], usable: int, left_out: Sequence[str] = ()) -> None:
         """Raise all faults together or, with ``on_fault="skip"``, name them in a warning and keep them.
 
         Args:
-            where: Name of the set and part.
             faults: What is wrong.
             usable: Number of videos that are left to use.
             left_out: Names of the videos that are not.
@@ -230,12 +236,13 @@ class AffectDataset(BaseDataset):
             DataError: If there are faults and ``on_fault`` is ``"error"``, or nothing is left.
         """
         if self.on_fault == "error":
-            raise_faults(where, faults)
+            raise_faults(self.name, faults)
         self.faults = list(faults)  # before the next error, too: whoever catches it has them one by one
         if usable == 0:
-            raise_faults(where, [*faults, Fault(str(self.data_root), f"{self.data_root}: no video can be used", "set")])
+            nothing = Fault(str(self.data_root), f"{self.data_root}: no video can be used", "set")
+            raise_faults(self.name, [*faults, nothing])
         if faults:
-            print_log(skipped_text(where, faults, left_out), logger="current", level=logging.WARNING)
+            print_log(skipped_text(self.name, faults, left_out), logger="current", level=logging.WARNING)
 
     def prepare_data(self, idx: int) -> Any:
         """Run the pipeline on one sample.

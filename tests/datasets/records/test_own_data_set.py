@@ -73,6 +73,12 @@ def test_one_person_in_two_parts_is_refused(lab, root):
         lab(str(root))
 
 
+def test_a_clip_that_is_named_twice_is_refused(lab, root, monkeypatch):
+    monkeypatch.setattr(lab, "keys", lambda self: ["ann_1", "ann_2", "ann_1"])
+    with pytest.raises(DataError, match=r"LabDataset\(train\): a clip must be named once, got 'ann_1' more than once"):
+        lab(str(root))
+
+
 def test_a_copied_video_is_found(lab, root):
     (root / "ann_2.mp4").write_bytes((root / "ann_1.mp4").read_bytes())
     with pytest.raises(DataError, match="two recordings must not have the same content"):
