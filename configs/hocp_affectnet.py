@@ -1,4 +1,4 @@
-"""Stage 1, static: the image network on AffectNet, valence and arousal with expressions, from timm's ImageNet weights.
+"""Stage 1, static: ``hocp_sewa_static`` with the images of AffectNet, valence and arousal with expressions.
 
 The result is the source of stages 2 and 3: ``tools/train.py configs/hocp_sewa.py --static-checkpoint BEST.pth``. The
 video network has no expressions; the load report lists their layer under ``classifier``.
@@ -11,43 +11,12 @@ over the square root of its number. To show rare classes more often instead, wra
 from mmengine.config import read_base
 
 with read_base():
-    from ._base_.datasets.affectnet import (
-        test_dataloader,
-        test_evaluator,
-        train_dataloader,
-        val_dataloader,
-        val_evaluator,
-    )
-    from ._base_.default_runtime import (
-        default_hooks,
-        default_scope,
-        env_cfg,
-        load_from,
-        log_level,
-        log_processor,
-        randomness,
-        resume,
-        visualizer,
-    )
-    from ._base_.models.hocp_resnet18 import model
-    from ._base_.schedules.adamw_20e import auto_scale_lr, optim_wrapper, param_scheduler, test_cfg, train_cfg, val_cfg
+    from .hocp_sewa_static import *
+    from ._base_.datasets.affectnet import *
 
-model.update(
-    # No temporal factors: there is one frame.
-    backbone=dict(temporal_kernel=1),
-    head=dict(
-        num_expressions=8,
-        expression_weight=0.5,
-        # For 74874, 134415, 25459, 14090, 6378, 3803, 24882 and 3750 images (the 287651 of the release), mean 1.
-        class_weights=(0.82, 0.61, 1.41, 1.89, 2.82, 3.65, 1.43, 3.67),
-    ),
-)
-custom_hooks: list = [
-    dict(type="hocp_mm.TransductionHook", source="timm", seed=0),
-    # Several processes train as one with the whole batch.
-    dict(type="hocp_mm.SyncNormHook"),
-]
-
-# The rate of the schedule is meant for some 128 frames a step.
-auto_scale_lr.update(base_batch_size=128)
+# For 74874, 134415, 25459, 14090, 6378, 3803, 24882 and 3750 images (the 287651 of the release), mean 1.
+class_weights = (0.82, 0.61, 1.41, 1.89, 2.82, 3.65, 1.43, 3.67)
+model.update(head=dict(num_expressions=8, expression_weight=0.5, class_weights=class_weights))
+del class_weights
+auto_scale_lr.update(base_batch_size=128)  # the rate of the schedule is meant for some 128 frames a step
 default_hooks.update(logger=dict(interval=100))

@@ -8,24 +8,5 @@ ImageNet where scores are to count.
 from mmengine.config import read_base
 
 with read_base():
-    from ._base_.datasets.avec import test_dataloader, test_evaluator, train_dataloader, val_dataloader, val_evaluator
-    from .hocp_sewa import (
-        auto_scale_lr,
-        custom_hooks,
-        default_hooks,
-        default_scope,
-        env_cfg,
-        find_unused_parameters,
-        load_from,
-        log_level,
-        log_processor,
-        model,
-        optim_wrapper,
-        param_scheduler,
-        randomness,
-        resume,
-        test_cfg,
-        train_cfg,
-        val_cfg,
-        visualizer,
-    )
+    from .hocp_sewa import *
+    from ._base_.datasets.avec import *

@@ -3,50 +3,26 @@
 from mmengine.config import read_base
 
 with read_base():
-    from .hocp_sewa_static import (
-        auto_scale_lr,
-        custom_hooks,
-        default_hooks,
-        default_scope,
-        env_cfg,
-        load_from,
-        log_level,
-        log_processor,
-        model,
-        optim_wrapper,
-        param_scheduler,
-        randomness,
-        resume,
-        test_cfg,
-        test_dataloader,
-        test_evaluator,
-        train_cfg,
-        train_dataloader,
-        val_cfg,
-        val_dataloader,
-        val_evaluator,
-        visualizer,
-    )
+    from .hocp_sewa_static import *
+    from ._base_.datasets.small_clips import *
 
-# Numbers to tune: data, clips, image size, augmentation, epochs, rate. Two frames of each of 32 videos a step: the more
-# people in a batch, the better.
+# Two frames of each of 32 videos a step: the more people in a batch, the better.
+train_pipeline = [
+    dict(type="hocp_mm.SampleClip", clip_len=2, frame_interval=50, mode="random"),
+    dict(type="hocp_mm.LoadFaceClip", size=54, margin=1.5, cache_mb=1024),
+    dict(type="hocp_mm.RandomResizedClipCrop", size=48, scale=(0.55, 1.0)),
+    dict(type="hocp_mm.ClipFlip", p=0.5),
+    dict(type="hocp_mm.ClipColorJitter", brightness=0.5, contrast=0.5, saturation=0.8),
+    dict(type="hocp_mm.PackAffectInputs"),
+]
 train_dataloader.update(batch_size=32, num_workers=1)
-val_dataloader.update(batch_size=8, num_workers=1)
-test_dataloader.update(batch_size=8, num_workers=1)
-train_dataloader["dataset"].update(data_root="data/synthetic_sewa", clips_per_video=20)
-val_dataloader["dataset"].update(data_root="data/synthetic_sewa")
-test_dataloader["dataset"].update(data_root="data/synthetic_sewa")
-train_dataloader["dataset"]["pipeline"][0].update(clip_len=2, frame_interval=50)
-train_dataloader["dataset"]["pipeline"][1].update(size=54, cache_mb=1024)
-train_dataloader["dataset"]["pipeline"][2].update(size=48, scale=(0.55, 1.0))
-# From scratch on a few dozen people: without strong changes of colour the network remembers who felt what.
-train_dataloader["dataset"]["pipeline"][4].update(brightness=0.5, contrast=0.5, saturation=0.8)
-val_dataloader["dataset"]["pipeline"][1].update(size=48)
-test_dataloader["dataset"]["pipeline"][1].update(size=48)
-
+train_dataloader.update(dataset=dict(data_root="data/synthetic_sewa", clips_per_video=20, pipeline=train_pipeline))
+val_dataloader.update(num_workers=1, dataset=dict(data_root="data/synthetic_sewa", pipeline=test_pipeline))
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], split="test"))
 custom_hooks = []
 optim_wrapper.update(optimizer=dict(lr=3e-3))
 train_cfg.update(max_epochs=10, val_interval=2)
-param_scheduler[0].update(end=40)
-param_scheduler[1].update(T_max=10, end=10, convert_to_iter_based=True)
+warm_up.update(end=40)
+cosine.update(T_max=10, end=10, convert_to_iter_based=True)
+param_scheduler = [warm_up, cosine]
 default_hooks.update(logger=dict(interval=5))

@@ -1,6 +1,7 @@
 """A config as it is run: read, overridden, one fold and one store for all of its data sets."""
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.utils import import_modules_from_strings
 
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.registry import DATASETS
@@ -35,7 +37,7 @@ _ASKED = ("split", "fold")
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and override some of its keys.
+    """Read a config file, import what its ``custom_imports`` name, and override some of its keys.
 
     Args:
         path: Config file.
@@ -46,17 +48,21 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Raises:
         MissingDataError: If there is no such file.
-        HOCPError: If it is no config, its data sets would read different folds, or ``store`` among its keys cannot
-            take their place (see `share_fold`, `use_store`).
+        HOCPError: If it is no config, an option would change nothing, its data sets would read different folds, or
+            ``store`` among its keys cannot take their place (see `refuse_names`, `share_fold`, `use_store`).
     """
     if not Path(path).is_file():
         raise MissingDataError(f"config: no such file: {path}.")
     try:
-        cfg = Config.fromfile(str(path))
+        # mmengine itself would import for configs in text style alone, and leave those with `read_base` without a word.
+        cfg = Config.fromfile(str(path), import_custom_modules=False)
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
     except Exception as error:  # a config is a program: anything can go wrong in it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
         raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}).") from error
     if options:
+        refuse_names(cfg, options)
         cfg.merge_from_dict(dict(options))
     share_fold(cfg, options or {})
     use_store(cfg)
@@ -107,6 +113,40 @@ def drop_hooks(cfg: Config, *names: str) -> None:
     """
     hooks = cfg.get("custom_hooks") or []
     cfg.custom_hooks = [hook for hook in hooks if not any(is_type(hook["type"], name) for name in names)]
+
+
+def refuse_names(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Refuse options for a mere name, such as ``train_pipeline``, whose value has gone where it is read.
+
+    mmengine replaces variables by their values when it parses, so that the option would reach nobody.
+
+    Args:
+        cfg: The config, before the options.
+        options: What was given on the command line.
+
+    Raises:
+        HOCPError: If a name is among them; the text says where its value is.
+    """
+    from mmengine.runner import Runner  # here, where it costs no other config a second
+
+    for key in options:
+        name, _, rest = key.partition(".")
+        value = cfg.get(name)
+        if not value or not isinstance(value, dict | list | tuple) or name in inspect.signature(Runner).parameters:
+            continue
+        for place in (place for top in cfg if top != name for place in _places(cfg[top], value, top)):
+            instead = f"{place}.{rest}" if rest else place
+            raise HOCPError(f"config: {name} is only the name of a value that has gone to {place}; set {instead}.")
+
+
+def _places(part: Any, value: Any, at: str) -> Iterator[str]:
+    """Yield the dotted keys below a part of a config at which a value stands."""
+    inner = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list | tuple) else ()
+    for key, item in inner:
+        if item == value:
+            yield f"{at}.{key}"
+        else:
+            yield from _places(item, value, f"{at}.{key}")
 
 
 def share_fold(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -35,6 +35,19 @@ def test_the_same_config_as_mmengine_reads():
     assert read_recorded_config(text, "a.pth").to_dict() == Config.fromstring(text, ".py").to_dict()
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_recipe_leaves_in_a_checkpoint_comes_back(recipe):
+    """With the names of its parts, and without them, as recipes that had none did."""
+    cfg = Config.fromfile(recipe)
+    assert read_recorded_config(cfg.pretty_text, "a.pth").to_dict() == cfg.to_dict()
+    for name in ("train_pipeline", "test_pipeline", "stages", "warm_up", "cosine"):
+        cfg.pop(name, None)
+    assert "test_pipeline" not in cfg.pretty_text
+    old = read_recorded_config(cfg.pretty_text, "a.pth")
+    assert old.to_dict() == cfg.to_dict()
+    assert type(MODELS.build(without_starts(old.model))).__name__ == "AffectRecognizer"
+
+
 @pytest.mark.parametrize(
     "text",
     [

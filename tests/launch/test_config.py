@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import sys
 
 import pytest
 from mmengine.config import Config
@@ -10,6 +12,7 @@ from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.datasets.store import CropSettings
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.launch import build_datasets, load_config
+from hocp_mm.registry import TRANSFORMS
 from tests.material.processes import ROOT
 from tests.material.store_files import picture, write_store
 
@@ -35,6 +38,84 @@ def test_options_override_keys(tmp_path):
     path = tmp_path / "small.py"
     path.write_text("model = dict(rank=4)\n")
     assert load_config(path, {"model.rank": 8}).model.rank == 8
+
+
+# What a config imports.
+
+MODULE = """
+from hocp_mm.registry import TRANSFORMS
+
+@TRANSFORMS.register_module()
+class {name}:
+    pass
+"""
+IMPORTS = "custom_imports = dict(imports=['{name}'], allow_failed_imports=False)\n"
+PURE = "from mmengine.config import read_base\nwith read_base():\n    from .{base} import *\n"
+STYLES = {  # the base, the leaf
+    "text": ("a = 1\n", "_base_ = './{base}.py'\n" + IMPORTS),
+    "text, in the base": (IMPORTS, "_base_ = './{base}.py'\n"),
+    "pure": ("a = 1\n", PURE + IMPORTS),
+    "pure, in the base": (IMPORTS, PURE),
+}
+
+
+@pytest.fixture
+def importing(request, tmp_path, monkeypatch):
+    """A config in the style ``request.param``, and the name of the module and of the transform that it brings."""
+    name = "brought_by_" + re.sub(r"\W+", "_", request.param)
+    monkeypatch.syspath_prepend(tmp_path)
+    for file, text in zip(("base", "leaf"), STYLES[request.param], strict=True):
+        (tmp_path / f"{file}.py").write_text(text.format(base="base", name=name))
+    yield tmp_path / "leaf.py", name
+    sys.modules.pop(name, None)
+    TRANSFORMS.module_dict.pop(name, None)
+
+
+@pytest.mark.parametrize("importing", STYLES, indirect=True)
+def test_custom_imports_are_imported_in_either_style(importing):
+    path, name = importing
+    path.with_name(f"{name}.py").write_text(MODULE.format(name=name))
+    assert load_config(path).custom_imports.imports == [name]
+    assert TRANSFORMS.get(f"hocp_mm.{name}").__module__ == name
+
+
+@pytest.mark.parametrize("importing", STYLES, indirect=True)
+def test_a_custom_import_that_fails_is_named_in_either_style(importing):
+    path, name = importing
+    with pytest.raises(HOCPError, match=rf"config: .*leaf\.py cannot be read \(ImportError: Failed to import {name}\)"):
+        load_config(path)
+    path.with_name(f"{name}.py").write_text("raise ValueError('not today')\n")
+    with pytest.raises(HOCPError, match=r"config: .*leaf\.py cannot be read \(ValueError: not today\)"):
+        load_config(path)
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    {
+        "train_pipeline.1.size": "train_dataloader.dataset.pipeline.1.size",
+        "train_pipeline": "train_dataloader.dataset.pipeline",
+        "test_pipeline.0.clip_len": "val_dataloader.dataset.pipeline.0.clip_len",
+        "stages.1.begin": "custom_hooks.1.stages.1.begin",
+        "cosine.T_max": "param_scheduler.1.T_max",
+        "warm_up.end": "param_scheduler.0.end",
+    }.items(),
+)
+def test_an_option_for_a_mere_name_is_refused_with_the_place_that_is_read(option, instead):
+    path = ROOT / "configs/hocp_sewa.py"
+    with pytest.raises(HOCPError, match=rf"config: {option.split('.')[0]} is only the name .*; set {instead}\.$"):
+        load_config(path, {option: 3})
+    assert load_config(path, {instead: 3}) is not None
+
+
+def test_what_a_run_reads_is_no_mere_name(tmp_path):
+    """Although a part may look like it."""
+    path = tmp_path / "alike.py"
+    path.write_text("test_cfg = dict(flip=False)\nmodel = dict(test_cfg=test_cfg)\nempty = []\nother = dict(a=[])\n")
+    cfg = load_config(path, {"test_cfg.flip": True, "empty": [1], "other.a": [2], "new.b": 1})
+    assert (cfg.test_cfg.flip, cfg.model.test_cfg.flip, cfg.empty, cfg.other.a, cfg.new.b) == (True, False, [1], [2], 1)
 
 
 # Folds.

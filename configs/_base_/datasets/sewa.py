@@ -1,76 +1,12 @@
-"""SEWA DB v0.2: clips of 16 frames for training, sliding windows over whole videos for validation and test.
+"""SEWA DB v0.2: clips of 16 frames for training, sliding windows over whole videos for validation and test."""
 
-Leaves change numbers by position: a training pipeline is [sample, load, crop, flip, colour, pack], a test pipeline
-[sample, load, pack].
-"""
+from mmengine.config import read_base
 
-train_dataloader: dict = dict(
-    batch_size=16,
-    num_workers=8,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="hocp_mm.SEWADataset",
-        data_root="data/SEWAv02",
-        split="train",
-        labels="V",
-        faces="landmarks",
-        clips_per_video=8,
-        pipeline=[
-            dict(type="hocp_mm.SampleClip", clip_len=16, frame_interval=1, mode="random"),
-            dict(type="hocp_mm.LoadFaceClip", size=176, margin=1.5),
-            dict(type="hocp_mm.RandomResizedClipCrop", size=160, scale=(0.7, 1.0)),
-            dict(type="hocp_mm.ClipFlip", p=0.5),
-            dict(type="hocp_mm.ClipColorJitter", brightness=0.2, contrast=0.2, saturation=0.2),
-            dict(type="hocp_mm.PackAffectInputs"),
-        ],
-    ),
-)
+with read_base():
+    from .clips import *
 
-val_dataloader: dict = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="hocp_mm.SEWADataset",
-        data_root="data/SEWAv02",
-        split="val",
-        labels="V",
-        faces="landmarks",
-        test_mode=True,
-        windows=dict(clip_len=16, stride=8),
-        pipeline=[
-            dict(type="hocp_mm.SampleClip", clip_len=16, frame_interval=1, mode="window"),
-            dict(type="hocp_mm.LoadFaceClip", size=160, margin=1.5, cache_mb=256),
-            dict(type="hocp_mm.PackAffectInputs"),
-        ],
-    ),
-)
-
-test_dataloader: dict = dict(
-    batch_size=8,
-    num_workers=4,
-    persistent_workers=True,
-    pin_memory=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="hocp_mm.SEWADataset",
-        data_root="data/SEWAv02",
-        split="test",
-        labels="V",
-        faces="landmarks",
-        test_mode=True,
-        windows=dict(clip_len=16, stride=8),
-        pipeline=[
-            dict(type="hocp_mm.SampleClip", clip_len=16, frame_interval=1, mode="window"),
-            dict(type="hocp_mm.LoadFaceClip", size=160, margin=1.5, cache_mb=256),
-            dict(type="hocp_mm.PackAffectInputs"),
-        ],
-    ),
-)
-
-val_evaluator: dict = dict(type="hocp_mm.AffectMetric")
-test_evaluator: dict = dict(type="hocp_mm.AffectMetric")
+dataset = dict(type="hocp_mm.SEWADataset", data_root="data/SEWAv02", labels="V", faces="landmarks")
+train_dataloader.update(dataset=dict(dataset, clips_per_video=8))
+val_dataloader.update(dataset=dataset)
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], split="test"))
+del dataset

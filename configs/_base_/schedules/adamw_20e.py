@@ -22,10 +22,9 @@ optim_wrapper: dict = dict(
     ),
 )
 
-param_scheduler: list = [
-    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", T_max=20, eta_min_ratio=0.01, by_epoch=True, begin=0, end=20),
-]
+warm_up: dict = dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=100)
+cosine: dict = dict(type="CosineAnnealingLR", T_max=20, eta_min_ratio=0.01, by_epoch=True, begin=0, end=20)
+param_scheduler: list = [warm_up, cosine]
 
 # `--auto-scale-lr` scales the rate linearly with the batch over all processes.
 auto_scale_lr: dict = dict(enable=False, base_batch_size=16)
