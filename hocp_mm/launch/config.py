@@ -116,7 +116,7 @@ def drop_hooks(cfg: Config, *names: str) -> None:
 
 
 def refuse_names(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Refuse options for a mere name, such as ``train_pipeline``, whose value has gone where it is read.
+    """Refuse options for a mere name, such as ``train_pipeline``, whose value has been taken over where it is read.
 
     mmengine replaces variables by their values when it parses, so that the option would reach nobody.
 
@@ -125,7 +125,7 @@ def refuse_names(cfg: Config, options: Mapping[str, Any]) -> None:
         options: What was given on the command line.
 
     Raises:
-        HOCPError: If a name is among them; the text says where its value is.
+        HOCPError: If a name is among them; the text says which keys are read.
     """
     from mmengine.runner import Runner  # here, where it costs no other config a second
 
@@ -134,9 +134,10 @@ def refuse_names(cfg: Config, options: Mapping[str, Any]) -> None:
         value = cfg.get(name)
         if not value or not isinstance(value, dict | list | tuple) or name in inspect.signature(Runner).parameters:
             continue
-        for place in (place for top in cfg if top != name for place in _places(cfg[top], value, top)):
-            instead = f"{place}.{rest}" if rest else place
-            raise HOCPError(f"config: {name} is only the name of a value that has gone to {place}; set {instead}.")
+        places = [place for top in cfg if top != name for place in _places(cfg[top], value, top)]
+        if places:
+            instead = " and ".join(f"{place}.{rest}" if rest else place for place in places)
+            raise HOCPError(f"config: {name} is only a name, whose value has been taken over; set {instead}.")
 
 
 def _places(part: Any, value: Any, at: str) -> Iterator[str]:
