@@ -27,6 +27,8 @@ CORE = [
     "pillow>=10.1",  # pictures of data sets
     "av>=17",  # the first that converts pictures in one thread
     "matplotlib>=3.7",
+    "filelock>=3.30",  # the first with lock_descriptor
+    "tqdm>=4.66",
     "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one
     # mmengine uses distutils (gone from Python 3.12, setuptools brings it back) and, up to 0.10.7, pkg_resources,
     # which setuptools 82 removed.

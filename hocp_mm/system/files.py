@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them.
+"""Files that are there whole or not at all, whatever ends the process that writes them, and a lock on a folder.
 
 A file is written under another name beside its place, brought to the disk, and renamed: a reader sees the old file or
 the new one. Drafts of processes that were killed stay behind, under names that nothing else has.
@@ -10,11 +10,15 @@ import errno
 import os
 import re
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hocp_mm.errors import HOCPError, OutputError
+from filelock import lock_descriptor
 
+from hocp_mm.errors import DataError, HOCPError, OutputError
+
+LOCK = ".lock"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """What only a write meets: no space, no quota, a file too large, a disk that is for reading alone."""
 
@@ -249,3 +253,35 @@ def remove_drafts(folder: Path) -> None:
         for file in folder.iterdir():
             if is_draft(file) and file.is_file() and not file.is_symlink():
                 file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a store; the operating system frees it when the process ends, however it ends.
+
+    The file stays: removed, it could be locked by one process and made anew by another at the same time.
+
+    Args:
+        folder: Folder of the store.
+
+    Raises:
+        DataError: If another process holds the lock.
+        OutputError: If something else than a file has its name: it would be written through, or waited for.
+    """
+    path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise OutputError(f"{path}: must be a file, got a link or something else; delete it.")
+    with writing(path):
+        file = path.open("a")
+    with file:
+        try:
+            free = lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:  # some network file systems have no locks
+            text = f"{path}: no lock ({error.strerror}); see to it that nobody else prepares this store now"
+            warnings.warn(text, stacklevel=3)
+            free = True
+        if not free:
+            raise DataError(
+                f"{folder}: another process is preparing this store; wait until it has finished, or end it."
+            )
+        yield

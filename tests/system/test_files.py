@@ -1,9 +1,12 @@
 """Files are there whole or not at all, and what the disk refuses is one sentence, asked before the work if possible."""
 
 import contextlib
+import errno
+import os
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +16,12 @@ import pytest
 
 from hocp_mm.errors import DataError, OutputError
 from hocp_mm.structures import AffectTimeline
+from hocp_mm.system import files
 from hocp_mm.system.files import (
+    LOCK,
     bring_to_disk,
     is_draft,
+    locked,
     remove_drafts,
     replacing,
     require_writable,
@@ -238,3 +244,54 @@ def test_drafts_of_killed_processes_are_known_by_their_names(tmp_path: Path) -> 
     remove_drafts(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     remove_drafts(tmp_path / "nowhere")
+
+
+HOLDER = "import sys, time; from pathlib import Path; from hocp_mm.system.files import locked\n" \
+         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip
+
+
+def test_a_lock_is_held_against_other_processes_until_they_end_however_they_end(tmp_path):
+    """Its file stays, empty."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(DataError, match=f"^{tmp_path}: another process is preparing this store; wait"),
+            locked(tmp_path),
+        ):
+            pytest.fail("held twice")
+        process.kill()
+    with locked(tmp_path), pytest.raises(DataError, match="another process"), locked(tmp_path):
+        pytest.fail("held twice")
+    with locked(tmp_path):
+        pass
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(LOCK, b"")]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda place: place.symlink_to(place.with_name("thesis.tex")),
+        lambda place: place.symlink_to("nowhere"),
+        lambda place: place.mkdir(),
+        os.mkfifo,
+    ],
+    ids=["a link", "a link to nothing", "a folder", "a pipe"],
+)
+def test_what_is_no_file_in_the_place_of_a_lock_is_refused(put, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    put(tmp_path / LOCK)
+    with pytest.raises(OutputError, match=r"\.lock: must be a file, got a link or something else"), locked(tmp_path):
+        pytest.fail("held")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_used(code, tmp_path, monkeypatch):
+    def refuse(handle: int, blocking: bool) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(files, "lock_descriptor", refuse)
+    with pytest.warns(UserWarning, match=rf"\.lock: no lock \({os.strerror(code)}\); see to it"), locked(tmp_path):
+        assert (tmp_path / LOCK).is_file()

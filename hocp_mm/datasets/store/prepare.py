@@ -28,8 +28,7 @@ from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_record
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, count_kinds, report_text
 from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import is_draft, refuse_links, remove_drafts, write_text, writing
-from hocp_mm.system.locking import LOCK, locked
+from hocp_mm.system.files import LOCK, is_draft, locked, refuse_links, remove_drafts, write_text, writing
 from hocp_mm.system.parallel import run_tasks
 
 Progress = Callable[[int, int], None]

@@ -15,7 +15,7 @@ from hocp_mm.datasets.store import CropSettings, read_header, read_index, read_p
 from hocp_mm.datasets.store.prepare import prepare_store
 from hocp_mm.datasets.store.task import read_facts
 from hocp_mm.errors import DataError, OutputError
-from hocp_mm.system.locking import LOCK, locked
+from hocp_mm.system.files import LOCK, locked
 from tests.material.raw_sets import (
     CROPS,
     FRAMES,
