@@ -40,7 +40,7 @@ EOF
   "$env/bin/uv" pip uninstall --python "$env/bin/python" hocp-mm || exit 2
   touch "$env/.complete"
 fi
-"$env/bin/uv" pip list --python "$env/bin/python" | grep -iE '^(torch|torchvision|timm|mm[a-z0-9-]+|numpy|safetensors|pillow|av|matplotlib|scikit-image|setuptools) '
+"$env/bin/uv" pip list --python "$env/bin/python" | grep -iE '^(torch|torchvision|timm|mm[a-z0-9-]+|numpy|safetensors|pillow|av|matplotlib|scikit-image|filelock|tqdm|setuptools) '
 cd "$root"
 export PYTHONPATH="$root" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # As PARALLEL of the Makefile.

@@ -5,15 +5,11 @@ kernels and against the dense 2-D network on every frame. Weights are random; no
 """
 
 import argparse
-import sys
-import time
 from pathlib import Path
 
-from hocp_mm.system.cli import run
+from hocp_mm.system.cli import ProgressLine, run
 from hocp_mm.system.files import require_writable_file
 from hocp_mm.system.refusals import config_errors
-
-_SECONDS_BETWEEN_LINES = 3.0
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,31 +59,16 @@ def main(argv: list[str] | None = None) -> None:
         with config_errors():
             network, clip = config_network(args.config, args.frames, args.size)
         title = f"{args.config}, {type(network).__name__}"
-    result = network_cost(network, clip, 0 if args.no_latency else args.repeats, Progress())
+    progress = ProgressLine("measured", "layers", leave=False)
+    result = network_cost(
+        network, clip, 0 if args.no_latency else args.repeats, lambda _, done, total: progress(done, total)
+    )
     how = f"{title}; one clip {'x'.join(map(str, clip.shape[1:]))}, float32"
     if result.milliseconds is not None:
         how += f"; median of {args.repeats} on {torch.get_num_threads()} CPU threads, torch {torch.__version__}"
     print(f"{how}\n\n{markdown_tables(result) if args.markdown else text_tables(result)}")
     if args.csv is not None:
         print(f"\nwritten to {write_csv(result, args.csv)}")
-
-
-class Progress:
-    """Say on stderr which layer is measured: one line that rewrites itself, or a line every few seconds in a log."""
-
-    def __init__(self) -> None:
-        """Start silent."""
-        self._live, self._next = sys.stderr.isatty(), time.monotonic() + _SECONDS_BETWEEN_LINES
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` layers are measured, ``name`` last."""
-        text = f"measured {done}/{total} layers"
-        if self._live:
-            sys.stderr.write(f"\r\x1b[K{text if done < total else ''}")
-        elif time.monotonic() >= self._next:
-            self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
-            sys.stderr.write(f"{text} ({name})\n")
-        sys.stderr.flush()
 
 
 def _rank(text: str) -> int | str:

@@ -4,34 +4,12 @@ Writes ``<video>.csv`` (one row per frame), ``<video>_timeline.png`` and ``<vide
 """
 
 import argparse
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hocp_mm.errors import HOCPError
-from hocp_mm.system.cli import run
+from hocp_mm.system.cli import ProgressLine, run
 from hocp_mm.system.files import require_writable
-
-_SECONDS_BETWEEN_LINES = 3.0
-
-
-class ProgressLine:
-    """Print how far a stage is: one line that rewrites itself on a terminal, a line every few seconds in a log."""
-
-    def __init__(self) -> None:
-        """Start silent."""
-        self._stage, self._next, self._live = "", 0.0, sys.stdout.isatty()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` frames are through a stage; stages come one after the other."""
-        now, last, wait = time.monotonic(), done >= total, 0.1 if self._live else _SECONDS_BETWEEN_LINES
-        if stage != self._stage:
-            self._stage, self._next = stage, now + wait
-        if not last and now < self._next:
-            return
-        self._next = now + wait
-        text = f"{stage}: {done}/{total} frames"
-        print(f"\r{text}" if self._live else text, end="\n" if last or not self._live else "", flush=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm.datasets import iter_frames, probe_video
     from hocp_mm.visualization import plot_timeline, write_overlay
 
-    progress = ProgressLine()
+    progress = ProgressLine("", "frames").stage
     info = probe_video(args.video)
     inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
     if args.stride and args.stride > inferencer.rule.clip_len:
@@ -98,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     print(*written, sep="\n")
 
 
-def _counted(frames, total: int, progress: ProgressLine):
+def _counted(frames, total: int, progress: Callable[[str, int, int], None]):
     for done, frame in enumerate(frames, start=1):
         yield frame
         progress("writing video", done, total)

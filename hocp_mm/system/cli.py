@@ -1,6 +1,6 @@
 """What command-line tools share: user errors without traceback, the override of config keys, lines of progress.
 
-Imports nothing but the errors, so that ``--help`` and data preparation start at once.
+Imports nothing heavy, so that ``--help`` and data preparation start at once.
 """
 
 import argparse
@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 from hocp_mm.errors import HOCPError
 from hocp_mm.system.refusals import LONGEST_VALUE, refusal, shorten
@@ -149,18 +150,18 @@ def config_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 class ProgressLine:
-    """Show on stderr how many things are done: in place on a terminal, else as a line every few seconds.
+    """Show on stderr how many things are done: a bar on a terminal, else a line every few seconds, as logs want it.
 
     Args:
         title: What is going on.
         unit: What is counted, in the plural.
         seconds: Least time between two lines where the output is no terminal.
+        leave: Whether a line stays when all is done.
     """
 
-    def __init__(self, title: str, unit: str, seconds: float = 3.0) -> None:
-        self._title, self._unit, self._seconds = title, unit, seconds
-        self._start = time.monotonic()
-        self._next = self._start
+    def __init__(self, title: str, unit: str, seconds: float = 3.0, leave: bool = True) -> None:
+        self._title, self._unit, self._seconds, self._leave = title, unit, seconds, leave
+        self._bar: tqdm | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Show the state.
@@ -169,10 +170,63 @@ class ProgressLine:
             done: What is finished.
             total: What there is to do.
         """
-        now, terminal = time.monotonic(), sys.stderr.isatty()
-        if not terminal and now < self._next and done < total:
-            return
-        self._next = now + self._seconds
-        end = "\n" if done == total or not terminal else ""
-        text = f"{self._title}: {done}/{total} {self._unit}, {now - self._start:.0f} s"
-        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)  # noqa: T201 - a terminal is its place
+        bar = self._bar = self._bar or self._new_bar(total)
+        bar.update(done - bar.n)
+        if done >= total:
+            if self._leave:
+                bar.refresh()
+            bar.close()
+            self._bar = None
+
+    def stage(self, title: str, done: int, total: int) -> None:
+        """Show the state of one of several stages, which come one after the other.
+
+        Args:
+            title: What is going on now.
+            done: What is finished of it.
+            total: What there is to do.
+        """
+        if title != self._title:
+            if self._bar is not None:
+                self._bar.close()
+            self._title, self._bar = title, None
+        self(done, total)
+
+    def _new_bar(self, total: int) -> tqdm:
+        terminal = sys.stderr.isatty()
+        return _Bar(
+            desc=self._title,
+            total=total,
+            unit=self._unit,
+            file=sys.stderr if terminal else _Lines(),
+            bar_format=_BAR if terminal else _LINE,
+            mininterval=0.1 if terminal else self._seconds,
+            miniters=1,  # else it guesses after how many there is something to show, and is late where they get slower
+            delay=1e-9,  # nothing is shown before something is done
+            dynamic_ncols=True,
+            leave=self._leave,
+        )
+
+
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}<{remaining}]"
+_LINE = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed_s:.0f} s"
+
+
+class _Bar(tqdm):
+    monitor_interval = 0  # no thread that looks after slow bars; see miniters
+
+
+class _Lines:
+    """A file that makes lines, each of them once, of what rewrites itself on a terminal."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line and line != self._last:
+            sys.stderr.write(f"{line}\n")
+        self._last = line or self._last
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -148,14 +148,3 @@ except SystemExit:
     assert not {{"torch", "mmengine", "timm"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=FILE.parents[1])
-
-
-def test_progress_goes_to_stderr_and_a_fast_measurement_leaves_no_line(tool: ModuleType, capsys, monkeypatch):
-    progress = tool.Progress()
-    for done in range(1, 501):
-        progress("layer", done, 500)
-    assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(tool, "_SECONDS_BETWEEN_LINES", 0.0)
-    progress = tool.Progress()
-    progress("layer", 3, 500)
-    assert capsys.readouterr() == ("", "measured 3/500 layers (layer)\n")

@@ -119,11 +119,3 @@ def test_faces_box_and_landmarks_exclude_each_other(demo: ModuleType, capsys: py
     with pytest.raises(SystemExit):
         demo.parse_args(["v.mp4", "--checkpoint", "c", "--out", "o", "--box", "1,2,3,4", "--faces", "frame"])
     assert "not allowed with" in capsys.readouterr().err
-
-
-def test_a_log_gets_a_line_at_the_end_of_each_stage_and_not_one_per_frame(demo: ModuleType, capsys):
-    progress = demo.ProgressLine()
-    for stage in ("one", "two"):
-        for done in range(1, 501):
-            progress(stage, done, 500)
-    assert capsys.readouterr().out.splitlines() == ["one: 500/500 frames", "two: 500/500 frames"]
