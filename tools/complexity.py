@@ -7,7 +7,7 @@ kernels and against the dense 2-D network on every frame. Weights are random; no
 import argparse
 from pathlib import Path
 
-from hocp_mm.system.cli import ProgressLine, run
+from hocp_mm.system.cli import ProgressLine, number_or_word, positive, run
 from hocp_mm.system.files import require_writable_file
 from hocp_mm.system.refusals import config_errors
 
@@ -17,14 +17,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("config", nargs="?", type=Path, help="config file; its model is counted")
     parser.add_argument("--timm", metavar="NAME", help="count a network of timm instead, as a video backbone")
-    parser.add_argument("--rank", type=_rank, help="with --timm: components, such as 64, x1, x3 or same; x1 by default")
     parser.add_argument(
-        "--temporal-kernel", type=_positive, help="with --timm: taps in time, 3 by default; 1 for the image network"
+        "--rank", type=number_or_word, help="with --timm: components, such as 64, x1, x3 or same; x1 by default"
     )
-    parser.add_argument("--frames", type=_positive, help="length of the clip; the config's, or 16 with --timm")
-    parser.add_argument("--size", type=_positive, help="height and width, pixels; the config's, or 112 with --timm")
+    parser.add_argument(
+        "--temporal-kernel", type=positive, help="with --timm: taps in time, 3 by default; 1 for the image network"
+    )
+    parser.add_argument("--frames", type=positive, help="length of the clip; the config's, or 16 with --timm")
+    parser.add_argument("--size", type=positive, help="height and width, pixels; the config's, or 112 with --timm")
     parser.add_argument("--no-latency", action="store_true", help="count only; measure no times")
-    parser.add_argument("--repeats", type=_positive, default=10, help="runs of each layer, of which the median counts")
+    parser.add_argument("--repeats", type=positive, default=10, help="runs of each layer, of which the median counts")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers of all layers there")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     args = parser.parse_args(argv)
@@ -69,16 +71,6 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{how}\n\n{markdown_tables(result) if args.markdown else text_tables(result)}")
     if args.csv is not None:
         print(f"\nwritten to {write_csv(result, args.csv)}")
-
-
-def _rank(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hocp_mm.errors import HOCPError
-from hocp_mm.system.cli import ProgressLine, run
+from hocp_mm.system.cli import ProgressLine, positive, run
 from hocp_mm.system.files import require_writable
 
 
@@ -36,8 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--labels", type=Path, metavar="FOLDER", help="folder with <video>_Valence_…csv, to draw against"
     )
-    parser.add_argument("--stride", type=_positive, help="frames from one window to the next; the config's by default")
-    parser.add_argument("--batch-size", type=_positive, default=8, help="windows per forward pass")
+    parser.add_argument("--stride", type=positive, help="frames from one window to the next; the config's by default")
+    parser.add_argument("--batch-size", type=positive, default=8, help="windows per forward pass")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")
     parser.add_argument("--no-video", action="store_true", help="write no annotated video")
@@ -88,12 +88,6 @@ def _box(text: str) -> tuple[float, float, float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be four numbers x,y,w,h, got {text!r}") from None
     return x, y, width, height
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

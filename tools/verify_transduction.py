@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hocp_mm.system.cli import run
+from hocp_mm.system.cli import number_or_word, positive, run
 from hocp_mm.system.files import require_writable_file
 
 FAILED = 1
@@ -22,16 +22,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="its weights; random ones by default")
     parser.add_argument(
         "--rank",
-        type=_rank,
+        type=number_or_word,
         default="x1",
         help="components, such as 64, x1, same or error0.1; full for exact kernels (slow); x1 by default",
     )
-    parser.add_argument("--temporal-kernel", type=_positive, default=3, help="taps in time, 3 by default")
+    parser.add_argument("--temporal-kernel", type=positive, default=3, help="taps in time, 3 by default")
     parser.add_argument("--temporal-init", choices=("central", "last", "uniform"), default="central")
     parser.add_argument("--reparameterize", action="store_true", help="fuse re-parameterisable blocks first")
-    parser.add_argument("--frames", type=_positive, default=4, help="length of the clip, 4 by default")
-    parser.add_argument("--size", type=_positive, help="height and width, pixels; the network's own by default")
-    parser.add_argument("--in-chans", type=_positive, default=3, help="input channels, 3 by default")
+    parser.add_argument("--frames", type=positive, default=4, help="length of the clip, 4 by default")
+    parser.add_argument("--size", type=positive, help="height and width, pixels; the network's own by default")
+    parser.add_argument("--in-chans", type=positive, default=3, help="input channels, 3 by default")
     parser.add_argument("--seed", type=_seed, default=0, help="of decompositions, random weights and clips")
     parser.add_argument("--verbose", action="store_true", help="name all layers")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there")
@@ -71,16 +71,6 @@ def main(argv: list[str] | None = None) -> None:
 def _seed(text: str) -> int:
     if not -(2**63) <= int(text) < 2**63:
         raise argparse.ArgumentTypeError(f"must be a whole number of 64 bits, got {text}")
-    return int(text)
-
-
-def _rank(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
     return int(text)
 
 

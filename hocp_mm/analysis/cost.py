@@ -1,20 +1,17 @@
 """A network to be counted, without weights: from a config or from timm, with a clip of zeros to feed it."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from hocp_mm.errors import CheckpointError, HOCPError
 from hocp_mm.functional import RankLike
-from hocp_mm.launch import ClipRule, is_type, load_config
+from hocp_mm.launch import ClipRule, build_model, is_type, load_config
 from hocp_mm.layers.complexity import Complexity, Progress, complexity
 from hocp_mm.models import AffectRecognizer, TimmHOCPBackbone
-from hocp_mm.registry import MODELS
 
 
 def timm_network(
@@ -72,14 +69,8 @@ def config_network(path: str | Path, frames: int | None = None, size: int | None
             # Not `from error`: the command line shows the innermost of its errors.
             raise HOCPError(f"{error} Or give --frames and --size.") from None
         frames, size = frames or own_frames, size or own_size
-    model = copy.deepcopy(model)
-    backbone: Any = model["backbone"]
-    if is_type(backbone.get("type"), "TimmHOCPBackbone"):
-        backbone["pretrained"], backbone["checkpoint"] = False, None
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        whole = is_type(model.get("type"), AffectRecognizer.__name__)
-        network: nn.Module = MODELS.build(model if whole else backbone)
-    return network, torch.zeros(1, 3, frames, size, size)
+    whole = is_type(model.get("type"), AffectRecognizer.__name__)
+    return build_model(cfg, None if whole else "backbone"), torch.zeros(1, 3, frames, size, size)
 
 
 def network_cost(

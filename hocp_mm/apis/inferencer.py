@@ -11,19 +11,17 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hocp_mm.apis.face_track import Faces, track_faces
-from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config, without_starts
+from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
 from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
 from hocp_mm.datasets import FaceTrack, probe_video
 from hocp_mm.datasets.faces.detection import Progress
 from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
-from hocp_mm.launch import ClipRule, load_config, load_weights
-from hocp_mm.registry import MODELS
+from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline, WindowAverager
 
 
@@ -61,7 +59,7 @@ class AffectInferencer:
             self.cfg, bounds = load_config(config), contextlib.nullcontext()
         self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
         with bounds:
-            self.model: BaseModel = _build_model(self.cfg)
+            self.model: BaseModel = build_model(self.cfg)
         load_weights(self.model, self.checkpoint)
         self.model.to(self.device).eval()
 
@@ -204,9 +202,3 @@ def _pick_device(device: str | torch.device | None) -> torch.device:
         reason = (str(error).strip().splitlines() or ["unknown"])[0].rstrip(".")
         raise HOCPError(f"device: must be one that torch can use here, got {str(device)!r} ({reason}).") from error
     return torch.device(device)
-
-
-def _build_model(cfg: Config) -> BaseModel:
-    """Build the network without the image weights it once started from; the checkpoint has all weights."""
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
-        return MODELS.build(without_starts(cfg["model"]))

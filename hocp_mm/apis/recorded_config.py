@@ -45,8 +45,6 @@ _STOCK = frozenset(
 _SCOPES = {SCOPE: SCOPE, "mmengine": "", "mmcv": "", "mmaction": "mmaction"}
 # Words that layers of this package look up in tables of their own.
 _OWN_TYPES = {"gate_cfg": ("SE",)}
-# What makes a network load weights, and what says nothing to that.
-_STARTS = {"init_cfg": None, "pretrained": None, "pretrained2d": False, "checkpoint": None}
 
 _MOST_TEXT = 2**20  # characters; recipes have some 10,000
 _MOST_ITEMS = 10_000
@@ -255,24 +253,6 @@ def _refuse(source: str, node: ast.AST) -> NoReturn:
         f"{source}: the recorded config must hold values only, got code in line {getattr(node, 'lineno', '?')}; "
         "give the config itself."
     )
-
-
-def without_starts(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a network, without the weights that it or a part of it would start from.
-
-    Args:
-        model: Config whose weights come from a checkpoint.
-
-    Returns:
-        A copy, without whatever a constructor or ``init_weights`` would load.
-    """
-
-    def emptied(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: _STARTS[name] if name in _STARTS else emptied(item) for name, item in value.items()}
-        return type(value)(map(emptied, value)) if isinstance(value, list | tuple) else value
-
-    return emptied(model)
 
 
 @contextlib.contextmanager

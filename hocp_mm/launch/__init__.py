@@ -3,6 +3,7 @@
 from hocp_mm.launch.clip_rule import LOADERS, ClipRule
 from hocp_mm.launch.config import drop_hooks, is_type, load_config, require_file
 from hocp_mm.launch.config_check import check_config
+from hocp_mm.launch.model import build_model
 from hocp_mm.launch.runner import build_datasets, leave_distributed, make_runner, resume_path
 from hocp_mm.launch.weights import fit_runner_, load_weights, read_fitting
 
@@ -10,6 +11,7 @@ __all__ = [
     "LOADERS",
     "ClipRule",
     "build_datasets",
+    "build_model",
     "check_config",
     "drop_hooks",
     "fit_runner_",

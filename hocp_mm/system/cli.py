@@ -102,6 +102,18 @@ def _end_late(waker: int, handler: object, left: threading.Event) -> None:
     os.close(waker)
 
 
+def positive(text: str) -> int:
+    """Read an option that is a whole number above 0 (``type=positive``)."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def number_or_word(text: str) -> int | str:
+    """Read an option such as a rank: ``64`` or ``x1``."""
+    return int(text) if text.isdigit() else text
+
+
 def add_config_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add ``--cfg-options KEY=VALUE …``, read as MMEngine's tools read it.
 

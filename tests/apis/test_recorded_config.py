@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, read_recorded_config, without_starts
+from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, read_recorded_config
 from hocp_mm.errors import CheckpointError
 from hocp_mm.registry import MODELS
 from tests.material.processes import ROOT
@@ -252,17 +252,6 @@ def test_a_stock_backbone_is_built_within_the_bounds():
         MODELS.build({"type": "wave.Wave_read"})
     with pytest.raises(CheckpointError, match=r"Failed to get mmengine\.fileio\.load"), bounded_building(9, "a"):
         MODELS.build({"type": "mmengine.fileio.load", "file": "a"})
-
-
-def test_weights_to_start_from_are_left_out_wherever_they_are_named():
-    model = {
-        "init_cfg": {"type": "Pretrained", "checkpoint": "http://x"},
-        "backbone": {"type": "A", "pretrained": True, "checkpoint": "x.pth", "parts": [{"pretrained": "y.pth"}]},
-    }
-    assert without_starts(model) == {
-        "init_cfg": None,
-        "backbone": {"type": "A", "pretrained": None, "checkpoint": None, "parts": [{"pretrained": None}]},
-    }
 
 
 SLOW_PATTERNS = [

@@ -12,12 +12,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.registry import HOOKS, DefaultScope
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hocp_mm import compat
 from hocp_mm.engine import TransductionHook
+from hocp_mm.launch import build_model
 from hocp_mm.layers import HOCPConv3d
 from tests.material.processes import ROOT
 
@@ -43,11 +44,6 @@ def test_the_interop_recipe_is_on_disk() -> None:
 @pytest.fixture(params=RECIPES, ids=lambda path: path.stem)
 def cfg(request: pytest.FixtureRequest) -> Config:
     return Config.fromfile(request.param)
-
-
-def build_model(cfg: Config) -> Any:
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return MODELS.build(cfg.model)
 
 
 def test_dump_reads_back_equal(cfg: Config, tmp_path: Path) -> None:

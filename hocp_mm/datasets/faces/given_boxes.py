@@ -1,6 +1,5 @@
 """Face boxes that a user gives in a JSON file, for videos without landmarks."""
 
-import json
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import read_bytes, unique_keys
+from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError
 
 _SEEN = 0.5
@@ -27,11 +26,7 @@ def read_boxes_file(path: Path) -> dict[str, Any]:
         MissingDataError: If there is no such file.
         DataError: If it is no JSON object, or names a key twice.
     """
-    raw = read_bytes(path, "boxes file")
-    try:
-        boxes = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_int=_to_int)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}).") from error
+    boxes = read_json(path, "boxes file", _to_int)
     if not isinstance(boxes, dict):
         raise DataError(f"{path}: boxes_file must map keys to boxes, got a {type(boxes).__name__}.")
     return boxes

@@ -4,6 +4,7 @@ A path may lead to a folder, to nowhere, in a circle, to a named pipe (opening i
 never ends; a disk may fail in the middle. Whoever reads a file of a data set reads it by way of here.
 """
 
+import json
 import math
 import os
 import stat
@@ -105,6 +106,28 @@ def read_text(path: str | Path, what: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: the {what} must be UTF-8 text ({error.reason} at byte {error.start}).") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: str | Path, what: str, parse_int: Callable[[str], float] = int) -> Any:
+    """Read a JSON file in UTF-8, with or without byte order mark.
+
+    Args:
+        path: File.
+        what: What it should be, for the message.
+        parse_int: Makes a number of the digits of a whole one.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If it cannot be read or is no JSON, or an object has a key twice.
+    """
+    raw = read_bytes(path, what)
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_int=parse_int)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error}).") from error
 
 
 def parse_number(text: str) -> float:

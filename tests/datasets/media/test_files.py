@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.media.files import check_file, parse_number, read_bytes, read_text, unique_keys
+from hocp_mm.datasets.media.files import check_file, parse_number, read_bytes, read_json, read_text, unique_keys
 from hocp_mm.errors import DataError, MissingDataError
 
 
@@ -96,3 +96,20 @@ def test_many_keys_are_compared_soon():
     pairs = [(f"key{number}", 1) for number in range(300_000)]
     with pytest.raises(ValueError, match="key 'last' is given twice"):
         unique_keys([*pairs, ("last", 1), ("last", 2)])
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"{", "Expecting"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "key 'c' is given twice"),
+        (b"\xff\xfe{}", "codec can't decode"),
+        (b"[" * 10**5, "recursion"),
+    ],
+)
+def test_what_is_no_json_is_one_error(raw, reason, tmp_path):
+    (tmp_path / "a.json").write_bytes(raw)
+    with pytest.raises(DataError, match=rf"a\.json: not readable as JSON \(.*{reason}"):
+        read_json(tmp_path / "a.json", "boxes file")
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1, "b": 1.5}')
+    assert read_json(tmp_path / "a.json", "boxes file", lambda digits: -int(digits)) == {"a": -1, "b": 1.5}
