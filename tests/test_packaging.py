@@ -2,7 +2,6 @@
 
 import email
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shutil
@@ -11,13 +10,13 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import hocp_mm
+from tests.material.tools import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements" / "lock.txt"
@@ -89,15 +88,6 @@ def test_lock_has_a_wheel_of_torch_for_every_python_it_is_for():
     assert len([word for word in torch if word.startswith("--hash")]) >= len(TARGETS)
 
 
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"requirements_{name}", LOCK.with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_licences_are_listed_for_what_the_lock_installs():
     """`make audit` writes the table; a pin that was raised without it leaves the table behind."""
     table = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
@@ -125,7 +115,7 @@ LICENCES = {
 @pytest.mark.parametrize("case", LICENCES)
 def test_licence_is_what_the_metadata_says(case):
     text, expected = LICENCES[case]
-    assert load_script("licences").licence(email.message_from_string(f"Name: x\n{text}\n")) == expected
+    assert load_tool("licences", "requirements").licence(email.message_from_string(f"Name: x\n{text}\n")) == expected
 
 
 AUDITS = {
@@ -144,7 +134,7 @@ AUDITS = {
 def test_audit_does_not_take_silence_for_an_all_clear(case, tmp_path, monkeypatch, capsys):
     """pip-audit itself exits with 0 where its service knows none of the packages."""
     answer, code, text = AUDITS[case]
-    audit = load_script("audit")
+    audit = load_tool("audit", "requirements")
     program = tmp_path / "pip-audit"
     program.write_text(f"#!/bin/sh\necho 'no route' >&2\ncat <<'EOF'\n{answer}\nEOF\n", encoding="utf-8")
     program.chmod(0o755)
@@ -162,7 +152,7 @@ WHEELS = {
 
 
 def test_make_lock_looks_at_every_glibc_that_has_a_wheel_of_its_own(monkeypatch):
-    make_lock = load_script("make_lock")
+    make_lock = load_tool("make_lock", "requirements")
     assert {wheel: make_lock.needed_glibc(wheel) for wheel in WHEELS} == WHEELS
     asked = []
 

@@ -18,6 +18,7 @@ from hocp_mm.system.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.runner import Runner
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
     compat.apply()
     from hocp_mm import launch
+    from hocp_mm.checkpoints import reading_once
     from hocp_mm.launch import check_config
 
     with config_errors():
@@ -62,6 +64,29 @@ def main(argv: list[str] | None = None) -> None:
     merge_args(cfg, args)
     if is_first_process():
         require_writable(cfg.work_dir, "--work-dir")
+    try:
+        with reading_once():  # by all that comes before training
+            runner = prepare(cfg)
+        with config_errors(cfg):
+            runner.train()
+    except BaseException:
+        launch.leave_distributed(together=False)
+        raise
+    del runner
+    launch.leave_distributed()
+
+
+def prepare(cfg: "Config") -> "Runner":
+    """Make a runner that can train, from the weights that it starts or goes on from.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Returns:
+        The runner.
+    """
+    from hocp_mm import launch
+
     checkpoint = launch.resume_path(cfg)
     if checkpoint is not None:
         cfg.load_from = str(checkpoint)
@@ -72,18 +97,11 @@ def main(argv: list[str] | None = None) -> None:
         cfg.resume = False
         if cfg.get("load_from"):
             launch.require_file(cfg.load_from, "load_from")
-    try:
-        with config_errors(cfg):
-            datasets = launch.build_datasets(cfg)
-            runner = launch.make_runner(cfg, datasets)
-            if cfg.get("load_from"):
-                launch.fit_runner_(runner, cfg.load_from)
-            runner.train()
-    except BaseException:
-        launch.leave_distributed(together=False)
-        raise
-    del runner
-    launch.leave_distributed()
+    with config_errors(cfg):
+        runner = launch.make_runner(cfg, launch.build_datasets(cfg))
+        if cfg.get("load_from"):
+            launch.fit_runner_(runner, cfg.load_from)
+    return runner
 
 
 def merge_args(cfg: "Config", args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from hocp_mm.analysis.measures import (
     untouched_parameters,
 )
 from hocp_mm.analysis.twins import Twins, build_twins, own_size, save_random_weights
+from hocp_mm.checkpoints import reading_once
 from hocp_mm.errors import HOCPError
 from hocp_mm.functional import RankLike
 from hocp_mm.functional.transduct import Init
@@ -128,7 +129,7 @@ def verify_timm(
             images = torch.randn(4, in_chans, size, size, generator=generator)
             with _user_errors(f"--size: timm's '{name}' cannot run on {in_chans}x{size}x{size}"):
                 save_random_weights(Path(source), name, images, in_chans=in_chans, seed=seed)
-        with _user_errors(f"timm: '{name}' cannot become a video network"):
+        with _user_errors(f"timm: '{name}' cannot become a video network"), reading_once():
             twins = build_twins(name, source, **options)
     weights = "random weights" if checkpoint is None else f"weights of {checkpoint}"
     title = (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hocp_mm.apis.face_track import Faces, track_faces
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
-from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.datasets import FaceTrack, probe_video
 from hocp_mm.datasets.faces.detection import Progress
 from hocp_mm.datasets.media.frames import frames_of
@@ -53,14 +53,15 @@ class AffectInferencer:
     ) -> None:
         self.checkpoint = Path(checkpoint)
         self.device = _pick_device(device)
-        if config is None:
-            self.cfg, bounds = _recorded_config(self.checkpoint)
-        else:
-            self.cfg, bounds = load_config(config), contextlib.nullcontext()
-        self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
-        with bounds:
-            self.model: BaseModel = build_model(self.cfg)
-        load_weights(self.model, self.checkpoint)
+        with reading_once():
+            if config is None:
+                self.cfg, bounds = _recorded_config(self.checkpoint)
+            else:
+                self.cfg, bounds = load_config(config), contextlib.nullcontext()
+            self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
+            with bounds:
+                self.model: BaseModel = build_model(self.cfg)
+            load_weights(self.model, self.checkpoint)
         self.model.to(self.device).eval()
 
     def predict(

@@ -2,7 +2,7 @@
 
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_
-from hocp_mm.checkpoints.reading import read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints.reading import read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.stock import load_stock_weights_, stock_names
 from hocp_mm.checkpoints.timm_source import (
@@ -29,6 +29,7 @@ __all__ = [
     "load_stock_weights_",
     "names_file",
     "read_checkpoint",
+    "reading_once",
     "stock_names",
     "unwrap_state_dict",
 ]

@@ -12,8 +12,10 @@ Where we differ from ``torch.load(weights_only=True)``: that one refuses MMEngin
 to its list of safe globals (it sets the state of tensors and ordered dicts only), so it cannot resume a training run.
 """
 
+import contextlib
+import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "read_checkpoint", "unwrap_state_dict"]
+__all__ = ["SUFFIXES", "file_mark", "read_checkpoint", "reading_once", "unwrap_state_dict"]
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -43,6 +45,32 @@ PLAIN_DTYPES = frozenset(
 LONGEST_HEADER = 8 << 20  # of safetensors; the library makes objects of it before it looks at the sizes
 
 MapLocation = str | torch.device | Callable[..., Any] | None
+Mark = tuple[str, int, int, int, int]
+
+_kept: dict[tuple[Mark, MapLocation], dict[str, Any]] | None = None  # by the open block of `reading_once`
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """Let :func:`read_checkpoint` read a file once within the block, however many ask: a large one takes seconds.
+
+    A file that has changed is read again. At the end of the block all is let go; blocks inside it are part of it.
+
+    Yields:
+        Nothing. Who reads within the block does not change what the dicts in a checkpoint hold.
+    """
+    global _kept
+    outer, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+def file_mark(path: str | PathLike[str]) -> Mark:
+    """Return what tells a state of a file from others: place, device, inode, size and time of the last change."""
+    state = os.stat(file := os.path.realpath(Path(path).expanduser()))  # noqa: PTH116 - of the place that is returned
+    return file, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu") -> dict[str, Any]:
@@ -64,11 +92,14 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
     """
     file = Path(path).expanduser()
     _check_is_weight_file(file)
-    if file.name.endswith(".safetensors"):
-        return _load_safetensors(file, map_location)
-    content = _load_pickle(file, map_location)
+    key = file_mark(file), map_location  # before it is read
+    if _kept is not None and key in _kept:
+        return dict(_kept[key])
+    content = (_load_safetensors if file.name.endswith(".safetensors") else _load_pickle)(file, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a checkpoint must hold a dict, got {type(content).__name__}.")
+    if _kept is not None:
+        _kept[key] = dict(content)
     return content
 
 

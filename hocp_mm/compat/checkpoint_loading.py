@@ -10,15 +10,29 @@ from urllib.parse import urlparse
 
 import torch
 
-from hocp_mm.checkpoints.reading import MapLocation, read_checkpoint
+from hocp_mm.checkpoints.reading import MapLocation, Mark, file_mark, read_checkpoint
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["FILE_ENTRIES", "RECORDED", "load_checkpoints_safely", "load_from_address", "load_from_local"]
+__all__ = ["FILE_ENTRIES", "RECORDED", "hand_over", "load_checkpoints_safely", "load_from_address", "load_from_local"]
 
 FILE_ENTRIES = ("best_ckpt", "last_ckpt")
 """How entries of MMEngine's message hub begin that hold paths; its hooks delete the files that they name."""
 RECORDED = "recorded_"
 """Prefix under which such an entry is kept, as a name without its folder."""
+
+_handed: dict[Mark, dict[str, Any]] = {}  # one at most
+
+
+def hand_over(filename: str) -> None:
+    """Read a local file that MMEngine loads next, and keep it until then: it is not read again.
+
+    Args:
+        filename: Path of the file. If it changes in the meantime, MMEngine reads it again.
+    """
+    mark = file_mark(filename)
+    checkpoint = load_from_local(filename, "cpu")
+    _handed.clear()
+    _handed[mark] = checkpoint
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
@@ -26,12 +40,14 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
 
     Args:
         filename: Path of the file.
-        map_location: As in ``torch.load``.
+        map_location: As in ``torch.load``. What was handed over is on the CPU: whoever loads tensors copies them.
 
     Returns:
         The checkpoint, without what MMEngine would execute or delete: the config in ``meta["config"]``, which
         ``Runner.resume`` runs as Python, and the paths in the message hub.
     """
+    if _handed and Path(filename).is_file() and (handed := _handed.pop(file_mark(filename), None)) is not None:
+        return handed
     checkpoint = read_checkpoint(filename, map_location=map_location)
     meta, hub = checkpoint.get("meta"), checkpoint.get("message_hub")
     if isinstance(meta, dict):

@@ -72,7 +72,7 @@ def read_training(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If it cannot be read, or a run cannot go on from what it holds.
     """
-    checkpoint = load_from_local(str(file))
+    checkpoint = load_from_local(str(file), "cpu")
     check_training_state(checkpoint, file)
     return checkpoint
 

@@ -11,7 +11,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
-from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.compat.checkpoint_loading import hand_over
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError
 from hocp_mm.launch.config import few
@@ -32,7 +33,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def fit_runner_(runner: Runner, path: str | Path) -> None:
-    """Make sure that a runner can resume from a checkpoint, whose ranks its model takes; values are loaded later.
+    """Make sure that a runner can resume from a checkpoint, whose ranks its model takes; it is handed what was read.
 
     Args:
         runner: Its model may be wrapped for distributed training; the wrapper is made anew where ranks change.
@@ -42,7 +43,9 @@ def fit_runner_(runner: Runner, path: str | Path) -> None:
         CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
     """
     before = _shapes(runner.model)
-    read_fitting(runner.model, path)
+    with reading_once():
+        read_fitting(runner.model, path)
+        hand_over(str(path))
     if _shapes(runner.model) != before:
         rewrap_(runner)
 

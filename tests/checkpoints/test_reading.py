@@ -16,8 +16,9 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
-from hocp_mm.checkpoints.reading import read_checkpoint, unwrap_state_dict
+from hocp_mm.checkpoints.reading import read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.errors import CheckpointError
+from tests.material.readings import count_readings
 
 
 class Calls:
@@ -335,3 +336,32 @@ def test_names_in_errors_are_short_and_printable():
         unwrap_state_dict({"\x1b[31m\n" + "x" * 10_000_000: 1})
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+def test_within_a_block_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
+    file, link, other = tmp_path / "a.pth", tmp_path / "b.pth", tmp_path / "c.safetensors"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 1}, file)
+    save_file({"w": torch.ones(3)}, other)
+    link.symlink_to(file)
+    read = count_readings(monkeypatch)
+    with reading_once():
+        first = read_checkpoint(file)
+        first.pop("epoch")  # who takes something out takes it from nobody
+        with reading_once():
+            assert read_checkpoint(link)["epoch"] == 1
+        assert read_checkpoint(str(file))["epoch"] == 1
+        assert read_checkpoint(other).keys() == read_checkpoint(other).keys() == {"w"}
+        assert read == ["a.pth", "c.safetensors"]
+        assert read_checkpoint(file, None).keys() == {"state_dict", "epoch"}  # devices as they were are another reading
+        torch.save({"state_dict": {"w": torch.zeros(2)}, "epoch": 2}, file)
+        assert read_checkpoint(file)["epoch"] == 2
+        file.write_bytes(file.read_bytes()[:-9])
+        with pytest.raises(CheckpointError, match=r"a\.pth: damaged"):
+            read_checkpoint(file)
+        file.unlink()
+        with pytest.raises(CheckpointError, match=r"a\.pth: no such checkpoint"):
+            read_checkpoint(file)
+    read.clear()
+    for _ in range(2):
+        read_checkpoint(other)
+    assert read == ["c.safetensors"] * 2

@@ -9,6 +9,7 @@ import torch
 from hocp_mm.compat import apply, checkpoint_loading
 from hocp_mm.errors import CheckpointError
 from tests.material.one_layer_run import make_runner
+from tests.material.readings import count_readings
 
 
 @pytest.fixture
@@ -65,3 +66,24 @@ def test_copies_of_two_addresses_that_end_alike_are_two(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing\.pth: cannot be fetched"):
         load((tmp_path / "nothing.pth").as_uri())
     assert len(list((tmp_path / "copies").iterdir())) == 2
+
+
+def test_what_was_handed_over_is_given_out_once_and_only_if_the_file_is_still_the_same(tmp_path, monkeypatch):
+    file = tmp_path / "a.pth"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "meta": {"config": "raise", "epoch": 1}}, file)
+    torch.save({"state_dict": {"w": torch.ones(2)}}, tmp_path / "b.pth")
+    read = count_readings(monkeypatch)
+    checkpoint_loading.hand_over(str(file))
+    checkpoint_loading.load_from_local(str(tmp_path / "b.pth"))  # something else in between
+    assert checkpoint_loading.load_from_local(str(file), "cpu")["meta"] == {"epoch": 1}
+    assert read == ["a.pth", "b.pth"]
+    assert checkpoint_loading.load_from_local(str(file))["meta"] == {"epoch": 1}
+    assert read == ["a.pth", "b.pth", "a.pth"]
+    checkpoint_loading.hand_over(str(file))
+    evil = type("Attack", (), {"__reduce__": lambda self: (os.system, ("true",))})()
+    torch.save({"state_dict": {}, "x": evil}, file)
+    with pytest.raises(CheckpointError, match=r"a\.pth: holds"):
+        checkpoint_loading.load_from_local(str(file))
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"a\.pth: no such checkpoint"):
+        checkpoint_loading.load_from_local(str(file))

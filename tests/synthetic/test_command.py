@@ -1,19 +1,13 @@
 """The command ``tools/prepare/synthetic.py``."""
 
-import importlib.util
-
 import pytest
 
-from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 
 @pytest.fixture(scope="module")
 def command():
-    path = ROOT / "tools" / "prepare" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic_command", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("prepare/synthetic")
 
 
 def test_command_writes_once_and_then_says_so(command, tmp_path, capsys):

@@ -1,7 +1,6 @@
 """The command that draws what the network is shown."""
 
 import functools
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +13,14 @@ from hocp_mm.system.cli import run
 from tests.material.data_configs import dataset_config, loaders
 from tests.material.processes import ROOT
 from tests.material.sewa_files import KEYS, write_sewa
+from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "browse_dataset.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("browse_dataset_tool", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("browse_dataset")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from hocp_mm.system.cli import run
 from tests.material.affectnet_files import row, write_2017
 from tests.material.data_configs import dataset_config, loaders
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "check_data.py"
 
@@ -22,9 +22,7 @@ FILE = ROOT / "tools" / "check_data.py"
 @pytest.fixture
 def tool(monkeypatch) -> ModuleType:
     """The tool, which here starts no processes: importing everything again takes seconds for each."""
-    spec = importlib.util.spec_from_file_location("check_data_tool", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool("check_data")
     check = data_check.check_data
     monkeypatch.setattr(data_check, "check_data", lambda cfg, **options: check(cfg, **{**options, "workers": 0}))
     return module

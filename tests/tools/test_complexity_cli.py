@@ -1,7 +1,6 @@
 """The command that tells what a network costs."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
 from tests.material.tiny_configs import tiny_config
+from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "complexity.py"
 TINY = ["--timm", "test_resnet", "--frames", "2", "--size", "32"]
@@ -19,10 +19,7 @@ TINY = ["--timm", "test_resnet", "--frames", "2", "--size", "32"]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("complexity_tool", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("complexity")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command from video to timeline."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hocp_mm.apis import AffectInferencer
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
+from tests.material.readings import count_readings
 from tests.material.tiny_configs import (
     noise,
     portrait,
@@ -20,16 +21,14 @@ from tests.material.tiny_configs import (
     write_checkpoint,
     write_video,
 )
+from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "demo.py"
 
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_tool", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("demo")
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +118,12 @@ def test_faces_box_and_landmarks_exclude_each_other(demo: ModuleType, capsys: py
     with pytest.raises(SystemExit):
         demo.parse_args(["v.mp4", "--checkpoint", "c", "--out", "o", "--box", "1,2,3,4", "--faces", "frame"])
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_the_checkpoint_is_read_once(config: bool, files: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For its config and for its weights."""
+    tiny_config().dump(tmp_path / "tiny.py")
+    read = count_readings(monkeypatch)
+    AffectInferencer(files["checkpoint"], tmp_path / "tiny.py" if config else None, "cpu")
+    assert read == ["tiny.pth"]

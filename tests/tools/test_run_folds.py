@@ -1,6 +1,5 @@
 """The command that runs all folds: it goes on where it stopped, and pools what the tests wrote."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 CONFIG = """
 fold = 0
@@ -28,12 +28,7 @@ CLIPS = [f"{number:03d}" for number in range(1, 13)]
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("run_folds", ROOT / "tools/run_folds.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("run_folds")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """``tools/train.py`` and ``tools/test.py`` on a tiny set: they work, and a user's mistake ends in one line."""
 
-import importlib.util
 import itertools
 import json
 import os
@@ -15,24 +14,18 @@ import pytest
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hocp_mm.apis.recorded_config import read_recorded_config
+from hocp_mm.checkpoints import read_checkpoint, unwrap_state_dict
 from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
 from hocp_mm.registry import DATASETS, HOOKS, MODELS
 from hocp_mm.structures import AffectDataSample
 from hocp_mm.system import cli
 from tests.material.processes import ROOT
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.material.readings import count_readings
+from tests.material.tools import load_tool
 
 TRAIN, TEST = load_tool("train"), load_tool("test")
 RUN = itertools.count()
@@ -159,6 +152,25 @@ def test_resume_goes_on_where_training_stopped(config: Path) -> None:
     train(config, "--resume")
     resumed = torch.load(work_dir / "epoch_2.pth", weights_only=False)["meta"]
     assert (resumed["epoch"], resumed["iter"]) == (2, 4)
+
+
+def test_a_checkpoint_is_read_once_whatever_begins_with_it(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = ["--cfg-options", "train_cfg.max_epochs=1"], "epoch_1.pth"
+    work_dir = train(config, *first)
+    whole = read_checkpoint(work_dir / last)
+    save_file(unwrap_state_dict(whole), work_dir / "weights.safetensors")
+    read = count_readings(monkeypatch)
+    TEST.main([str(config), str(work_dir / last), "--work-dir", str(config.parent / "scores")])
+    assert read == [last]
+    read.clear()
+    train(config, *first, f"load_from={work_dir / 'weights.safetensors'}")
+    assert read == ["weights.safetensors"]
+    read.clear()
+    train(config, f"--resume={work_dir / last}", "--cfg-options", "train_cfg.max_epochs=2")
+    assert read == [last]
+    read.clear()
+    train(config, "--resume", "--cfg-options", "train_cfg.max_epochs=3")
+    assert read == ["epoch_2.pth"]
 
 
 def test_nothing_to_resume_from_is_a_fresh_start(config: Path, runners: list[Runner]) -> None:

@@ -1,7 +1,6 @@
 """The command that checks that nothing is lost when an image network becomes a video network."""
 
 import csv
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from hocp_mm.analysis import verification as transduction_report
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "verify_transduction.py"
 TINY = ["--timm", "test_resnet", "--size", "32", "--rank", "4"]
@@ -21,10 +21,7 @@ TINY = ["--timm", "test_resnet", "--size", "32", "--rank", "4"]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_tool", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("verify_transduction")
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from hocp_mm.checkpoints import (
     load_stock_weights_,
     names_file,
     read_checkpoint,
+    reading_once,
     stock_names,
     unwrap_state_dict,
 )
@@ -130,7 +131,8 @@ class TransductionHook(Hook):
             "progress": _fits_only(progress, cache),
         }
         before = _shapes(model)
-        report = self._load(model, options)
+        with reading_once():
+            report = self._load(model, options)
         if progress is not None and (ranks := _new_ranks(before, _shapes(model))):
             progress(f"{len(ranks)} layers take their rank from {self.source}: {', '.join(ranks)}")
         if cache is not None and cache.hits and progress is not None:

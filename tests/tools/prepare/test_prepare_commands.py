@@ -1,6 +1,5 @@
 """The commands that prepare stores: what a store gives is what the raw folder gives, number for number, bit for bit."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from hocp_mm.synthetic import (
 )
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 TOOLS = ROOT / "tools/prepare"
 SIZE = 40
@@ -38,12 +38,7 @@ CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
 
 
 def load(name: str) -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location(f"prepare_{name}", TOOLS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool(f"prepare/{name}").main
 
 
 class Layout(NamedTuple):

@@ -1,6 +1,5 @@
 """The command that writes the folds of AFEW-VA."""
 
-import importlib.util
 import json
 
 import pytest
@@ -8,18 +7,14 @@ import pytest
 from hocp_mm.datasets.splits import check_folds, count_folds, read_fold
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 TOOL = ROOT / "tools/prepare/split_afew_va.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("split_afew_va", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("prepare/split_afew_va").main
 
 
 def _root(tmp_path, clips=60, actors=20):

@@ -1,24 +1,18 @@
 """The command that writes split files."""
 
-import importlib.util
-
 import pytest
 
 from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
+from tests.material.tools import load_tool
 
 TOOL = ROOT / "tools/prepare/split_sewa.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("split_sewa", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("prepare/split_sewa").main
 
 
 def _root(tmp_path, talks=20):
