@@ -19,6 +19,9 @@ CODE := hocp_mm configs tools benchmarks tests requirements setup.py
 PYTEST_ARGS ?=
 # A file's tests share what they set up, so they stay together; a process may take 3 GB.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Without what compiles, starts processes or exports networks.
+FAST := tests/functional tests/layers tests/structures tests/test_rooms.py --ignore=tests/functional/native \
+	--ignore=tests/layers/test_interoperability.py --ignore=tests/layers/test_synced_norm.py
 
 # 3.11 to 3.13 first: requirements/lock.txt fits those.
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11 python3.10 python; do \
@@ -30,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # pip must act on .venv alone, whatever the caller's shell has set.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
 
-.PHONY: help setup test test-slow lint types contracts unit demo demo-afew-va demo-affectnet bench audit wheel \
+.PHONY: help setup test test-fast test-slow lint types contracts unit demo demo-afew-va demo-affectnet bench audit wheel \
 	floors pythons lock format clean distclean
 
 help: ## list the targets
@@ -61,6 +64,9 @@ $(STAMP): requirements/lock.txt setup.py Makefile
 	@touch $@
 
 test: lint types contracts unit ## lint, types, import contracts, tests and doctests: what CI runs
+
+test-fast: lint contracts ## lint, import contracts and the laws of mathematics and rooms: a minute, while you work
+	$(PY) -m pytest -q $(PARALLEL) $(FAST) $(PYTEST_ARGS)
 
 lint: setup ## ruff: rules and format
 	$(PY) -m ruff check $(CODE)

@@ -306,7 +306,7 @@ def test_environments_are_ignored_whatever_they_are():
 def test_make_alone_lists_the_targets(makefile_folder):
     done = make(makefile_folder)
     assert done.returncode == 0
-    for target in ("setup", "test", "demo"):
+    for target in ("setup", "test", "test-fast", "demo"):
         assert f"make {target} " in done.stdout
 
 
