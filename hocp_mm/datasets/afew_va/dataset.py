@@ -17,8 +17,7 @@ from hocp_mm.datasets.afew_va.files import (
     read_afew_va_json,
     same_actor,
 )
-from hocp_mm.datasets.affectnet.rows import FIRST_INNER
-from hocp_mm.datasets.faces.boxes import landmark_boxes
+from hocp_mm.datasets.faces.boxes import FIRST_INNER, landmark_boxes
 from hocp_mm.datasets.faces.crops import square_scale
 from hocp_mm.datasets.media.images import ImageInfo, check_image
 from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges

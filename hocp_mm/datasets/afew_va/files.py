@@ -4,7 +4,6 @@
 {"actor": "…", "video_id": "001", "frames": {"00000": {"valence": -2, "arousal": 3, "landmarks": [[x, y] * 68]}}}
 """
 
-import json
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import read_bytes
+from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError, MissingDataError
 
 NUM_LANDMARKS = 68
@@ -156,25 +155,13 @@ def read_afew_va_json(path: str | Path, label_range: tuple[float, float] = AFEW_
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object, checked to belong to the folder that it lies in."""
-    raw = read_bytes(path, "label file")
-    try:
-        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}).") from error
+    content = read_json(path, "label file")
     if not isinstance(content, dict):
         raise DataError(f"{path}: a clip's JSON must be an object with actor, frames, video_id, got {_kind(content)}.")
     if content.get("video_id") != path.parent.name:
         raise DataError(
             f"{path}: video_id must be the name of the folder, {path.parent.name!r}, got {content.get('video_id')!r}."
         )
-    return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):  # the json module would keep the last one without a word
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
     return content
 
 

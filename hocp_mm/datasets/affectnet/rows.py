@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.boxes import landmark_boxes
+from hocp_mm.datasets.faces.boxes import FIRST_INNER, landmark_boxes
 from hocp_mm.datasets.records.faults import Fault
 
 EXPRESSIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger", "contempt")
@@ -27,8 +27,6 @@ NO_EXPRESSION = -1
 
 LAST_CLASS = 11
 NUM_LANDMARKS = 68
-FIRST_INNER = 17
-"""The 17 points before it are the jaw line; SEWA's 49 points have none."""
 
 Classes = Literal[8, 7, "emonet5", "va_only"]
 

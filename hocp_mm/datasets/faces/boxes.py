@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+FIRST_INNER = 17
+"""Of 68 landmarks, the ones before it are the jaw line; SEWA's 49 points have none."""
 _WIDEST = 4  # frames side by side; pixels of larger squares are not averaged
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hocp_mm.datasets.faces.crops import CropSettings
-from hocp_mm.datasets.media.files import read_text, unique_keys
+from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import write_text
 
@@ -71,16 +71,12 @@ def read_header(store: str | Path) -> StoreHeader:
     """
     path = Path(store) / HEADER_NAME
     try:
-        values = json.loads(read_text(path, "header"), object_pairs_hook=unique_keys)
+        values = read_json(path, "header")
     except MissingDataError as error:
         raise MissingDataError(
             f"{path}: no such file, so {store} is no store of face crops; `python tools/prepare/<data set>.py` writes "
             "one."
         ) from error
-    except DataError:  # a ValueError, too
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}).") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
