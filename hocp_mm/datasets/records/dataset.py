@@ -207,8 +207,7 @@ class AffectDataset(BaseDataset):
                 if len(scans) % _TOLD_EVERY == 0:
                     print_log(f"{self.name}: {len(scans)} of {len(keys)} clips checked", logger="current")
         faults = [fault for scan in scans.values() for fault in scan.faults]
-        records = [scan.record for scan in scans.values() if scan.record is not None]
-        records = without_twins(records, faults, self.claims)
+        records = without_twins(_sound(scans, faults), faults, self.claims)
         used = {record.key for record in records}
         self.settle_faults(faults, len(records), [key for key in keys if key not in used])
         table = RecordTable.of(records)
@@ -319,6 +318,18 @@ class AffectDataset(BaseDataset):
                 raise ValueError(f"{name}: test_mode={test_mode} contradicts {step!r}.")
             if test_mode and (step.clip_len, step.frame_interval) != wanted:
                 raise ValueError(f"{name}: windows={self.windows} must agree with {step!r}.")
+
+
+def _sound(scans: Mapping[str, Scan], faults: list[Fault]) -> list[Record]:
+    """Return the records that can stand in a table; ``faults`` takes what is wrong with the others."""
+    sound: list[Record] = []
+    for key, record in ((key, scan.record) for key, scan in scans.items() if scan.record is not None):
+        text = record.contradiction() if record.key == key else f"its key must be {key!r}, got {record.key!r}"
+        if text:
+            faults.append(Fault(record.filename, f"{record.filename}: {key}: {text}.", "record"))
+        else:
+            sound.append(record)
+    return sound
 
 
 def scale_labels(

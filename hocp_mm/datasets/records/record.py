@@ -55,6 +55,26 @@ class Record:
     pack: PackTable | None = None
     crop: CropSettings | None = None
 
+    def contradiction(self) -> str:
+        """Return what is wrong with the record itself, empty if nothing is.
+
+        A table, in which one record follows another, would give the rows that are too many to the next one, and take
+        boxes without a face for no boxes.
+        """
+        count, boxes = self.num_frames, self.boxes
+        shapes = {"affect": (count, 2), "valid": (count,), "face_found": (count,), "boxes": (count, 4)}
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array is not None and np.shape(array) != shape:
+                return f"{name} must have one row per frame, {list(shape)}, got {list(np.shape(array))}"
+        if boxes is not None and not np.isfinite(boxes).all(axis=1).any():
+            return f"at least one frame must have a box, got none of {count}; boxes=None stands for whole frames"
+        try:
+            os.fsencode(f"{self.key}{self.filename}{self.subject}")
+        except UnicodeEncodeError:
+            return f"key and subject must be text that can be written, got {self.key!r} and {self.subject!r}"
+        return ""
+
     def frames(self, decoder: Decoder = "auto") -> Frames:
         """Return the frames, read by ``decoder`` where they are those of a video (see `read_frames`)."""
         side = None if self.crop is None else self.crop.size
@@ -169,8 +189,16 @@ class RecordTable(Sequence[Record]):
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "RecordTable":
-        """Return a table of records, all of a data set or all of one store."""
+        """Return a table of records, all of a data set or all of one store.
+
+        Raises:
+            ValueError: If a record contradicts itself, or some have a pack and others none.
+        """
         records = list(records)
+        if wrong := next(((record.key, text) for record in records if (text := record.contradiction())), None):
+            raise ValueError(f"RecordTable: {wrong[0]!r}: {wrong[1]}.")
+        if len({record.pack is None for record in records}) > 1:
+            raise ValueError("RecordTable: all records must have a pack, or none, got both.")
         columns: dict[str, Any] = {
             "keys": PackedStrings([record.key for record in records]),
             "filenames": PackedStrings([record.filename for record in records]),
