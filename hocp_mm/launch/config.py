@@ -60,7 +60,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             import_modules_from_strings(**cfg.custom_imports)
     except Exception as error:  # a config is a program: anything can go wrong in it
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}).") from error
+        hint = "; the folder of a module must be in PYTHONPATH" if isinstance(error, ImportError) else ""
+        raise HOCPError(f"config: {path} cannot be read ({type(error).__name__}: {reason}){hint}.") from error
     if options:
         refuse_names(cfg, options)
         cfg.merge_from_dict(dict(options))
