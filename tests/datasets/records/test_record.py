@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.records.record import PackedStrings
+from hocp_mm.datasets.records.record import PackedStrings, Record, RecordTable
 
 NAMES = ["1/a.jpg", "", "12/ü笑.png", "x\udce9.jpg"]  # the last one is no UTF-8 on disk
 
@@ -15,6 +15,8 @@ def test_strings_are_those_that_went_in(names):
     packed = pickle.loads(pickle.dumps(PackedStrings(names)))
     assert [packed[index] for index in range(len(packed))] == names
     assert packed.tolist() == names
+    places = range(len(names) + 1)
+    assert all(packed.part(a, b) == names[a:b] for a in places for b in places if a <= b)
     assert PackedStrings.from_arrays(*packed.arrays()).tolist() == names
     assert packed.nbytes < 80
 
@@ -25,3 +27,16 @@ def test_strings_are_those_that_went_in(names):
 def test_ends_that_do_not_divide_the_characters_are_refused(ends, rule):
     with pytest.raises(ValueError, match=rule):
         PackedStrings.from_arrays(np.zeros(3, np.uint8), np.array(ends, np.int64))
+
+
+def test_the_files_of_a_long_record_are_taken_at_once(monkeypatch):
+    """A sample of it is one of thousands: each file by itself made it ten times as slow."""
+    files = tuple(f"folder/{frame}.jpg" for frame in range(1000))
+    every = np.ones(1000, np.bool_)
+    record = Record("a", "folder", 1000, 30.0, "", np.zeros((1000, 2), np.float32), every, None, every, files)
+    table = RecordTable.of([record, record])
+    asked = []
+    one = PackedStrings.__getitem__
+    monkeypatch.setattr(PackedStrings, "__getitem__", lambda self, index: asked.append(index) or one(self, index))
+    assert table[1].frame_files == files
+    assert len(asked) < 10
