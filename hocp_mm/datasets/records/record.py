@@ -271,6 +271,11 @@ class RecordTable(Sequence[Record]):
         """Return the number of records."""
         return len(self.columns["keys"])
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RecordTable":
+        """Return the table itself, which nobody changes: a subset of a data set (`get_subset`) shares it."""
+        del memo
+        return self
+
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload

@@ -1,5 +1,6 @@
 """Strings in one array come out as they went in."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -40,3 +41,9 @@ def test_the_files_of_a_long_record_are_taken_at_once(monkeypatch):
     monkeypatch.setattr(PackedStrings, "__getitem__", lambda self, index: asked.append(index) or one(self, index))
     assert table[1].frame_files == files
     assert len(asked) < 10
+
+
+def test_a_subset_shares_the_table():
+    every = np.ones(3, np.bool_)
+    table = RecordTable.of([Record("a", "a.avi", 3, 30.0, "", np.zeros((3, 2), np.float32), every, None, every)])
+    assert copy.deepcopy({"table": table})["table"] is table
