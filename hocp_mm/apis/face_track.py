@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets import (
     FaceTrack,
+    VideoInfo,
     fill_boxes,
     iter_frames,
     landmark_boxes,
@@ -21,6 +22,7 @@ from hocp_mm.datasets import (
     track_detections,
 )
 from hocp_mm.datasets.faces.detection import DETECTORS, Progress
+from hocp_mm.datasets.faces.given_boxes import check_boxes_inside
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
 
 Faces = str | Path | Sequence[float]
@@ -75,16 +77,17 @@ def track_faces(
         except NoFaceError as error:
             raise NoFaceError(f"{error} Give the face with --box x,y,w,h.") from None
     if Path(faces).suffix.lower() == ".zip":
-        return _track_from_landmarks(video, Path(faces), info.num_frames)
+        return _track_from_landmarks(video, Path(faces), info)
     raise ValueError(
         f"track_faces: faces must be one of {', '.join(DETECTORS)}, 'frame', a box or a landmark .zip, got {faces!r}."
     )
 
 
-def _track_from_landmarks(video: str | Path, path: Path, num_frames: int) -> FaceTrack:
-    boxes = landmark_boxes(read_landmarks_zip(path, num_frames))
+def _track_from_landmarks(video: str | Path, path: Path, info: VideoInfo) -> FaceTrack:
+    boxes = landmark_boxes(read_landmarks_zip(path, info.num_frames))
     if np.isnan(boxes).any(axis=1).all():
-        raise DataError(f"track_faces: {path} holds no face in any of the {num_frames} frames of {video}.")
+        raise DataError(f"track_faces: {path} holds no face in any of the {info.num_frames} frames of {video}.")
+    check_boxes_inside(boxes, info.width, info.height, path, str(video))  # now, not when the frame is reached
     return FaceTrack(*fill_boxes(boxes))
 
 

@@ -98,6 +98,17 @@ def test_landmarks_without_a_face_are_refused(panning: Path, tmp_path: Path):
         track_faces(panning, landmark_zip(tmp_path / "a.zip", missing=set(range(F))))
 
 
+def test_landmarks_beside_the_picture_are_refused_before_a_frame_is_cropped(panning: Path, tmp_path: Path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for frame in range(F):
+            x = 400 if frame == 7 else 10
+            points = np.linspace([x, 20], [x + 40, 60], 49)
+            archive.writestr(f"x_{frame:05d}.txt", " ".join(f"{v:.3f}" for v in points.ravel()))
+    with pytest.raises(DataError, match=r"a\.zip: faces must lie in the 320x240 frame, but .*panning\.mp4 frame 7"):
+        track_faces(panning, path)
+
+
 def test_what_cannot_be_a_source_is_refused(panning: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="cascade, yunet, haar, 'frame', a box or a landmark"):
         track_faces(panning, "dlib")
