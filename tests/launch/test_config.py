@@ -82,9 +82,7 @@ def test_custom_imports_are_imported_in_either_style(importing):
 @pytest.mark.parametrize("importing", STYLES, indirect=True)
 def test_a_custom_import_that_fails_is_named_in_either_style(importing):
     path, name = importing
-    text = (
-        rf"config: .*leaf\.py cannot be read \(ImportError: Failed to import {name}\); .* in PYTHONPATH\.$"
-    )
+    text = rf"config: .*leaf\.py cannot be read \(ImportError: Failed to import {name}\); .* in PYTHONPATH\.$"
     with pytest.raises(HOCPError, match=text):
         load_config(path)
     path.with_name(f"{name}.py").write_text("raise ValueError('not today')\n")
