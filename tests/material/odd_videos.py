@@ -1,11 +1,13 @@
 """Videos of every awkward kind, written with PyAV; pictures carry their number (see `tests.material.sewa_files`)."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from tests.material.sewa_files import draw_number
@@ -69,3 +71,40 @@ def copy_packets(source: Path, target: Path, keep: Callable[[int], bool]) -> Pat
                 packet.stream = stream
                 new.mux(packet)
     return target
+
+
+def join_streams(path: Path, *sources: Path | bytes) -> Path:
+    """Write one file with the films of others and, from bytes, pictures that are attached to it, in that order."""
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(av.open(str(path), "w"))
+        packets = []
+        for source in sources:
+            if isinstance(source, bytes):
+                stream = new.add_stream("mjpeg")
+                stream.width, stream.height, stream.pix_fmt = 40, 30, "yuvj420p"
+                stream.disposition = Disposition.attached_pic
+                packet = av.Packet(source)
+                packet.pts = packet.dts = 0
+                packet.time_base = Fraction(1, 25)
+                packets.append((stream, [packet]))
+            else:
+                old = stack.enter_context(av.open(str(source)))
+                stream = new.add_stream_from_template(old.streams.video[0])
+                packets.append((stream, [packet for packet in old.demux(video=0) if packet.size]))
+        for stream, parts in packets:
+            for packet in parts:
+                packet.stream = stream
+                new.mux(packet)
+    return path
+
+
+def write_mjpeg(path: Path, pictures: Sequence[bytes], size: tuple[int, int]) -> Path:
+    """Write JPEG files as they are, EXIF included, into an AVI, as cameras do."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuvj420p"
+        for number, picture in enumerate(pictures):
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            container.mux(packet)
+    return path

@@ -4,6 +4,7 @@ Every file is opened inside the call and closed at its end, so nothing is carrie
 workers. One picture is held at a time; who wants more keeps it.
 """
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -13,18 +14,34 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 from numpy.typing import NDArray
+from PIL import Image
 
 from hocp_mm.datasets.media.files import check_file
+from hocp_mm.datasets.media.images import ORIENTATION
 from hocp_mm.errors import DataError
 
 # From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
 _PIXELS_WORTH_THREADS = 1280 * 720
+_IMAGE_CODECS = {"mjpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+# How frames become upright, by the value of the EXIF tag and by degrees: swap the axes, then mirror x, then y.
+_EXIF = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+_ANGLES = {0: _EXIF[1], 180: _EXIF[3], -180: _EXIF[3], -90: _EXIF[6], 90: _EXIF[8]}
 
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file for reading and give its container and its first video stream.
+    """Open a file for reading and give its container and its film: of several video streams the one FFmpeg would take.
 
     Raises:
         MissingDataError: If there is no such file.
@@ -36,15 +53,35 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     except (FFmpegError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable video file ({error}).") from error
     with container:
-        if not container.streams.video:
-            raise DataError(f"{path}: the file must hold a video stream, got none.")
-        stream = container.streams.video[0]
+        stream = films(path, container)[0]
         context = stream.codec_context
         if context is None:
             raise DataError(f"{path}: there is no decoder for its video stream (an unknown codec).")
         large = context.width * context.height >= _PIXELS_WORTH_THREADS
         stream.thread_type = "AUTO" if large else "SLICE"
         yield container, stream
+
+
+def films(path: str | Path, container: Any) -> list[Any]:
+    """Return the video streams of a file that are films, FFmpeg's choice first; a cover picture is none.
+
+    Args:
+        path: The file, for the message.
+        container: The same, open.
+
+    Returns:
+        At least one stream.
+
+    Raises:
+        DataError: If there is none.
+    """
+    streams = list(container.streams.video)
+    found = [stream for stream in streams if Disposition.attached_pic not in Disposition(stream.disposition)]
+    if not found:
+        got = "a cover picture alone" if streams else "none"
+        raise DataError(f"{path}: the file must hold a video stream, got {got}.")
+    best = container.streams.best("video")
+    return sorted(found, key=lambda stream: best is None or stream.index != best.index)
 
 
 def decode(path: str | Path) -> Iterator[av.VideoFrame]:
@@ -119,7 +156,10 @@ def orientation(path: str | Path) -> tuple[bool, bool, bool]:
 def _orientation(path: str, mtime_ns: int, size: int) -> tuple[bool, bool, bool]:
     """Read the display matrix; ``mtime_ns`` and ``size`` end the cached answer when the file changes."""
     frame = next(decode(path), None)
-    side_data = None if frame is None else frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = None if frame is None else frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV has no name for some kinds of side data, such as EXIF, and then gives none at all
+        return _turned(path, frame)
     if side_data is None:
         return False, False, False
     # Rows of 3; FFmpeg maps a pixel (x, y) to (a x + c y, b x + d y) with a, b = m[0:2] and c, d = m[3:5].
@@ -129,6 +169,18 @@ def _orientation(path: str, mtime_ns: int, size: int) -> tuple[bool, bool, bool]
     if a == d == 0 and b and c:
         return True, c < 0, b < 0
     raise DataError(f"{path}: a display matrix must turn by quarter turns, got {[[a, b], [c, d]]} (16.16 fixed point).")
+
+
+def _turned(path: str, frame: Any) -> tuple[bool, bool, bool]:
+    """Return the orientation where the display matrix cannot be asked for: by EXIF, or by the angle alone."""
+    with open_video(path) as (container, stream):
+        if stream.codec_context.name in _IMAGE_CODECS:  # only EXIF itself tells of mirrors
+            data = bytes(next(packet for packet in container.demux(stream) if packet.size))
+            with Image.open(io.BytesIO(data), formats=list(_IMAGE_CODECS.values())) as picture:
+                return _EXIF[picture.getexif().get(ORIENTATION, 1)]
+    if frame.rotation not in _ANGLES:
+        raise DataError(f"{path}: a video must be turned by quarter turns, got {frame.rotation} degrees.")
+    return _ANGLES[frame.rotation]
 
 
 def read_in_order(path: str | Path, frames: NDArray[np.integer]) -> NDArray[np.uint8]:

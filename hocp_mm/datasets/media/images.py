@@ -152,7 +152,7 @@ def _check_jpeg(path: str | Path, raw: bytes) -> None:
 # Named one by one: Pillow would hand other content to external programs (EPS) or read it from other files.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _MAX_PIXELS = 100_000_000  # a header that promises more is damage, or an attack on the memory
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -213,7 +213,7 @@ def check_image(path: str | Path) -> ImageInfo:
     width, height = picture.size
     # Pillow decodes a whole PNG to look for a rotation; most have none of the chunks that may hold one.
     may_be_turned = picture.format != "PNG" or any(mark in raw for mark in (b"eXIf", b"Raw profile", b"adobe.xmp"))
-    turned = may_be_turned and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)  # by a quarter
+    turned = may_be_turned and picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)  # by a quarter
     return ImageInfo(height, width) if turned else ImageInfo(width, height)
 
 
@@ -319,7 +319,7 @@ def _may_lack_rows(picture: Image.Image) -> bool:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    if picture.getexif().get(_ORIENTATION, 1) == 1:
+    if picture.getexif().get(ORIENTATION, 1) == 1:
         return picture
     return ImageOps.exif_transpose(picture)
 

@@ -20,7 +20,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from hocp_mm.datasets.media.decoding import check_size, decode, open_video, orientation, read_in_order, to_rgb
+from hocp_mm.datasets.media.decoding import check_size, decode, films, open_video, orientation, read_in_order, to_rgb
 from hocp_mm.datasets.media.decord import read_with_decord
 from hocp_mm.datasets.media.seek import read_by_jumps, seek_table
 from hocp_mm.errors import DataError
@@ -34,7 +34,7 @@ _SMALLEST_PICTURE = 20
 _PRICE_OF_A_TABLE = 4
 
 _spent: dict[str, tuple[int, int]] = {}  # file -> frames decoded in order so far, last frame known to exist
-_told: set[str] = set()  # kinds of files whose way of reading was logged
+_told: set[str] = set()  # kinds of files whose way of reading was logged, files with more than one film
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,14 @@ def probe_video(path: str | Path) -> VideoInfo:
     if first is None:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
     width, height = first.width, first.height
-    with open_video(path) as (_, stream):
+    with open_video(path) as (container, stream):
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        streams = [film.index for film in films(path, container)]
+    if len(streams) > 1 and str(path) not in _told:
+        _told.add(str(path))
+        others = ", ".join(map(str, streams[1:]))
+        text = f"{path}: has {len(streams)} video streams, stream {streams[0]} is read (FFmpeg's choice), not {others}."
+        print_log(text, logger="current", level=logging.WARNING)
     if orientation(path)[0]:
         width, height, aspect = height, width, 1 / aspect
     return VideoInfo(count, fps, width, height, codec, promised, aspect)

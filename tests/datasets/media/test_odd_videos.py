@@ -1,14 +1,18 @@
 """Videos that phones, archives and editors make: right frames, upright, with the right times."""
 
+import io
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
+from hocp_mm.datasets.media.images import ORIENTATION
+from hocp_mm.datasets.media.self_check import check_random_access
 from hocp_mm.datasets.media.video import frame_times, iter_frames, probe_video, read_frames
 from hocp_mm.errors import DataError
-from tests.material.odd_videos import copy_packets, rewrite_matrix, write_video
+from tests.material.odd_videos import copy_packets, join_streams, rewrite_matrix, write_mjpeg, write_video
 from tests.material.sewa_files import draw_number, read_number, write_numbered_avi
 
 
@@ -143,3 +147,57 @@ def test_a_change_of_size_within_a_video_is_refused(tmp_path):
         DataError, match=r"both\.h264: all frames must have one size, but frame 3 has \(320, 240\) after \(160, 120\)"
     ):
         read_frames(path, [0, 3])
+
+
+def jpeg(orientation: int = 1, width: int = 64, height: int = 48) -> bytes:
+    """A picture in which no two corners are alike, as a JPEG that is to be turned."""
+    y, x = np.mgrid[0:height, 0:width]
+    picture = Image.fromarray(np.stack([4 * x, 5 * y, 0 * x + 90], axis=-1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=95, subsampling=0, exif=exif)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_of_a_motion_jpeg_come_upright_by_their_exif(tmp_path, orientation):
+    """PyAV has no name for EXIF among the side data of a frame, and then gives none of them."""
+    raw = jpeg(orientation)
+    path = write_mjpeg(tmp_path / "camera.avi", [raw] * 3, (64, 48))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB"), np.float32)
+    info = probe_video(path)
+    assert (info.height, info.width) == expected.shape[:2]
+    frames = read_frames(path, [0, 2])
+    assert frames.shape[1:] == expected.shape
+    assert np.abs(frames - expected).mean() < 4  # of another decoder
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("first", [True, False], ids=["cover first", "film first"])
+def test_a_cover_picture_is_no_film(tmp_path, suffix, first):
+    film = write_video(tmp_path / "film.mp4", "libx264", 10)
+    path = join_streams(tmp_path / f"song.{suffix}", *([jpeg(), film] if first else [film, jpeg()]))
+    assert probe_video(path).num_frames == 10
+    assert _numbers(path, [9, 0, 4]) == [9, 0, 4]
+    assert len(frame_times(path)) == 10
+    assert check_random_access(path).exact
+
+
+def test_a_cover_picture_alone_is_refused(tmp_path):
+    path = join_streams(tmp_path / "song.mp4", jpeg())
+    with pytest.raises(DataError, match=r"song\.mp4: the file must hold a video stream, got a cover picture alone"):
+        probe_video(path)
+
+
+def test_of_several_films_the_one_ffmpeg_would_take_is_read_and_said_once(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("hocp_mm.datasets.media.video.print_log", lambda text, **options: told.append(text))
+    small = write_video(tmp_path / "small.mp4", "libx264", 5, draw=lambda number: draw_number(50 + number)[:64, :64])
+    large = write_video(tmp_path / "large.mp4", "libx264", 10)
+    path = join_streams(tmp_path / "two.mkv", small, large)
+    with av.open(str(path)) as container:
+        best = container.streams.best("video").index
+    for _ in range(2):
+        assert probe_video(path).num_frames == (5, 10)[best]
+    assert told == [f"{path}: has 2 video streams, stream {best} is read (FFmpeg's choice), not {1 - best}."]
