@@ -20,11 +20,11 @@ from hocp_mm.datasets.afew_va.files import (
 from hocp_mm.datasets.faces.boxes import FIRST_INNER, landmark_boxes
 from hocp_mm.datasets.faces.crops import square_scale
 from hocp_mm.datasets.media.images import ImageInfo, check_image
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file
+from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -227,8 +227,7 @@ class AFEWVADataset(AffectDataset):
         check_images: bool = True,
         **kwargs: Any,
     ) -> None:
-        if faces not in _FIRST_LANDMARK:
-            raise ValueError(f"AFEWVADataset: faces must be one of {', '.join(_FIRST_LANDMARK)}, got {faces!r}.")
+        require_known("AFEWVADataset", faces=(faces, _FIRST_LANDMARK))
         if not (np.isfinite(fps) and fps > 0):
             raise ValueError(f"AFEWVADataset: fps must be positive, got {fps!r}.")
         if split in PARTS and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
@@ -272,7 +271,7 @@ class AFEWVADataset(AffectDataset):
                 "everything without it: `python tools/prepare/synthetic.py afew_va data/synthetic_afew_va`."
             )
         if self.fold is None:
-            path = Path(self.split) if Path(self.split).is_file() else self.root / self.split
+            path = split_path(self.root, self.split)
             keys = read_split_file(path)
             if paths := [key for key in keys if Path(key).name != key]:  # 001 and ./001 would be two clips of one name
                 raise DataError(f"{path}: a clip must be the name of a folder, got {paths[0]!r}.")

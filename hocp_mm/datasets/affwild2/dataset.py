@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affwild2.files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
 from hocp_mm.datasets.media.video import probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known, scale_labels
 from hocp_mm.datasets.records.faults import attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
@@ -63,8 +63,7 @@ class AffWild2Dataset(AffectDataset):
         length_tolerance: int = 0,
         **kwargs: Any,
     ) -> None:
-        if split not in SETS:
-            raise ValueError(f"AffWild2Dataset: split must be one of {', '.join(SETS)}, got {split!r}.")
+        require_known("AffWild2Dataset", split=(split, SETS))
         if not fps > 0 or length_tolerance < 0:
             raise ValueError(
                 f"AffWild2Dataset: fps must be positive and length_tolerance 0 or more, got {fps} and "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.avec.files import PARTITIONS, Join, labels_at, parse_avec_name, read_avec_csv
 from hocp_mm.datasets.faces.given_boxes import expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known, scale_labels
 from hocp_mm.datasets.records.faults import attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
@@ -69,13 +69,9 @@ class AVECDataset(AffectDataset):
         max_unlabelled: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        for name, value, known in (
-            ("split", split, tuple(_SPLITS)),
-            ("join", join, ("linear", "hold")),
-            ("faces", faces, ("given", "frame")),
-        ):
-            if value not in known:
-                raise ValueError(f"AVECDataset: {name} must be one of {', '.join(known)}, got {value!r}.")
+        require_known(
+            "AVECDataset", split=(split, _SPLITS), join=(join, ("linear", "hold")), faces=(faces, ("given", "frame"))
+        )
         if (faces == "given") != (boxes_file is not None):
             raise ValueError(
                 f"AVECDataset: faces='given' and boxes_file go together, got {faces!r} and {boxes_file!r}."

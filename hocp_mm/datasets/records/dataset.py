@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -117,8 +117,7 @@ class AffectDataset(BaseDataset):
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
-        if on_fault not in ("error", "skip"):
-            raise ValueError(f"{name}: on_fault must be one of error, skip, got {on_fault!r}.")
+        require_known(name, on_fault=(on_fault, ("error", "skip")))
         if len(label_range) != 2 or not label_range[0] < label_range[1]:
             raise ValueError(f"{name}: label_range must be (lowest, highest), got {tuple(label_range)}.")
         if clips_per_video < 1:
@@ -360,6 +359,21 @@ def scale_labels(
     if (low, high) == (-1.0, 1.0):
         return values.astype(np.float32)
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def require_known(where: str, **options: tuple[object, Collection[str]]) -> None:
+    """Refuse words that an option does not know.
+
+    Args:
+        where: Class that takes them.
+        **options: Value of each option, and what it knows.
+
+    Raises:
+        ValueError: Names the option, what it knows and what it got.
+    """
+    for name, (value, known) in options.items():
+        if value not in tuple(known):  # which asks for no hash
+            raise ValueError(f"{where}: {name} must be one of {', '.join(known)}, got {value!r}.")
 
 
 def affect_ranges(affect: NDArray[np.float32]) -> str:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import landmark_boxes
 from hocp_mm.datasets.faces.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv, read_landmarks_zip
-from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file
+from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -70,12 +70,7 @@ class SEWADataset(AffectDataset):
         length_tolerance: int = 0,
         **kwargs: Any,
     ) -> None:
-        for name, value, known in (
-            ("labels", labels, ("A", "V", "AV")),
-            ("faces", faces, ("landmarks", "given", "frame")),
-        ):
-            if value not in known:
-                raise ValueError(f"SEWADataset: {name} must be one of {', '.join(known)}, got {value!r}.")
+        require_known("SEWADataset", labels=(labels, ("A", "V", "AV")), faces=(faces, ("landmarks", "given", "frame")))
         if faces == "given" and boxes_file is None:
             raise ValueError("SEWADataset: faces='given' needs boxes_file, got None.")
         if length_tolerance < 0:
@@ -109,10 +104,7 @@ class SEWADataset(AffectDataset):
                 f"{self.root}/<KEY>/<KEY>.avi exist, and run `python tools/prepare/split_sewa.py {self.root}`. "
                 "To try everything without it, `make demo` writes a synthetic set of the same layout."
             )
-        named = self.split in PARTS
-        path = self.root / "splits" / f"{self.split}.txt" if named else Path(self.split)
-        if not named and not path.is_file():
-            path = self.root / self.split
+        path = split_path(self.root, self.split)
         if not path.is_file():
             raise MissingDataError(
                 f"SEWADataset: split file {path} does not exist; `python tools/prepare/split_sewa.py {self.root}` "

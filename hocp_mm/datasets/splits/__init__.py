@@ -13,6 +13,7 @@ from hocp_mm.datasets.splits.splits import (
     check_no_leak,
     read_split_file,
     split_by_group,
+    split_path,
     write_split_files,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_fold",
     "read_split_file",
     "split_by_group",
+    "split_path",
     "write_fold_files",
     "write_split_files",
 ]

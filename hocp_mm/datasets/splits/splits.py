@@ -114,6 +114,21 @@ def write_split_files(
     return files
 
 
+def split_path(root: Path, split: str) -> Path:
+    """Return the file of a split, which may not exist.
+
+    Args:
+        root: Folder of the data set.
+        split: ``"train"``, ``"val"`` or ``"test"`` (``splits/<split>.txt``), or a file, below ``root`` or anywhere.
+
+    Returns:
+        The file.
+    """
+    if split in PARTS:
+        return root / "splits" / f"{split}.txt"
+    return Path(split) if Path(split).is_file() else root / split
+
+
 def read_split_file(path: str | Path, allow_empty: bool = False) -> list[str]:
     """Read the keys of a split file.
 

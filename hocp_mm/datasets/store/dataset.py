@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.records.record import RecordTable
-from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file
+from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file, split_path
 from hocp_mm.datasets.store.header import check_expected, read_header
 from hocp_mm.datasets.store.index import INDEX_NAME, read_index
 from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
@@ -139,10 +139,7 @@ class FaceCropDataset(AffectDataset):
         if self.fold is not None:
             folder = self.root / "folds" / f"fold_{self.fold}"
             return read_fold(self.root, self.fold), folder / f"{self.split}.txt"
-        named = self.split in PARTS
-        path = self.root / "splits" / f"{self.split}.txt" if named else Path(self.split)
-        if not named and not path.is_file():
-            path = self.root / self.split
+        path = split_path(self.root, self.split)
         if not path.is_file():
             raise MissingDataError(f"FaceCropDataset: split file {path} does not exist ({self._known_splits()}).")
         parts = {path.stem: read_split_file(path)}
