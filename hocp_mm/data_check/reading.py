@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import check_file
 from hocp_mm.datasets.media.pack import PackTable, picture_size
 from hocp_mm.datasets.media.self_check import check_random_access
 from hocp_mm.datasets.media.video import Decoder, probe_video
 from hocp_mm.datasets.records.faults import Fault, attempt, fault_of
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
+from hocp_mm.system.files import check_file
 
 _SLACK = 1e-6  # float32 rounding of a scaled label
 

@@ -15,6 +15,7 @@ import numpy as np
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline
+from hocp_mm.system.files import check_file
 
 Scores = dict[str, float]
 
@@ -61,6 +62,7 @@ def read_results(folder: str | Path) -> list[AffectTimeline]:
     summary = folder / "metrics.json"
     if not summary.is_file():
         raise MissingDataError(f"{summary}: no such file; the fold was not tested.")
+    check_file(summary, "file of scores")
     files = [file for file in sorted(folder.glob("*.csv")) if file.name != "per_video.csv"]
     if not files:
         raise MissingDataError(f"{folder}: holds no predictions.")

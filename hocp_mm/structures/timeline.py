@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import write_rows
+from hocp_mm.system.files import check_file, write_rows
 
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")
@@ -241,7 +241,7 @@ def _column(here: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]
 def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     if not path.is_file():
         raise MissingDataError(f"timeline: no such file: {path}.")
-    if (size := path.stat().st_size) > _LARGEST_BYTES:
+    if (size := check_file(path, "timeline").st_size) > _LARGEST_BYTES:
         raise DataError(f"timeline: {path}: the file must have at most {_LARGEST_BYTES} bytes, got {size}.")
     try:
         with path.open(newline="", encoding="utf-8") as file:

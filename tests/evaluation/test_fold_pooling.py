@@ -94,3 +94,9 @@ def test_missing_and_broken_results_are_named(results, tmp_path_factory):
     (empty / "metrics.json").write_text("{}")
     with pytest.raises(MissingDataError, match="holds no predictions"):
         read_results(empty)
+
+
+def test_scores_that_are_a_file_of_the_kernel_are_not_waited_for(tmp_path):
+    (tmp_path / "metrics.json").symlink_to("/proc/version")
+    with pytest.raises(DataError, match=r"metrics\.json: the file of scores .* \(Is a file of the kernel\)"):
+        read_results(tmp_path)

@@ -177,6 +177,14 @@ def test_from_csv_refuses_what_is_no_table(tmp_path: Path, content: bytes):
         AffectTimeline.from_csv(path)
 
 
+def test_from_csv_does_not_wait_for_a_file_of_the_kernel(tmp_path: Path):
+    """Such as /proc/kmsg, behind a link in results that somebody else made."""
+    path = tmp_path / "a.csv"
+    path.symlink_to("/proc/version")
+    with pytest.raises(DataError, match=r"a\.csv: the timeline cannot be read \(Is a file of the kernel\)"):
+        AffectTimeline.from_csv(path)
+
+
 def test_from_csv_does_not_read_a_terabyte(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.touch()

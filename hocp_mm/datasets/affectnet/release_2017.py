@@ -28,9 +28,10 @@ from hocp_mm.datasets.affectnet.rows import (
     AffectNetRows,
     box_columns,
 )
-from hocp_mm.datasets.media.files import check_file, parse_number
+from hocp_mm.datasets.media.files import parse_number
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.errors import DataError
+from hocp_mm.system.files import check_file
 
 COLUMNS = (
     "subDirectory_filePath",

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.crops import CropSettings
-from hocp_mm.datasets.media.files import check_file
 from hocp_mm.datasets.records.record import NO_EXPRESSIONS, PackedStrings, Record, RecordTable
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import replacing
+from hocp_mm.system.files import check_file, replacing
 
 INDEX_NAME = "index.npz"
 PACKS = "packs"

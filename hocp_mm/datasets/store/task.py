@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.crops import CropSettings, check_face, crop_frame, squares_of
 from hocp_mm.datasets.faces.detection import FaceDetector, track_detections
-from hocp_mm.datasets.media.files import check_file
 from hocp_mm.datasets.media.pack import PackTable, write_pack
 from hocp_mm.datasets.records.faults import Fault, fault_of
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.store.index import DAMAGE, FRAME_COLUMNS, check_kinds, check_unpacked
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
-from hocp_mm.system.files import replacing, writing
+from hocp_mm.system.files import check_file, replacing, writing
 
 _PER_FRAME: dict[str, tuple[Any, ...]] = {
     **{name: FRAME_COLUMNS[name] for name in ("offsets", "sizes", "checksums", "face_found")},
