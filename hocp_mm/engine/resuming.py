@@ -50,7 +50,9 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
         return file
     if refusals:
         raise CheckpointError(f"resume: no checkpoint in {folder} can be read; the newest: {refusals[0]}")
-    leftover = sorted(file.name for file in folder.glob("best_*.pth"))
+    # What bears the name of a checkpoint and is no file may stand for one: a folder, a link to nowhere.
+    odd = [file for file in (folder / INTERRUPTED, *numbered) if file.is_symlink() or file.exists()]
+    leftover = sorted(file.name for file in (*odd, *folder.glob("best_*.pth")))
     if (folder / LAST).exists() or leftover:
         lost = f"the {named} that {LAST} names" if named else "the checkpoint to go on from"
         raise CheckpointError(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hocp_mm.checkpoints import read_checkpoint
+from hocp_mm.engine.resuming import find_checkpoint
 from hocp_mm.errors import CheckpointError, HOCPError
 from tests.engine.test_going_on import BY_ITERATION, RUN, _clean, kill_at, train, weights  # noqa: F401 - a fixture
 
@@ -117,6 +118,22 @@ def test_a_link_out_of_the_work_dir_is_passed_over_and_one_within_it_is_not(inte
     (run / "epoch_1.pth").symlink_to("kept.pth")
     train(run, resume=True)
     assert weights(run)  # epoch_4.pth
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "folder": lambda path: path.mkdir(),
+    "link to a folder": lambda path: path.symlink_to("/"),
+    "link to nowhere": lambda path: path.symlink_to("gone.pth"),
+    "named pipe": lambda path: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("name", ["epoch_4.pth", "iter_7.pth", "interrupted.pth"])
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_what_bears_the_name_of_a_checkpoint_is_not_begun_over(make: Callable[[Path], None], name: str, tmp_path: Path):
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"must hold the checkpoint to go on from, got {name}"):
+        find_checkpoint(tmp_path)
 
 
 def put(*path: Any) -> Callable[[Any, Any], None]:
