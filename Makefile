@@ -87,7 +87,7 @@ test-slow: setup ## the tests that take minutes
 demo: setup ## the whole recipe on synthetic videos: at most 10 minutes, results in demo_output/
 	$(PY) tools/run_demo.py
 
-demo-afew-va: setup ## five folds by actor on synthetic AFEW-VA: 10 to 15 minutes, results in demo_output/afew_va/
+demo-afew-va: setup ## five folds by actor on synthetic AFEW-VA: 7 to 15 minutes, results in demo_output/afew_va/
 	$(PY) tools/run_demo.py --set afew_va
 
 demo-affectnet: setup ## stage 1 with expressions on synthetic AffectNet: a few minutes, results in demo_output/affectnet/

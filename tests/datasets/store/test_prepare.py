@@ -22,23 +22,8 @@ from tests.material.raw_sets import (
     KEYS,
     prepare_sewa,
     tree,
-    write_talks,
 )
 from tests.material.sewa_files import read_number, square_landmarks, write_landmarks_zip, write_numbered_avi
-
-
-@pytest.fixture(scope="module")
-def talks(tmp_path_factory) -> Path:
-    """Four segments; read only."""
-    return write_talks(tmp_path_factory.mktemp("raw") / "SEWAv02")
-
-
-@pytest.fixture(scope="module")
-def prepared(talks, tmp_path_factory) -> Path:
-    """Their store, made by one process; read only."""
-    out = tmp_path_factory.mktemp("store") / "crops"
-    prepare_sewa(talks, out)
-    return out
 
 
 @pytest.fixture

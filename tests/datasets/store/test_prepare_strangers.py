@@ -9,21 +9,9 @@ import pytest
 
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.errors import HOCPError
-from tests.material.raw_sets import KEYS, prepare_sewa, tree, write_talks
+from tests.material.raw_sets import KEYS, prepare_sewa, tree
 
 PACK, FACTS = f"packs/{KEYS[0]}.avi", f"packs/{KEYS[0]}.npz"
-
-
-@pytest.fixture(scope="module")
-def talks(tmp_path_factory) -> Path:
-    return write_talks(tmp_path_factory.mktemp("raw") / "SEWAv02")
-
-
-@pytest.fixture(scope="module")
-def prepared(talks, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("store") / "crops"
-    prepare_sewa(talks, out)
-    return out
 
 
 @pytest.fixture
