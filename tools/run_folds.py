@@ -168,7 +168,7 @@ def read_note(file: Path) -> dict[str, Any]:
     Raises:
         HOCPError: If it is no JSON object.
     """
-    from hocp_mm.datasets.media.files import read_bytes
+    from hocp_mm.system.reading import read_bytes
 
     text = read_bytes(file, "note of an earlier call", LARGEST_NOTE)
     try:

@@ -16,7 +16,7 @@ from hocp_mm.datasets.media.video import Decoder, probe_video
 from hocp_mm.datasets.records.faults import Fault, attempt, fault_of
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file
 
 _SLACK = 1e-6  # float32 rounding of a scaled label
 

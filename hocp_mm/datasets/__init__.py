@@ -20,7 +20,7 @@ from hocp_mm.datasets.faces.tracking import FaceTrack
 from hocp_mm.datasets.media.images import check_image, read_image
 from hocp_mm.datasets.media.self_check import AccessReport, check_random_access
 from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Partition, Scan, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
@@ -59,6 +59,7 @@ __all__ = [
     "FaceDetector",
     "FaceTrack",
     "Fault",
+    "Partition",
     "Record",
     "RecordTable",
     "SEWADataset",

@@ -15,7 +15,7 @@ import numpy as np
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import read_bytes
 
 Scores = dict[str, float]
 
@@ -62,16 +62,14 @@ def read_results(folder: str | Path) -> list[AffectTimeline]:
     summary = folder / "metrics.json"
     if not summary.is_file():
         raise MissingDataError(f"{summary}: no such file; the fold was not tested.")
-    check_file(summary, "file of scores")
+    raw = read_bytes(summary, "file of scores", _MOST_BYTES)
     files = [file for file in sorted(folder.glob("*.csv")) if file.name != "per_video.csv"]
     if not files:
         raise MissingDataError(f"{folder}: holds no predictions.")
     timelines = [AffectTimeline.from_csv(file, fps=_ANY_RATE) for file in files]
     try:
-        with summary.open("rb") as file:
-            text = file.read(_MOST_BYTES)  # of more, the rest is no JSON
-        printed = {key.rpartition("/")[2]: float(value) for key, value in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        printed = {key.rpartition("/")[2]: float(value) for key, value in json.loads(raw).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{summary}: not readable as scores ({error}).") from error
     for key, value in score(timelines).items():
         same = key in printed and (math.isclose(value, printed[key], abs_tol=1e-6) or value != value != printed[key])

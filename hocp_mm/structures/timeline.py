@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import check_file, write_rows
+from hocp_mm.system.files import write_rows
+from hocp_mm.system.reading import check_file
 
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")

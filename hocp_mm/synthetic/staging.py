@@ -4,9 +4,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hocp_mm.datasets.media.files import read_bytes
 from hocp_mm.errors import DataError
 from hocp_mm.system.files import writing
+from hocp_mm.system.reading import read_bytes
 
 MANIFEST = "synthetic.json"
 """File in the root of a set that holds the numbers it was made with."""

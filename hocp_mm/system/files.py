@@ -9,15 +9,14 @@ import csv
 import errno
 import os
 import re
-import stat
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import lock_descriptor
 
-from hocp_mm.errors import DataError, HOCPError, MissingDataError, OutputError
+from hocp_mm.errors import DataError, HOCPError, OutputError
 
 LOCK = ".lock"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -286,58 +285,3 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is preparing this store; wait until it has finished, or end it."
             )
         yield
-
-
-_OTHERS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "Is a directory"),
-    (stat.S_ISFIFO, "Is a named pipe"),
-    (stat.S_ISSOCK, "Is a socket"),
-    (lambda mode: True, "Is a device"),
-)
-
-
-def check_file(path: str | Path, what: str) -> os.stat_result:
-    """Refuse a path that leads to no regular file, before it is opened.
-
-    It may lead to a folder, to nowhere, in a circle, to a named pipe (opening it waits for ever), to a device that
-    never ends, or to a file of the kernel that lets its reader wait.
-
-    Args:
-        path: File, or a link to one.
-        what: What it should be, for the message: ``"label file"``.
-
-    Returns:
-        Its state.
-
-    Raises:
-        MissingDataError: If there is nothing at this path, or a link to nowhere.
-        DataError: If there is something else than a file, or it cannot be reached.
-    """
-    try:
-        state = os.stat(path)  # noqa: PTH116 - half the time of a Path, and there are a million files
-    except (FileNotFoundError, NotADirectoryError) as error:
-        link = Path(path)
-        hint = f" (a link to {link.readlink()}, which is not there)" if link.is_symlink() else ""
-        raise MissingDataError(f"{path}: no such {what}{hint}.") from error
-    except (OSError, ValueError) as error:  # a circle of links, no permission; a name with a zero byte
-        raise DataError(f"{path}: the {what} cannot be read ({reason_of(error)}).") from error
-    if not stat.S_ISREG(state.st_mode):
-        kind = next(name for test, name in _OTHERS if test(state.st_mode))
-        raise DataError(f"{path}: the {what} cannot be read ({kind}).")
-    if state.st_size == 0:  # or a file of the kernel, such as /proc/kmsg, which lets its reader wait for ever
-        try:
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-            try:
-                endless = bool(os.read(handle, 1))
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise DataError(f"{path}: the {what} cannot be read ({reason_of(error)}).") from error
-        if endless:
-            raise DataError(f"{path}: the {what} cannot be read (Is a file of the kernel).")
-    return state
-
-
-def reason_of(error: Exception) -> str:
-    """Return what the system says of a file that cannot be read, without its path."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

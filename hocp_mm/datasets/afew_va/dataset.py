@@ -20,11 +20,11 @@ from hocp_mm.datasets.afew_va.files import (
 from hocp_mm.datasets.faces.boxes import FIRST_INNER, landmark_boxes
 from hocp_mm.datasets.faces.crops import square_scale
 from hocp_mm.datasets.media.images import ImageInfo, check_image
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known
+from hocp_mm.datasets.records.dataset import AffectDataset, Partition, Scan, affect_ranges, require_known
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file, split_path
+from hocp_mm.datasets.splits import PARTS, count_folds, read_fold, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -281,37 +281,37 @@ class AFEWVADataset(AffectDataset):
                 f"AFEWVADataset: {self.root / 'folds'} holds no folds; `python tools/prepare/split_afew_va.py "
                 f"{self.root}` writes them."
             )
-        parts = read_fold(self.root, self.fold)
-        self._check_leak(parts)
-        return parts[self.split]
+        return read_fold(self.root, self.fold)[self.split]
 
-    def _check_leak(self, parts: Parts) -> None:
-        """Refuse a fold in which an actor is in two parts, by the JSON files as they are now."""
+    def partition(self) -> Partition | None:
+        """Return the parts of the fold, and their actors by the JSON files as they are now."""
+        if self.fold is None:
+            return None
+        parts = read_fold(self.root, self.fold)
         actors: dict[str, str] = {}
         for key in sorted({key for keys in parts.values() for key in keys}):
             # A clip that cannot be read is reported by the data set of its own part; here it counts as somebody else.
             file = self.root / key / f"{key}.json"
             actor = attempt([], "labels", file, read_afew_va_actor, file)
             actors[key] = f"unknown actor of {key}" if actor is None else same_actor(actor)
-        check_no_leak(parts, lambda key: actors[key], self.root / "folds" / f"fold_{self.fold}")
+        return Partition(parts, actors.__getitem__, self.root / "folds" / f"fold_{self.fold}")
 
     def scan(self, key: str) -> Scan:
         """Read the files of one clip."""
         first = _FIRST_LANDMARK[self.faces]
         return scan_clip(self.root / key, self.label_range, first, self.check_images, self.fps, self.pixel_aspect)
 
-    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found, and name everything that does not count."""
         named = {"unseen": "labels without PNG", "unlabelled": "PNG without label"}
         for note, what in named.items():
-            ids = {key: numbers for key, scan in scans.items() if (numbers := scan.notes[note])}
+            ids = {key: numbers for key, noted in notes.items() if (numbers := noted[note])}
             if ids:
                 names = "; ".join(f"{key}: {_ranges(numbers)}" for key, numbers in ids.items())
                 self.warn(f"{sum(map(len, ids.values()))} {what}, these frames are not valid ({names})")
         clips: dict[tuple[int, int], list[str]] = {}
-        for key, scan in scans.items():
-            if scan.record is not None:
-                clips.setdefault(scan.notes["size"], []).append(key)
+        for key in table.keys:
+            clips.setdefault(notes[key]["size"], []).append(key)
         others = [size for size in clips if size[0] * _DVD_SIZE[1] != size[1] * _DVD_SIZE[0]]
         if others and self.pixel_aspect != 1:
             names = "; ".join(f"{width}x{height}: {', '.join(clips[width, height])}" for width, height in others)

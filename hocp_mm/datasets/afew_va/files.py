@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.reading import read_json
 
 NUM_LANDMARKS = 68
 AFEW_VA_RANGE = (-10.0, 10.0)

@@ -1,6 +1,7 @@
 """AffectNet: single images of faces with valence, arousal and one of eight expressions."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from hocp_mm.datasets.affectnet.rows import (
     summary,
 )
 from hocp_mm.datasets.media.images import check_image
-from hocp_mm.datasets.records.dataset import AffectDataset, affect_ranges, scale_labels
+from hocp_mm.datasets.records.dataset import AffectDataset, Reading, affect_ranges, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import RecordTable
 from hocp_mm.errors import DataError
@@ -222,7 +223,7 @@ class AffectNetDataset(AffectDataset):
         """Name of this part, for messages."""
         return f"AffectNetDataset({self.release} {self.split})"
 
-    def load_records(self) -> RecordTable:
+    def read(self) -> Reading:
         """Read, check and select the rows of the split: all at once, as they are too many to be scanned one by one.
 
         Returns:
@@ -246,9 +247,7 @@ class AffectNetDataset(AffectDataset):
             reasons = summary(dropped | ({"faults": len(faults)} if faults else {}))
             raise DataError(f"{rows.source}: at least one row must be of use, got none of {len(rows)} ({reasons}).")
         kept = np.flatnonzero(keep)
-        self.settle_faults(faults, len(kept))
-        source = rows.source
-        affect = [scale_labels(rows.affect[kept, column], self.label_range, source) for column in (0, 1)]
+        affect = [scale_labels(rows.affect[kept, column], self.label_range, rows.source) for column in (0, 1)]
         files = [rows.files[row] for row in kept]
         table = RecordTable.of_images(
             folder=rows.images,
@@ -258,26 +257,27 @@ class AffectNetDataset(AffectDataset):
             expressions=renumber(rows.expression[kept], self.classes),
             boxes=None if box is None else rows.boxes[box][kept],
         )
-        self._log(rows, table, kept, dropped, shared=len(files) - len(set(files)))
-        return table
-
-    def _log(
-        self, rows: AffectNetRows, table: RecordTable, kept: NDArray[np.intp], dropped: dict[str, int], shared: int
-    ) -> None:
-        """Log what was found and what was left out."""
-        counts = {
-            name: count
-            for number, name in enumerate(EXPRESSIONS)
-            if (count := int((rows.expression[kept] == number).sum()))
+        classes = rows.expression[kept]
+        counts = {name: int((classes == number).sum()) for number, name in enumerate(EXPRESSIONS)}
+        notes = {
+            "rows": len(rows) + len(rows.faults),
+            "classes": {name: count for name, count in counts.items() if count},
+            "dropped": dropped,
+            "rows share their image with another": len(files) - len(set(files)),
+            "images without annotations": rows.extra_images,
         }
-        notes = [
-            f"{len(table)} of {len(rows) + len(rows.faults)} rows kept ({summary(counts)})",
-            f"dropped: {summary(dropped) or 'none'}",
+        return Reading(table, faults, notes=notes)
+
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
+        """Log what was found and what was left out."""
+        told = [
+            f"{len(table)} of {notes['rows']} rows kept ({summary(notes['classes'])})",
+            f"dropped: {summary(notes['dropped']) or 'none'}",
             f"faults left out: {len(self.faults)}",
             affect_ranges(table.affect),
             f"scaled from {self.label_range}",
             f"faces: {self.faces}",
         ]
-        notes += [f"{shared} rows share their image with another"] if shared else []
-        notes += [f"{rows.extra_images} images without annotations"] if rows.extra_images else []
-        print_log(f"{self.name}: {'; '.join(notes)}", logger="current")
+        extra = ("rows share their image with another", "images without annotations")
+        told += [f"{notes[what]} {what}" for what in extra if notes[what]]
+        print_log(f"{self.name}: {'; '.join(told)}", logger="current")

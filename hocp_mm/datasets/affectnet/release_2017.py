@@ -28,10 +28,9 @@ from hocp_mm.datasets.affectnet.rows import (
     AffectNetRows,
     box_columns,
 )
-from hocp_mm.datasets.media.files import parse_number
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file, parse_number
 
 COLUMNS = (
     "subDirectory_filePath",

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affectnet.index import FILES, folder_state, index_file, load_index, pack, save_index, unpack
 from hocp_mm.datasets.affectnet.rows import BOX_LAYOUT, LAST_CLASS, NUM_LANDMARKS, AffectNetRows, box_columns
-from hocp_mm.datasets.media.files import parse_number
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.reading import parse_number
 
 _KINDS = ("exp", "val", "aro", "lnd")
 _NAME = re.compile(r"(.+)_(exp|val|aro|lnd)\.npy", re.DOTALL)

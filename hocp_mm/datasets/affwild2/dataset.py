@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.affwild2.files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
 from hocp_mm.datasets.media.video import probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known, scale_labels
+from hocp_mm.datasets.records.dataset import (
+    AffectDataset,
+    Partition,
+    Scan,
+    affect_ranges,
+    require_known,
+    scale_labels,
+)
 from hocp_mm.datasets.records.faults import attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -83,7 +89,6 @@ class AffWild2Dataset(AffectDataset):
         self.videos = None if videos is None else self.root / videos
         self.fps = float(fps)
         self.length_tolerance = length_tolerance
-        self._files: dict[str, Path] = {}
         super().__init__(data_root, **kwargs)
 
     def keys(self) -> list[str]:
@@ -97,28 +102,28 @@ class AffWild2Dataset(AffectDataset):
         for folder in (*self.images, *([] if self.videos is None else [self.videos])):
             if not folder.is_dir():
                 raise MissingDataError(f"AffWild2Dataset: {folder}: no such folder (config keys `images`, `videos`).")
-        self._check_leak(files[0].parent.parent)
-        self._files = {file.stem: file for file in files}
-        return list(self._files)
+        self.at_hand = {file.stem: file for file in files}
+        return list(self.at_hand)
 
     def claims(self, record: Record) -> Iterator[Claim]:
         """Name what no two videos may share; the two people of one may share its pictures, but no labels."""
         yield picture_claim(record, record.subject)
-        yield from label_claim(record, record.key, self._files[record.key])
+        yield from label_claim(record, record.key, self.at_hand[record.key])
 
-    def _check_leak(self, folder: Path) -> None:
-        """Refuse parts that share a video: its two people may not be in different ones."""
+    def partition(self) -> Partition:
+        """Return the label files of both parts: the two people of a video may not be in different ones."""
+        folder = next(iter(self.at_hand.values())).parent.parent
         parts = {
             name: [file.stem for file in sorted((folder / name).glob("*.txt"))]
             for name in SETS.values()
             if (folder / name).is_dir()
         }
-        check_no_leak(parts, video_of, folder)
+        return Partition(parts, video_of, folder)
 
     def scan(self, key: str) -> Scan:
         """Read one label file and what belongs to it."""
         scan = Scan()
-        faults, file = scan.faults, self._files[key]
+        faults, file = scan.faults, self.at_hand[key]
         labels = attempt(faults, "labels", file, read_va_file, file)
         folder = attempt(faults, "image", self.images[0] / key, find_crops, self.images, key)
         if labels is None or folder is None:
@@ -199,10 +204,10 @@ class AffWild2Dataset(AffectDataset):
             )
         return info.fps, info.num_frames
 
-    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found and what does not count, and warn of folders that serve several people."""
-        notes = [scans[key].notes for key in table.keys]
-        sums = {what: sum(note[what] for note in notes) for what in notes[0]}
+        used = [notes[key] for key in table.keys]
+        sums = {what: sum(note[what] for note in used) for what in used[0]}
         print_log(
             f"{self.name}: {len(table)} label files, {len(set(table.subjects))} videos, "
             f"{len(table.valid)} frames, {int(table.valid.sum())} of them valid "

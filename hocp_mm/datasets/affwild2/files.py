@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import parse_number, read_text
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import write_text
+from hocp_mm.system.reading import parse_number, read_text
 
 HEADER = "valence,arousal"
 TRACK = "VA_Estimation_Challenge"

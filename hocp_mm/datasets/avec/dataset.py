@@ -85,14 +85,13 @@ class AVECDataset(AffectDataset):
         self.join: Join = join
         self.boxes_file = None if boxes_file is None else self.root / boxes_file
         self.max_unlabelled = max_unlabelled
-        self._given: dict[str, Any] = {}
         super().__init__(data_root, **kwargs)
 
     def keys(self) -> list[str]:
         """Return the names of the partition's label files, and read the boxes file."""
         files = self._find_labels()
         self._check_folder()
-        self._given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
+        self.at_hand = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         return [file.stem for file in files]
 
     def claims(self, record: Record) -> Iterator[Claim]:
@@ -136,13 +135,6 @@ class AVECDataset(AffectDataset):
                 "labels and features but no pictures: take the video chats from the SEWA data base "
                 "(https://db.sewaproject.eu) and put, or link, each one there under AVEC's name, as Devel_DE_01.avi."
             )
-
-    def load_records(self) -> RecordTable:
-        """Read and check all clips."""
-        try:
-            return super().load_records()
-        finally:
-            self._given = {}  # a large file, of which every worker would get a copy
 
     def scan(self, key: str) -> Scan:
         """Read the files of one recording."""
@@ -192,7 +184,7 @@ class AVECDataset(AffectDataset):
         affect, valid = labels_at(times, scaled, shown, self.join)
         boxes, found = None, np.ones(info.num_frames, dtype=np.bool_)
         if self.boxes_file is not None:
-            boxes = expand_boxes(self.boxes_file, file.stem, self._given.get(file.stem), info.num_frames)
+            boxes = expand_boxes(self.boxes_file, file.stem, self.at_hand.get(file.stem), info.num_frames)
             found = np.asarray(np.isfinite(boxes).all(axis=1))
             if not found.any():
                 raise DataError(
@@ -211,9 +203,9 @@ class AVECDataset(AffectDataset):
             face_found=found,
         )
 
-    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found, and warn where frames have no label."""
-        del scans
+        del notes
         affect, frames = table.affect[table.valid], len(table.valid)
         cultures = sorted({parse_avec_name(key).culture for key in table.keys})
         print_log(

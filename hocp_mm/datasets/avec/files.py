@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import parse_number, read_text
 from hocp_mm.errors import DataError
+from hocp_mm.system.reading import parse_number, read_text
 
 PARTITIONS = ("Train", "Devel", "Test")
 HOP = 0.1

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError
+from hocp_mm.system.reading import read_json
 
 _SEEN = 0.5
 

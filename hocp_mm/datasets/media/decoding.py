@@ -20,7 +20,7 @@ from PIL import Image
 
 from hocp_mm.datasets.media.images import ORIENTATION
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file
 
 # From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
 _PIXELS_WORTH_THREADS = 1280 * 720

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.media.decoding import decode, orientation
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file
 
 # decord 0.6.0 hangs on transport streams until it is killed, so they are not even opened for the self-check.
 _SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")

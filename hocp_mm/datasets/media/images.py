@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from hocp_mm.datasets.media.files import read_bytes
 from hocp_mm.errors import DataError
+from hocp_mm.system.reading import read_bytes
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type

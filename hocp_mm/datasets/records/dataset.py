@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -16,14 +17,13 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.records.faults import Fault, raise_faults, skipped_text
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, without_twins
+from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
 
 OnFault = Literal["error", "skip"]
 _HOPELESS = 100  # mmengine would try a thousand clips, then raise an error that names no file
-
-
 _THREADS = 8
 _TOLD_EVERY = 100
 
@@ -41,6 +41,37 @@ class Scan:
     record: Record | None = None
     faults: list[Fault] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Reading:
+    """What reading a whole set gave.
+
+    Attributes:
+        table: The records that can be used.
+        faults: What is wrong with others, or with single frames.
+        left_out: Names of the clips that are not used.
+        notes: What the report of the set is made from: those of each clip (`Scan`), or of the set as a whole.
+    """
+
+    table: RecordTable
+    faults: Sequence[Fault]
+    left_out: Sequence[str] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Partition(NamedTuple):
+    """The parts that a data set is divided into, to see that they share nobody.
+
+    Attributes:
+        parts: Clips of each part.
+        group_of: Gives whom a clip shows.
+        folder: Where the parts are written down.
+    """
+
+    parts: Mapping[str, Sequence[str]]
+    group_of: Callable[[str], str]
+    folder: Path
 
 
 class SampleItems(Sequence[dict[str, int]]):
@@ -71,12 +102,13 @@ class AffectDataset(BaseDataset):
     """Base of the data sets: a subclass says where its files are and what they mean.
 
     - `keys` names its clips,
-    - `scan` reads one of them, and
-    - `claims` names the files that no other clip may have.
+    - `scan` reads one of them,
+    - `claims` names the files that no other clip may have, and
+    - `partition` the parts that may share nobody.
 
-    The base reads all clips in threads, finds copies of files that took the place of others, raises all faults together
-    or leaves the clips out, and keeps the records in one `RecordTable`, however many clips or windows are taken from
-    them. ``docs/own_data_set.md`` shows a whole one.
+    The base reads all clips in threads, finds copies of files that took the place of others and people who are in two
+    parts, raises all faults together or leaves the clips out, and keeps the records in one `RecordTable`, however many
+    clips or windows are taken from them. ``docs/own_data_set.md`` shows a whole one.
 
     Args:
         data_root: Folder of the set.
@@ -98,6 +130,8 @@ class AffectDataset(BaseDataset):
     Attributes:
         faults: What reading the clips found wrong; not empty only with ``on_fault="skip"``.
         notes: Warnings that are no faults: cut videos, frames without label …
+        at_hand: What `keys` read for `scan` and the report alone; empty after the reading, as each worker of a loader
+            gets a copy of all else.
     """
 
     RECORD_OPTIONS: ClassVar[tuple[str, ...]] = ("label_range",)
@@ -132,6 +166,7 @@ class AffectDataset(BaseDataset):
         self.on_fault: OnFault = on_fault
         self.faults: list[Fault] = []
         self.notes: list[str] = []
+        self.at_hand: dict[str, Any] = {}
         self._table: RecordTable | None = None
         self._told: set[str] = set()
         self._damaged_in_a_row = 0
@@ -170,14 +205,18 @@ class AffectDataset(BaseDataset):
         del record
         return ()
 
-    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+    def partition(self) -> Partition | None:
+        """Return the parts of the set, as `keys` takes one of them; None if nothing says which there are."""
+        return None
+
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found.
 
         Args:
             table: The records that are used.
-            scans: What reading each clip gave.
+            notes: What reading noted of each clip (see `Scan`).
         """
-        del scans
+        del notes
         frames = f"{len(table)} records, {len(table.affect)} frames, {affect_ranges(table.affect[table.valid])}"
         print_log(f"{self.name}: {frames}", logger="current")
 
@@ -193,9 +232,22 @@ class AffectDataset(BaseDataset):
             The records that can be used, in the order of `keys`.
 
         Raises:
-            DataError: If there are faults and ``on_fault`` is ``"error"``, nothing can be used, or `keys` repeats one.
+            DataError: If there are faults and ``on_fault`` is ``"error"``, nothing can be used, `keys` repeats one, or
+                somebody is in two parts.
         """
+        try:
+            reading = self.read()
+            self.settle_faults(reading.faults, len(reading.table), reading.left_out)
+            self.report(reading.table, reading.notes)
+        finally:
+            self.at_hand = {}
+        return reading.table
+
+    def read(self) -> Reading:
+        """Read all clips; only a set that is too large to be scanned clip by clip has a reading of its own."""
         keys = self.keys()
+        if partition := self.partition():
+            check_no_leak(*partition)
         if len(set(keys)) < len(keys):
             twice = next(key for key, count in Counter(keys).items() if count > 1)
             raise DataError(f"{self.name}: a clip must be named once, got {twice!r} more than once.")
@@ -208,10 +260,8 @@ class AffectDataset(BaseDataset):
         faults = [fault for scan in scans.values() for fault in scan.faults]
         records = without_twins(_sound(scans, faults), faults, self.claims)
         used = {record.key for record in records}
-        self.settle_faults(faults, len(records), [key for key in keys if key not in used])
-        table = RecordTable.of(records)
-        self.report(table, scans)
-        return table
+        left_out = [key for key in keys if key not in used]
+        return Reading(RecordTable.of(records), faults, left_out, {key: scan.notes for key, scan in scans.items()})
 
     def load_videos(self) -> list[dict[str, Any]]:
         """Read and check all clips, and return each as it enters a pipeline (see `Record`)."""

@@ -14,7 +14,7 @@ import numpy as np
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.errors import DataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file
 
 _BLOCK = 1 << 20
 _PICTURES = 8  # enough to tell two recordings apart; a set has millions

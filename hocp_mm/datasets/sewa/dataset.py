@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import landmark_boxes
 from hocp_mm.datasets.faces.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
 from hocp_mm.datasets.media.video import VideoInfo, probe_video
-from hocp_mm.datasets.records.dataset import AffectDataset, Scan, affect_ranges, require_known, scale_labels
+from hocp_mm.datasets.records.dataset import (
+    AffectDataset,
+    Partition,
+    Scan,
+    affect_ranges,
+    require_known,
+    scale_labels,
+)
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv, read_landmarks_zip
-from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, split_path
+from hocp_mm.datasets.splits import PARTS, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -81,7 +88,6 @@ class SEWADataset(AffectDataset):
         self.faces: Faces = faces
         self.boxes_file = None if boxes_file is None else self.root / boxes_file
         self.length_tolerance = length_tolerance
-        self._given: dict[str, Any] = {}
         super().__init__(data_root, **kwargs)
 
     def claims(self, record: Record) -> Iterator[Claim]:
@@ -111,19 +117,17 @@ class SEWADataset(AffectDataset):
                 "writes train, val and test."
             )
         keys = read_split_file(path)
-        self._given = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
-        if path.stem in PARTS:
-            siblings = [file for part in PARTS if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
-            parts = {file.name: read_split_file(file, allow_empty=True) for file in siblings}
-            check_no_leak(parts, _conversation, path.parent)
+        self.at_hand = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         return keys
 
-    def load_records(self) -> RecordTable:
-        """Read and check all clips."""
-        try:
-            return super().load_records()
-        finally:
-            self._given = {}  # a large file, of which every worker would get a copy
+    def partition(self) -> Partition | None:
+        """Return the split files that stand beside that of the part."""
+        path = split_path(self.root, self.split)
+        if path.stem not in PARTS:
+            return None
+        siblings = [file for part in PARTS if (file := path.with_name(f"{part}{path.suffix}")).is_file()]
+        parts = {file.name: read_split_file(file, allow_empty=True) for file in siblings}
+        return Partition(parts, _conversation, path.parent)
 
     def scan(self, key: str) -> Scan:
         """Read the files of one segment."""
@@ -202,7 +206,7 @@ class SEWADataset(AffectDataset):
     def _face_source(self, key: str) -> Path:
         """Name the file that says where the face of a video is."""
         landmarks = self.root / key / f"{key}_Landmarks.zip"
-        by_hand = self.faces == "given" or (key in self._given and not landmarks.is_file())
+        by_hand = self.faces == "given" or (key in self.at_hand and not landmarks.is_file())
         return self.boxes_file if by_hand and self.boxes_file is not None else landmarks
 
     def _read_boxes(self, key: str, info: VideoInfo) -> NDArray[np.float32] | None:
@@ -211,7 +215,7 @@ class SEWADataset(AffectDataset):
             return None
         source = self._face_source(key)
         if source == self.boxes_file:
-            boxes = expand_boxes(source, key, self._given.get(key), info.num_frames)
+            boxes = expand_boxes(source, key, self.at_hand.get(key), info.num_frames)
         elif source.is_file():
             boxes = landmark_boxes(read_landmarks_zip(source, info.num_frames, self.length_tolerance))
         else:
@@ -221,9 +225,9 @@ class SEWADataset(AffectDataset):
         check_boxes_inside(boxes, info.width, info.height, source, key)
         return boxes
 
-    def report(self, table: RecordTable, scans: Mapping[str, Scan]) -> None:
+    def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found, and name the videos that were cut."""
-        notes = {key: scans[key].notes for key in table.keys}
+        notes = {key: notes[key] for key in table.keys}
         if doubts := [note["doubt"] for note in notes.values() if note["doubt"]]:
             named = ", ".join(doubts[:3]) + (", …" if len(doubts) > 3 else "")
             self.warn(f"metadata.ini contradicts the folder's name in {len(doubts)} of {len(table)}: {named}")

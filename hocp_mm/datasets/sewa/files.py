@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.files import parse_number, read_bytes, read_text
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.reading import parse_number, read_bytes, read_text
 
 _KEY = re.compile(r"([A-Z]+)_C(\w+?)_S(\d+)_P(\d+)_VC\d+_(\d+)_(\d+)")
 _COUNTED, _TIMED = ("frame",), ("time", "sec")

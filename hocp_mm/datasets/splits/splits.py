@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hocp_mm.datasets.media.files import read_text
 from hocp_mm.errors import DataError
 from hocp_mm.system.files import write_text
+from hocp_mm.system.reading import read_text
 
 PARTS = ("train", "val", "test")
 _CHECKSUM = re.compile(r"\bsha256=([0-9a-f]{64})\b")

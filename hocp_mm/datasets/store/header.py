@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hocp_mm.datasets.faces.crops import CropSettings
-from hocp_mm.datasets.media.files import read_json
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import write_text
+from hocp_mm.system.reading import read_json
 
 FORMAT_VERSION = 1
 HEADER_NAME = "store.json"

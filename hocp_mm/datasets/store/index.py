@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.records.record import NO_EXPRESSIONS, PackedStrings, Record, RecordTable
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import check_file, replacing
+from hocp_mm.system.files import replacing
+from hocp_mm.system.reading import check_file
 
 INDEX_NAME = "index.npz"
 PACKS = "packs"

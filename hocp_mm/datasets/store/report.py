@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hocp_mm.datasets.media.files import read_bytes
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.reading import read_bytes
 
 REPORT = "report.csv"
 LEFT_OUT = "record left out"

@@ -23,7 +23,8 @@ from hocp_mm.datasets.records.faults import Fault, fault_of
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.store.index import DAMAGE, FRAME_COLUMNS, check_kinds, check_unpacked
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
-from hocp_mm.system.files import check_file, replacing, writing
+from hocp_mm.system.files import replacing, writing
+from hocp_mm.system.reading import check_file
 
 _PER_FRAME: dict[str, tuple[Any, ...]] = {
     **{name: FRAME_COLUMNS[name] for name in ("offsets", "sizes", "checksums", "face_found")},

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.media.files import parse_number, read_bytes, read_json, read_text, unique_keys
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import check_file
+from hocp_mm.system.reading import check_file, parse_number, read_bytes, read_json, read_text, unique_keys
 
 
 def _make(path, kind):
