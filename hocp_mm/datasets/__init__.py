@@ -19,7 +19,7 @@ from hocp_mm.datasets.faces.detection import FaceDetector, make_detector, track_
 from hocp_mm.datasets.faces.tracking import FaceTrack
 from hocp_mm.datasets.media.images import check_image, read_image
 from hocp_mm.datasets.media.self_check import AccessReport, check_random_access
-from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames
+from hocp_mm.datasets.media.video import VideoInfo, frame_times, iter_frames, probe_video, read_frames, video_times
 from hocp_mm.datasets.records.dataset import AffectDataset, Partition, Scan, scale_labels
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
@@ -98,6 +98,7 @@ __all__ = [
     "split_by_group",
     "square_boxes",
     "track_detections",
+    "video_times",
     "write_fold_files",
     "write_split_files",
     "write_va_file",

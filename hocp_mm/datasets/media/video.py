@@ -11,11 +11,11 @@ The popular alternative is wrong: decord 0.6.0 returns other frames than asked, 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from av.error import FFmpegError
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
@@ -23,13 +23,12 @@ from torch.utils.data import get_worker_info
 from hocp_mm.datasets.media.decoding import check_size, decode, films, open_video, orientation, read_in_order, to_rgb
 from hocp_mm.datasets.media.decord import read_with_decord
 from hocp_mm.datasets.media.seek import read_by_jumps, seek_table
+from hocp_mm.datasets.media.stamps import read_stamps
 from hocp_mm.errors import DataError
 
 Decoder = Literal["auto", "pyav", "seek", "decord"]
 DECODERS = ("auto", "pyav", "seek", "decord")
 
-# An MPEG-4 picture header alone takes 7 bytes; FFmpeg calls a packet up to 19 bytes a "not coded" picture.
-_SMALLEST_PICTURE = 20
 # Making a table decodes, converts and compares every frame twice: about four times a decode that converts few.
 _PRICE_OF_A_TABLE = 4
 
@@ -43,12 +42,15 @@ class VideoInfo:
 
     Attributes:
         num_frames: Number of frames that a complete decode gives.
-        fps: Average frames per second; see `frame_times` where they do not come evenly.
+        fps: Frames per second: what the header says where the time stamps agree with it or are missing, else the mean,
+            ``num_frames - 1`` over the time from the first to the last; 0 if nothing says it.
         width: Pixels of an upright frame, as `read_frames` returns it.
         height: Pixels of an upright frame.
         codec: FFmpeg's name of the codec, ``mpeg4`` for Xvid.
         header_frames: Number of frames that the header promises, 0 if it does not say.
         pixel_aspect: Width of a pixel of an upright frame over its height; 1 if the file does not say.
+        variable: Frames do not come evenly: one of them is half a frame or more away from its number over ``fps``,
+            counted from the first; `video_times` gives their times.
     """
 
     num_frames: int
@@ -58,15 +60,15 @@ class VideoInfo:
     codec: str
     header_frames: int = 0
     pixel_aspect: float = 1.0
+    variable: bool = False
 
 
 def probe_video(path: str | Path) -> VideoInfo:
     """Count the frames of a video and read its format.
 
-    Packets are counted, not decoded (about 5 ms per 1000 frames). Where a packet may give no picture (dropped
-    frames of variable rate AVIs, placeholders of packed bitstreams, frames cut away by an edit list, a start
-    without key frame) the file is decoded once instead, so that the count is always the one that `read_frames`
-    can serve.
+    Packets are counted, not decoded (about 5 ms per 1000 frames), where each of them surely gives a frame (see
+    `hocp_mm.datasets.media.stamps`); else the file is decoded once, so that the count is always the one that
+    `read_frames` can serve.
 
     Args:
         path: Video file.
@@ -79,11 +81,11 @@ def probe_video(path: str | Path) -> VideoInfo:
         DataError: If the file is no video, holds no frame, or ends in the middle of one.
     """
     with open_video(path) as (_, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        rates = [Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
         codec, promised = stream.codec_context.name, stream.frames
-    stamps, certain = _packet_stamps(path)
-    count = len(stamps) if certain else sum(1 for _ in decode(path))
-    first = next(decode(path), None) if count else None
+    stamps = read_stamps(path)
+    fps, variable = stamps.rate(*rates)
+    first = next(decode(path), None)
     if first is None:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
     width, height = first.width, first.height
@@ -97,7 +99,7 @@ def probe_video(path: str | Path) -> VideoInfo:
         print_log(text, logger="current", level=logging.WARNING)
     if orientation(path)[0]:
         width, height, aspect = height, width, 1 / aspect
-    return VideoInfo(count, fps, width, height, codec, promised, aspect)
+    return VideoInfo(len(stamps.values), float(fps), width, height, codec, promised, aspect, variable)
 
 
 def frame_times(path: str | Path) -> NDArray[np.float64]:
@@ -113,22 +115,42 @@ def frame_times(path: str | Path) -> NDArray[np.float64]:
         MissingDataError: If there is no such file.
         DataError: If the file is damaged, holds no frame, or its time stamps are missing or do not increase.
     """
-    with open_video(path) as (_, stream):
-        base = stream.time_base
-    stamps, certain = _packet_stamps(path)
-    if not certain or None in stamps:
-        stamps = [frame.pts for frame in decode(path)]
-    if not stamps:
-        raise DataError(f"{path}: a video must hold at least one frame, got none.")
-    if None in stamps:
-        raise DataError(f"{path}: every frame must have a time stamp, but frame {stamps.index(None)} has none.")
-    ordered = np.array(stamps, dtype=np.int64)
-    if certain:
-        ordered.sort()  # packets come in the order of decoding
-    if (np.diff(ordered) <= 0).any():
-        frame = 1 + int(np.argmax(np.diff(ordered) <= 0))
-        raise DataError(f"{path}: time stamps must increase, but frame {frame} does not come after the one before it.")
-    return (ordered - ordered[0]) * float(base)
+    stamps = read_stamps(path)
+    if stamps.fault:
+        raise DataError(f"{path}: {stamps.fault}.")
+    return (stamps.values - stamps.values[0]) * float(stamps.base)
+
+
+def video_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64]:
+    """Return when each frame is shown, in seconds after the first, for every file that `probe_video` reads.
+
+    From the time stamps, wherever each frame has one and none lies before the one in front of it. Frames of one and
+    the same stamp (a recorder rounds to milliseconds) are spread evenly up to the next one. Elsewhere frame k is
+    shown at ``k / info.fps``: elementary streams (``.h264``, ``.hevc``) have no stamps, and those of recordings
+    that were joined byte by byte (transport streams) start again in the middle.
+
+    Args:
+        path: Video file.
+        info: What `probe_video` said of it.
+
+    Returns:
+        Seconds, float64 ``[num_frames]``, strictly increasing from 0.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If the file is damaged, or several frames have neither time stamps nor a rate.
+    """
+    stamps = read_stamps(path)
+    count = len(stamps.values)
+    if count > 1 and not stamps.are_times and not info.fps > 0:
+        raise DataError(f"{path}: the file must state its frame rate or times, got {info.fps:g} frames per second.")
+    interval = 1 / info.fps if info.fps > 0 else 1.0
+    if not stamps.are_times:
+        return np.arange(count) * interval
+    times = (stamps.values - stamps.values[0]) * float(stamps.base)
+    distinct = np.flatnonzero(np.diff(times, prepend=-1.0))
+    after = times[-1] + interval
+    return np.interp(np.arange(count), np.append(distinct, count), np.append(times[distinct], after))
 
 
 def read_frames(
@@ -223,28 +245,3 @@ def _tell(path: str | Path, kind: str, refusal: str) -> None:
         return
     _told.add(told)
     print_log(f"decoding: {kind} {way} (first such file: {path})", logger="current", level=logging.INFO)
-
-
-def _packet_stamps(path: str | Path) -> tuple[list[int | None], bool]:
-    """Return the time stamps of all packets, and whether each of them surely gives one frame."""
-    stamps: list[int | None] = []
-    certain, started, first_pts = True, False, None
-    with open_video(path) as (container, stream):
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0 and packet.dts is None:
-                    continue  # PyAV ends every stream with an empty packet that flushes the decoder
-                if packet.is_corrupt:
-                    raise DataError(
-                        f"{path}: the file must hold whole frames, but it ends or breaks inside frame {len(stamps)} "
-                        f"(its header promises {stream.frames}); copy it again."
-                    )
-                if not stamps:
-                    started, first_pts = packet.is_keyframe, packet.pts
-                # Pictures shown before the first key frame lean on pictures that the file does not hold.
-                leading = None not in (first_pts, packet.pts) and packet.pts < first_pts
-                certain &= packet.size >= _SMALLEST_PICTURE and not packet.is_discard and started and not leading
-                stamps.append(packet.pts)
-        except FFmpegError as error:
-            raise DataError(f"{path}: cannot be read after {len(stamps)} frames ({error}).") from error
-    return stamps, certain
