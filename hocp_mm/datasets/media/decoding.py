@@ -5,6 +5,8 @@ workers. One picture is held at a time; who wants more keeps it.
 """
 
 import io
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,12 +20,17 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
+from hocp_mm.datasets.media.hdr import TRANSFERS, tone_map
 from hocp_mm.datasets.media.images import ORIENTATION
-from hocp_mm.errors import DataError
-from hocp_mm.system.reading import check_file
+from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.system.reading import check_file, reason_of
 
 # From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
 _PIXELS_WORTH_THREADS = 1280 * 720
+# A Path has made one slash of two. Drives of Windows have one letter.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# Demuxers of text art, which take any text.
+_TEXT = ("tty", "bin", "xbin", "adf", "idf")
 _IMAGE_CODECS = {"mjpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # How frames become upright, by the value of the EXIF tag and by degrees: swap the axes, then mirror x, then y.
 _EXIF = {
@@ -47,12 +54,21 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         MissingDataError: If there is no such file.
         DataError: If it is no video.
     """
-    check_file(path, "video file")  # FFmpeg would wait for a named pipe, and read a device for ever
     try:
-        container = av.open(str(path))
+        check_file(path, "video file")  # FFmpeg would wait for a named pipe, and read a device for ever
+    except MissingDataError:
+        if _ADDRESS.match(str(path)):
+            text = "addresses of the net are not supported; download the video first and give the file."
+            raise DataError(f"{path}: {text}") from None
+        raise
+    try:
+        # FFmpeg takes what comes before a colon in a relative name for a protocol ("12:30 talk.mp4").
+        container = av.open(os.path.abspath(path))  # noqa: PTH100 - keeps bytes that are no UTF-8
     except (FFmpegError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable video file ({error}).") from error
+        raise DataError(f"{path}: not a readable video file ({reason_of(error)}).") from error
     with container:
+        if container.format.name in _TEXT:
+            raise DataError(f"{path}: not a readable video file (FFmpeg would draw its text).")
         stream = films(path, container)[0]
         context = stream.codec_context
         if context is None:
@@ -106,7 +122,8 @@ def to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uin
 
     Turned and mirrored as its display matrix says; grey becomes three equal channels, alpha is left out, more
     than 8 bits are rounded to 8, and both fields of an interlaced picture stay in it. Pixels that are not square
-    are not stretched (see `hocp_mm.datasets.media.video.VideoInfo.pixel_aspect`).
+    are not stretched (see `hocp_mm.datasets.media.video.VideoInfo.pixel_aspect`). Colours follow the file's matrix
+    and range, BT.601 and limited where it says neither; PQ and HLG are tone-mapped (`hocp_mm.datasets.media.hdr`).
 
     Args:
         path: File that it comes from, for the message.
@@ -124,7 +141,12 @@ def to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uin
         raise DataError(f"{path}: frame {index} is damaged in the file.")
     # One thread: starting more for the conversion doubles the time of a small frame.
     threads = 0 if frame.width * frame.height >= _PIXELS_WORTH_THREADS else 1
-    picture = np.asarray(frame.to_ndarray(format="rgb24", threads=threads), dtype=np.uint8)
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)  # conversion may change what the frame says
+    if transfer in TRANSFERS:
+        signal = np.asarray(frame.to_ndarray(format="rgb48le", threads=threads), dtype=np.uint16)
+        picture = tone_map(signal, transfer, primaries)
+    else:
+        picture = np.asarray(frame.to_ndarray(format="rgb24", threads=threads), dtype=np.uint8)
     swap, flip_x, flip_y = orientation(path)
     if not (swap or flip_x or flip_y):
         return picture

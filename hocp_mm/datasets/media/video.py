@@ -22,6 +22,7 @@ from torch.utils.data import get_worker_info
 
 from hocp_mm.datasets.media.decoding import check_size, decode, films, open_video, orientation, read_in_order, to_rgb
 from hocp_mm.datasets.media.decord import read_with_decord
+from hocp_mm.datasets.media.hdr import TRANSFERS
 from hocp_mm.datasets.media.seek import read_by_jumps, seek_table
 from hocp_mm.datasets.media.stamps import read_stamps
 from hocp_mm.errors import DataError
@@ -33,7 +34,7 @@ DECODERS = ("auto", "pyav", "seek", "decord")
 _PRICE_OF_A_TABLE = 4
 
 _spent: dict[str, tuple[int, int]] = {}  # file -> frames decoded in order so far, last frame known to exist
-_told: set[str] = set()  # kinds of files whose way of reading was logged, files with more than one film
+_told: set[str] = set()  # keys of `_say_once`
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,19 @@ def probe_video(path: str | Path) -> VideoInfo:
     with open_video(path) as (container, stream):
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
         streams = [film.index for film in films(path, container)]
-    if len(streams) > 1 and str(path) not in _told:
-        _told.add(str(path))
+    if len(streams) > 1:
         others = ", ".join(map(str, streams[1:]))
-        text = f"{path}: has {len(streams)} video streams, stream {streams[0]} is read (FFmpeg's choice), not {others}."
-        print_log(text, logger="current", level=logging.WARNING)
-    if orientation(path)[0]:
+        text = f"has {len(streams)} video streams, stream {streams[0]} is read (FFmpeg's choice), not {others}."
+        _say_once(str(path), f"{path}: {text}", logging.WARNING)
+    curve = TRANSFERS.get(int(first.color_trc))
+    if curve:
+        text = f"high dynamic range ({curve}) is shown as on a usual screen (first such file: {path})"
+        _say_once(curve, f"decoding: {text}")
+    turned = orientation(path)
+    if turned == (False, True, True):
+        text = f"{path}: says that it is upside down and is turned by 180 degrees; some cameras say so wrongly."
+        _say_once("upside down", f"{text} If faces stand on their heads, write the file anew without that mark.")
+    if turned[0]:
         width, height, aspect = height, width, 1 / aspect
     return VideoInfo(len(stamps.values), float(fps), width, height, codec, promised, aspect, variable)
 
@@ -118,7 +126,7 @@ def frame_times(path: str | Path) -> NDArray[np.float64]:
     stamps = read_stamps(path)
     if stamps.fault:
         raise DataError(f"{path}: {stamps.fault}.")
-    return (stamps.values - stamps.values[0]) * float(stamps.base)
+    return np.asarray((stamps.values - stamps.values[0]) * float(stamps.base), dtype=np.float64)
 
 
 def video_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64]:
@@ -240,8 +248,12 @@ def _tell(path: str | Path, kind: str, refusal: str) -> None:
     """Log once per kind of file how it is read; of the data loader workers the first one speaks."""
     way = f"is decoded in order, because {refusal}" if refusal else "is read by jumps to key frames, proven exact"
     worker = get_worker_info()
-    told = f"{kind} {bool(refusal)}"
-    if told in _told or (worker is not None and worker.id != 0):
-        return
-    _told.add(told)
-    print_log(f"decoding: {kind} {way} (first such file: {path})", logger="current", level=logging.INFO)
+    if worker is None or worker.id == 0:
+        _say_once(f"{kind} {bool(refusal)}", f"decoding: {kind} {way} (first such file: {path})")
+
+
+def _say_once(key: str, text: str, level: int = logging.INFO) -> None:
+    """Log a text, but nothing more of the same key in this process."""
+    if key not in _told:
+        _told.add(key)
+        print_log(text, logger="current", level=level)
