@@ -31,6 +31,10 @@ _PIXELS_WORTH_THREADS = 1280 * 720
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # Demuxers of text art, which take any text.
 _TEXT = ("tty", "bin", "xbin", "adf", "idf")
+# Decoders that apply changes of a picture which they never saw to a grey one.
+_MAKES_UP = frozenset(
+    ("mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4", "h263", "flv", "wmv1", "wmv2")
+)
 _IMAGE_CODECS = {"mjpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # How frames become upright, by the value of the EXIF tag and by degrees: swap the axes, then mirror x, then y.
 _EXIF = {
@@ -101,7 +105,7 @@ def films(path: str | Path, container: Any) -> list[Any]:
 
 
 def decode(path: str | Path) -> Iterator[av.VideoFrame]:
-    """Yield the frames of a file in display order.
+    """Yield the frames of a file in display order; of one that was cut before a key frame, those from there on.
 
     Raises:
         MissingDataError: If there is no such file.
@@ -110,10 +114,18 @@ def decode(path: str | Path) -> Iterator[av.VideoFrame]:
     count = 0
     with open_video(path) as (container, stream):
         try:
-            for frame in container.decode(stream):
-                yield frame
-                count += 1
+            whole = stream.codec_context.name not in _MAKES_UP
+            for number, packet in enumerate(container.demux(stream)):
+                whole |= number == 0 and packet.is_keyframe
+                for frame in packet.decode():
+                    whole |= frame.key_frame
+                    if whole:
+                        yield frame
+                        count += 1
         except FFmpegError as error:
+            if stream.codec_context.name == "webp":
+                text = "this WebP cannot be decoded; FFmpeg reads no animated WebP: save it as GIF, PNG or a video."
+                raise DataError(f"{path}: {text}") from error
             raise DataError(f"{path}: frame {count} cannot be decoded ({error}).") from error
 
 

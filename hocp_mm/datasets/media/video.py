@@ -30,6 +30,7 @@ from hocp_mm.errors import DataError
 Decoder = Literal["auto", "pyav", "seek", "decord"]
 DECODERS = ("auto", "pyav", "seek", "decord")
 
+_RATE_OF_A_PICTURE = Fraction(25)  # FFmpeg's
 # Making a table decodes, converts and compares every frame twice: about four times a decode that converts few.
 _PRICE_OF_A_TABLE = 4
 
@@ -82,10 +83,12 @@ def probe_video(path: str | Path) -> VideoInfo:
         DataError: If the file is no video, holds no frame, or ends in the middle of one.
     """
     with open_video(path) as (_, stream):
-        rates = [Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
+        average, guessed = (Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
         codec, promised = stream.codec_context.name, stream.frames
     stamps = read_stamps(path)
-    fps, variable = stamps.rate(*rates)
+    # Of the single picture of a GIF the guess is the unit of its clock.
+    single = len(stamps.values) == 1 and not average
+    fps, variable = stamps.rate(average, _RATE_OF_A_PICTURE if single else guessed)
     first = next(decode(path), None)
     if first is None:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
