@@ -164,6 +164,7 @@ class _PartCheck:
             clips=0 if self.dataset is None else len(self.dataset),
             label_range=None if self.dataset is None else self.dataset.label_range,
             decoders={way: ways.count(way) for way in dict.fromkeys(ways)},
+            variable=sum(reading.variable for reading in self.readings.values()),
             faults=(*self.faults, *found),
             notes=self.built.notes,
         )

@@ -112,10 +112,12 @@ class Reading:
         way: How its frames are read: ``"images"``, ``"video, by jumps"``, ``"video, in order"``, ``"face crops"``;
             empty if they cannot be.
         faults: What is wrong with them.
+        variable: They are a video whose frames do not come evenly.
     """
 
     way: str
     faults: tuple[Fault, ...]
+    variable: bool = False
 
 
 def read_record(record: Record, decoder: Decoder = "auto") -> Reading:
@@ -189,7 +191,7 @@ def _read_video(record: Record, decoder: Decoder) -> Reading:
     faults += _outside(record, info.width, info.height)
     by_jumps = decoder == "seek" or (decoder == "auto" and access.jumps)
     way = "decord" if decoder == "decord" else f"video, {'by jumps' if by_jumps else 'in order'}"
-    return Reading(way, tuple(faults))
+    return Reading(way, tuple(faults), info.variable)
 
 
 def _read_pack(record: Record, table: PackTable, side: int) -> Reading:

@@ -32,6 +32,9 @@ class PartReport:
         arousal_range: As ``valence_range``.
         face_found_share: Share of the frames in which a face was found, 0 to 1; None without frames.
         label_range: Annotation scale that was mapped to [-1, 1].
+        rate_range: Lowest and highest frames per second of the records, the mean where a video has no even rate; None
+            where no record has a rate.
+        variable: Videos whose frames do not come evenly.
         decoders: How many records are read in each way; empty if files were not read.
         faults: What is wrong, in the order of the records; faults of the whole part come first.
         notes: Warnings of the data set that are no faults: cut videos, frames without label …
@@ -49,6 +52,8 @@ class PartReport:
     arousal_range: Range | None = None
     face_found_share: float | None = None
     label_range: Range | None = None
+    rate_range: Range | None = None
+    variable: int = 0
     decoders: dict[str, int] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
@@ -88,6 +93,7 @@ class PartStatistics:
     def __init__(self) -> None:
         self._records = self._frames = self._valid = self._found = 0
         self._subjects: set[str] = set()
+        self._rates: set[float] = set()
         self._low = np.full(2, np.inf)
         self._high = np.full(2, -np.inf)
 
@@ -95,6 +101,8 @@ class PartStatistics:
         """Take in a record."""
         self._records += 1
         self._frames += record.num_frames
+        if record.fps > 0:
+            self._rates.add(record.fps)
         valid = record.valid
         self._valid += int(np.count_nonzero(valid))
         self._found += int(np.count_nonzero(record.face_found))
@@ -123,6 +131,7 @@ class PartStatistics:
             valence_range=valence,
             arousal_range=arousal,
             face_found_share=self._found / self._frames if self._frames else None,
+            rate_range=(min(self._rates), max(self._rates)) if self._rates else None,
             **known,
         )
 
@@ -176,6 +185,7 @@ def _table(report: DataReport) -> list[str]:
         ("records", lambda part: f"{part.records:,}"),
         ("clips per epoch", lambda part: f"{part.clips:,}"),
         ("frames", lambda part: f"{part.frames:,}"),
+        ("frames per second", _rate),
         ("valid labels", lambda part: _share(part.valid_frames, part.frames)),
         ("subjects", lambda part: f"{part.subjects:,}" if part.subjects or not part.records else "not told"),
         ("valence", lambda part: _range(part.valence_range)),
@@ -216,6 +226,13 @@ def _share(part: int, whole: int) -> str:
 
 def _range(values: Range | None) -> str:
     return "-" if values is None else f"{values[0]:+.2f} to {values[1]:+.2f}"
+
+
+def _rate(part: PartReport) -> str:
+    if part.rate_range is None:
+        return "-"
+    low, high = (f"{rate:.4g}" for rate in part.rate_range)
+    return (low if low == high else f"{low} to {high}") + (f" ({part.variable:,} variable)" if part.variable else "")
 
 
 def _scale(values: Range | None) -> str:

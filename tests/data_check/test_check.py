@@ -15,6 +15,7 @@ from tests.material.affectnet_files import row, write_2017, write_2021
 from tests.material.affwild2_files import write_affwild2
 from tests.material.avec_files import write_avec
 from tests.material.data_configs import dataset_config, loaders
+from tests.material.odd_videos import write_video
 from tests.material.sewa_files import KEYS, arousal_of, valence_of, write_segment, write_sewa
 
 PEOPLE = ("SAH_C1_S001_P001_VC1_000100_000139", "SAL_C1_S001_P002_VC1_000000_000039", KEYS[1])
@@ -53,6 +54,17 @@ def test_a_whole_set_of_videos_is_counted(sewa):
     assert (part.label_range, part.decoders) == ((-1.0, 1.0), {"video, in order": 2})
     assert seen == [(1, 2), (2, 2)]
     assert "on_fault" not in cfg.train_dataloader.dataset  # the config is left as it was
+
+
+def test_a_video_whose_frames_come_unevenly_is_said_to_have_its_mean_rate(damaged):
+    key = KEYS[0]
+    times = [0, 40, 80, 120, 160, 200, 240, 280, 320, 1000, 1040, 1100]
+    video = damaged / key / f"{key}.avi"
+    write_video(video.with_suffix(".mkv"), "mpeg4", 12, milliseconds=times).replace(video)
+    (part,) = check(train=dataset_config("SEWADataset", damaged)).parts
+    assert not part.faults
+    assert part.rate_range == (10, 25)
+    assert part.variable == 1
 
 
 def test_images_are_records_of_one_frame(tmp_path):

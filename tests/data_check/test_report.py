@@ -17,6 +17,8 @@ TRAIN = PartReport(
     arousal_range=(0.0, 1.0),
     face_found_share=0.9,
     label_range=(-10, 10),
+    rate_range=(18.237704, 25.0),
+    variable=1_234,
     decoders={"images": 287_651},
     faults=(*IMAGES, Fault("set/a.csv", "set/a.csv: a, b.", "labels")),
     notes=("two images without annotations",),
@@ -39,6 +41,7 @@ def test_the_table_has_a_column_per_part():
     assert table["valence"] == ["-0.50 to +0.25", "-", "-"]
     assert table["scaled from"] == ["-10 to 10", "-", "-"]
     assert table["face found"] == ["90.0 %", "-", "-"]
+    assert table["frames per second"] == ["18.24 to 25 (1,234 variable)", "-", "-"]
     assert table["read as images"] == ["287,651", "0", "0"]
     assert table["faults: image"] == ["12", "1", "as val"]
     assert table["faults: labels"] == ["1", "0", "as val"]

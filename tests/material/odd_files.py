@@ -6,12 +6,13 @@ one is seen. The truth comes from how a file is made, never from reading it.
 
     for file in odd_files(folder):
         ...  # file.path, file.kind, file.frames, file.times, file.width, file.height, file.pixel_aspect, file.refused
+        assert not faults_of(file)
 """
 
+import contextlib
 import io
 import os
 import random
-import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,13 @@ from typing import Any
 
 import av
 import numpy as np
-from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
 from hocp_mm.datasets.media.images import ORIENTATION
+from hocp_mm.datasets.media.seek import seek_table
+from hocp_mm.datasets.media.video import DECODERS, iter_frames, probe_video, read_frames, video_times
+from hocp_mm.errors import HOCPError
 from tests.material.odd_videos import copy_packets, join_streams, rewrite_matrix
 
 ROWS, COLUMNS = 3, 4
@@ -73,7 +76,7 @@ class OddFile:
 
 
 def draw(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
-    """Return the picture of a number below 256: cells white, black, red, blue, then its bits, ``[height, width, 3]``."""
+    """Return the picture of a number below 256: cells white, black, red and blue, then its bits, ``[H, W, 3]``."""
     picture = np.zeros((height, width, 3), np.uint8)
     colours = [(235, 235, 235), (16, 16, 16), (220, 30, 30), (30, 30, 220)]
     colours += [(235, 235, 235) if number >> bit & 1 else (16, 16, 16) for bit in range(8)]
@@ -115,13 +118,62 @@ def make_odd_file(folder: Path, name: str) -> OddFile:
     return PLAN[name](own)
 
 
+@contextlib.contextmanager
+def working_folder(file: OddFile) -> Iterator[None]:
+    """Go where a relative name leads to its file."""
+    here = Path.cwd()
+    os.chdir(file.working_folder or here)
+    try:
+        yield
+    finally:
+        os.chdir(here)
+
+
+def faults_of(file: OddFile) -> list[str]:
+    """Read a file in every way, and return what is not as it must be; nothing if all is right or rightly refused."""
+    with working_folder(file):
+        try:
+            faults = _compare(file)
+        except HOCPError as error:
+            text = str(error)
+            right = file.refused and file.refused in text and str(file.path) in text
+            return [] if right else [f"is refused: {text}"]
+    return [f"must be refused ({file.refused})"] if file.refused else faults
+
+
+def _compare(file: OddFile) -> list[str]:
+    info = probe_video(file.path)
+    times = video_times(file.path, info)
+    frames = list(iter_frames(file.path))
+    got = {
+        "num_frames": (info.num_frames, len(file.times)),
+        "frames": (len(frames), len(file.times)),
+        "size": ((info.width, info.height), (file.width, file.height)),
+        "shapes": ({frame.shape for frame in frames}, {(file.height, file.width, 3)}),
+        "pixel_aspect": (round(info.pixel_aspect, 6), round(file.pixel_aspect, 6)),
+        "variable": (info.variable, file.variable),
+    }
+    if file.frames:
+        got["numbers"] = (tuple(read(frame, file.coloured) for frame in frames), file.frames)
+    faults = [f"{name} must be {right}, got {found}" for name, (found, right) in got.items() if found != right]
+    if not abs(info.fps / file.fps - 1) < 1e-3:
+        faults.append(f"fps must be {file.fps}, got {info.fps}")
+    if len(times) != len(file.times) or np.abs(times - np.array(file.times)).max() > file.tolerance:
+        faults.append(f"times must be {file.times}, got {times.tolist()}")
+    order = np.random.default_rng(0).integers(0, info.num_frames, 12)
+    for decoder in DECODERS:
+        if decoder == "decord" or (decoder == "seek" and seek_table(file.path).refusal):
+            continue
+        pictures = read_frames(file.path, order, decoder)
+        if not all(np.array_equal(picture, frames[k]) for picture, k in zip(pictures, order, strict=True)):
+            faults.append(f"decoder={decoder!r} gives other frames than reading in order")
+    return faults
+
+
+_X265 = "log-level=none:pools=none:frame-threads=1"
 _CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
     "h264": ("libx264", "yuv420p", {"preset": "ultrafast", "bf": "2", "crf": "20"}),
-    "hevc": (
-        "libx265",
-        "yuv420p",
-        {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1:bframes=2"},
-    ),
+    "hevc": ("libx265", "yuv420p", {"preset": "ultrafast", "x265-params": f"{_X265}:bframes=2"}),
     "av1": ("libsvtav1", "yuv420p", {"preset": "8", "crf": "4", "svtav1-params": "lp=1:pred-struct=1"}),
     "vp8": ("libvpx", "yuv420p", {"deadline": "realtime", "cpu-used": "8", "b": "500k"}),
     "vp9": ("libvpx-vp9", "yuv420p", {"deadline": "realtime", "cpu-used": "8", "b": "500k"}),
@@ -452,7 +504,8 @@ def _plan_streams() -> None:
         _add_film(f"sound_{audio}_{codec}.{suffix}", "with sound", codec, audio=audio, count=count)
     for suffix in ("mp4", "mkv"):
         for first in (True, False):
-            _add(f"cover_{'first' if first else 'last'}.{suffix}", lambda folder, s=suffix, f=first: _cover(folder, s, f))
+            name = f"cover_{'first' if first else 'last'}.{suffix}"
+            _add(name, lambda folder, s=suffix, f=first: _cover(folder, s, f))
     _add("cover_alone.mp4", _cover_alone)
     _add("two_films.mkv", _two_films)
 
@@ -506,9 +559,8 @@ def _plan_pixels() -> None:
                 f"{name}_{codec}.{suffix}", "high dynamic range", codec, pix_fmt="yuv420p10le", size=(96, 64),
                 picture=lambda number, t=transfer: hdr_signal(draw(number, 96, 64), t), source="yuv420p10le",
                 prepare=lambda stream, t=transfer: _tag(stream, t),
-                options={
-                    "x265-params": f"log-level=none:pools=none:frame-threads=1:colorprim=9:transfer={transfer}:colormatrix=9"
-                } if codec == "hevc" else {},
+                options={"x265-params": f"{_X265}:colorprim=9:transfer={transfer}:colormatrix=9"}
+                if codec == "hevc" else {},
             )  # fmt: skip
 
 
@@ -623,9 +675,7 @@ def _joined(folder: Path, smoothly: bool) -> OddFile:
     path.write_bytes(raw)
     frames = films[0].frames + films[1].frames
     refused = "" if smoothly else "the file must hold whole frames"
-    return replace(
-        films[0], path=path, frames=frames, times=tuple(k / 25 for k in range(len(frames))), refused=refused
-    )
+    return replace(films[0], path=path, frames=frames, times=tuple(k / 25 for k in range(len(frames))), refused=refused)
 
 
 _NEED_A_KEY = ("vp8", "vp9", "snow")
@@ -737,8 +787,9 @@ def _exif_picture(number: int, orientation: int, kind: str = "JPEG") -> bytes:
 
 
 _NAMES = (
-    "$HOME and $(id).mp4", "%03d.mp4", "what?.mp4", "#1.mp4", "-i.mp4", "--help.mp4", "two\nlines.mp4", "x" * 240 + ".mp4",
-    os.fsdecode(b"\xff\xfe.mp4"), "Gespräch 日本.mp4", "quo'te\".mp4", "back\\slash.mp4", "[a-z]*.mp4", "no suffix",
+    "$HOME and $(id).mp4", "%03d.mp4", "what?.mp4", "#1.mp4", "-i.mp4", "--help.mp4", "two\nlines.mp4",
+    "x" * 240 + ".mp4", os.fsdecode(b"\xff\xfe.mp4"),
+    "Gespräch 日本.mp4", "quo'te\".mp4", "back\\slash.mp4", "[a-z]*.mp4", "no suffix",
     "film.txt", "film.jpg", " .mp4", "a|b&c;d.mp4",
 )  # fmt: skip
 _RELATIVE = ("12:30 interview.mp4", "file:x.mp4", "concat:a|b.mp4", "data:x.mp4", "pipe:0", "http:x.mp4", "-i.mp4")

@@ -195,6 +195,7 @@ class AVECDataset(AffectDataset):
             filename=str(video),
             num_frames=info.num_frames,
             fps=info.fps,
+            pixel_aspect=info.pixel_aspect,
             # AVEC names recordings, not people: which two are partners of one talk cannot be told.
             subject=file.stem,
             affect=affect,

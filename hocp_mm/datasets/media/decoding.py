@@ -158,7 +158,8 @@ def to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uin
         signal = np.asarray(frame.to_ndarray(format="rgb48le", threads=threads), dtype=np.uint16)
         picture = tone_map(signal, transfer, primaries)
     else:
-        picture = np.asarray(frame.to_ndarray(format="rgb24", threads=threads), dtype=np.uint8)
+        # Rows of an odd width have padding behind them; who takes a checksum needs them without.
+        picture = np.ascontiguousarray(frame.to_ndarray(format="rgb24", threads=threads), dtype=np.uint8)
     swap, flip_x, flip_y = orientation(path)
     if not (swap or flip_x or flip_y):
         return picture

@@ -166,6 +166,7 @@ class SEWADataset(AffectDataset):
             filename=str(video),
             num_frames=count,
             fps=info.fps,
+            pixel_aspect=info.pixel_aspect,
             subject=parts.conversation,
             affect=np.stack([valence[:count], arousal[:count]], axis=1),
             valid=np.ones(count, dtype=np.bool_),

@@ -106,6 +106,9 @@ def plan_packs(parts: Mapping[str, Sequence[Record]], images_per_pack: int) -> l
 def check_records(parts: Mapping[str, Sequence[Record]], settings: CropSettings, detected: bool) -> None:
     """Refuse records that the settings do not describe.
 
+    Each record is cut by its own ``pixel_aspect``, which most sets read from each file; a value other than 1 in the
+    settings is an option of the whole set, and all records must have it.
+
     Args:
         parts: Records by part.
         settings: How their crops are cut.
@@ -118,7 +121,7 @@ def check_records(parts: Mapping[str, Sequence[Record]], settings: CropSettings,
         if not detected and (record.boxes is None) != (settings.margin is None):
             has = "no boxes" if record.boxes is None else "boxes"
             raise ValueError(f"prepare_store: {record.key!r} has {has}, got margin={settings.margin}.")
-        if record.pixel_aspect != settings.pixel_aspect:
+        if settings.pixel_aspect not in (1, record.pixel_aspect):
             raise ValueError(
                 f"prepare_store: {record.key!r} has pixel_aspect {record.pixel_aspect}, got {settings.pixel_aspect}."
             )

@@ -78,7 +78,8 @@ def fingerprint(job: PackJob, settings: CropSettings, detector: str) -> str:
     """
     mark = hashlib.sha256(json.dumps([_VERSION, settings.to_json(), detector], sort_keys=True).encode())
     for record in job.records:
-        mark.update(json.dumps([record.key, record.num_frames, record.fps]).encode())
+        own_aspect = [] if record.pixel_aspect == settings.pixel_aspect else [record.pixel_aspect]
+        mark.update(json.dumps([record.key, record.num_frames, record.fps, *own_aspect]).encode())
         for file in record.frame_files or (record.filename,):
             mark.update(_file_state(file).encode(errors="surrogateescape"))
         boxes = record.boxes
@@ -262,14 +263,14 @@ class _Crops:
             raise UnusableSourceError(self.faults.pop())
 
     def _crops_of(self, record: Record, boxes: NDArray[np.float32] | None) -> Iterator[NDArray[np.uint8] | None]:
-        crop = self._settings
-        squares = squares_of(boxes, crop.pixel_aspect, crop.margin, crop.smooth)
+        crop, aspect = self._settings, record.pixel_aspect
+        squares = squares_of(boxes, aspect, crop.margin, crop.smooth)
         for index, frame in enumerate(_frames_of(record, self.faults)):
             if frame is None or not self._shows_face(record, frame, boxes, index):
                 yield None
                 continue
             self.pictures += 1
-            yield crop_frame(frame, squares, index, crop.pixel_aspect, crop.size)
+            yield crop_frame(frame, squares, index, aspect, crop.size)
 
     def _shows_face(
         self, record: Record, frame: NDArray[np.uint8], boxes: NDArray[np.float32] | None, index: int
@@ -288,7 +289,7 @@ class _Crops:
         if self._choice is None:
             return record.boxes, record.face_found
         damaged: list[Fault] = []  # told here only where no crop is made
-        frames, detector, aspect = _frames_of(record, damaged), self._choice.detector, self._settings.pixel_aspect
+        frames, detector, aspect = _frames_of(record, damaged), self._choice.detector, record.pixel_aspect
         try:
             return track_detections(
                 frames, record.num_frames, record.fps, detector, source=record.filename, pixel_aspect=aspect

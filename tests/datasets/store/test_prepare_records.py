@@ -2,12 +2,14 @@
 
 import json
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hocp_mm.datasets import AFEWVADataset, AffectNetDataset, SEWADataset
+from hocp_mm.datasets import AFEWVADataset, AffectNetDataset, SEWADataset, iter_frames
+from hocp_mm.datasets.faces.crops import crop_frame, squares_of
 from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store import CropSettings, read_header, read_index
 from hocp_mm.datasets.store.prepare import prepare_store
@@ -16,8 +18,9 @@ from hocp_mm.datasets.store.task import DetectorChoice
 from hocp_mm.errors import DataError
 from tests.material.afew_va_files import SQUEEZED, write_clip
 from tests.material.affectnet_files import row, write_2017, write_picture
+from tests.material.odd_videos import write_video
 from tests.material.raw_sets import CROPS, FRAMES, KEYS, SquareDetector, write_talks
-from tests.material.sewa_files import SQUARE
+from tests.material.sewa_files import SQUARE, draw_number
 
 
 @pytest.fixture
@@ -45,6 +48,45 @@ def test_keys_that_differ_in_case_or_unsafe_characters_have_packs_of_their_own(t
     pictures = {pack.read_bytes() for pack in packs}
     assert len(pictures) == len(names)
     assert read_split_file(tmp_path / "crops/folds/fold_0/train.txt") == list(names[:3])
+
+
+@pytest.mark.parametrize("faces", ["landmarks", "frame", "square"])
+def test_each_record_is_cut_by_the_shape_of_its_own_pixels(own_talks, tmp_path, faces):
+    """Videos of one set may have pixels of different shapes; a circle must come out round from each."""
+    ratios = dict(zip(KEYS, (Fraction(1), Fraction(2), Fraction(64, 45), Fraction(1, 2)), strict=True))
+    aspects = {key: float(ratio) for key, ratio in ratios.items()}
+    for number, (key, ratio) in enumerate(ratios.items()):
+        video = own_talks / key / f"{key}.avi"
+
+        def draw(k, number=number):
+            return draw_number(40 * number + k)
+
+        write_video(video.with_suffix(".mkv"), "mpeg4", FRAMES, draw=draw, pixel_aspect=ratio).replace(video)
+    given = "frame" if faces == "square" else faces
+    margin = None if faces == "frame" else 1.5
+    choice = DetectorChoice(SquareDetector(), "squares") if faces == "square" else None
+    raw = {
+        part: SEWADataset(str(own_talks), part, on_fault="skip", faces=given, lazy_init=True)
+        for part in ("train", "val")
+    }
+    assert {record.key: record.pixel_aspect for part in raw.values() for record in part.load_records()} == aspects
+    crops = CropSettings(size=32, margin=margin, codec="png", faces=faces)
+    prepare_store(
+        tmp_path / "crops", raw, crops, split_folders={"splits": own_talks / "splits"}, workers=1, detector=choice
+    )
+    for stored in read_index(tmp_path / "crops/index.npz"):
+        assert stored.pixel_aspect == 1
+        pictures = list(stored.frames().read(np.arange(FRAMES)))
+        video = own_talks / stored.key / f"{stored.key}.avi"
+        squares = squares_of(stored.boxes, aspects[stored.key], margin, crops.smooth)
+        for index, frame in enumerate(iter_frames(video)):
+            expected = crop_frame(frame, squares, index, aspects[stored.key], crops.size)
+            np.testing.assert_array_equal(pictures[index], expected)
+    again = prepare_store(
+        tmp_path / "crops", raw, crops, split_folders={"splits": own_talks / "splits"}, workers=1, detector=choice,
+        overwrite=True,
+    )  # fmt: skip
+    assert again.packs_made == 0
 
 
 def test_images_share_packs_and_parts_may_share_names(tmp_path):

@@ -1,0 +1,32 @@
+"""Every file of the plan is read rightly in every way, or refused in one line: `tests.material.odd_files`."""
+
+from collections import Counter
+
+import pytest
+
+from hocp_mm.datasets.media.seek import seek_table
+from tests.material.odd_files import PLAN, RATES, faults_of, make_odd_file
+
+
+@pytest.mark.parametrize("name", PLAN, ids=ascii)
+def test_an_odd_file_is_read_rightly_or_refused(tmp_path, name):
+    file = make_odd_file(tmp_path, name)
+    assert faults_of(file) == []
+    if file.path.is_absolute():
+        assert file.path.stat().st_size < 100_000
+
+
+def test_the_plan_is_large_and_makes_the_same_files_again(tmp_path):
+    assert len(PLAN) >= 150
+    for name in ("h264_25.mp4", "xvid_25.avi", "gaps_vp8.webm", "pq_ffv1.mkv"):
+        once, again = (make_odd_file(tmp_path / part, name) for part in "ab")
+        assert (once.frames, once.times) == (again.frames, again.times)
+    rates = Counter(name.split("_")[1].rpartition(".")[0] for name in PLAN if name.startswith("h264_"))
+    assert {f"{float(rate):.4g}" for rate in RATES} <= set(rates)
+
+
+def test_jumps_are_among_what_is_tried(tmp_path):
+    """Variable rates among them: jumps go by time stamps."""
+    for name in ("h264_25.mp4", "gaps_h264.mp4", "screen_vp8.webm", "ties.mkv"):
+        table = seek_table(make_odd_file(tmp_path, name).path)
+        assert (table.refusal == "") == (name != "ties.mkv"), name
