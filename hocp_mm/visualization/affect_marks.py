@@ -27,7 +27,7 @@ _FACE, _HELD = (255, 255, 255), (150, 150, 150)
 _UNITS = (146, 62)  # width and height of the panel where the shorter side of the video is 240 pixels
 _CENTRE, _RADIUS = 31, 25
 _BARS, _BAR_TOPS = (66, 138), (6.0, 33.0)
-_EM, _SMALL_EM = 11.5, 9.5
+_EM, _SMALL_EM = 10.8, 9.5
 _GROUND, _INK = 0.75, 60  # opacity of the dark ground; what is lighter than this is ink, which is opaque
 _TRAIL_SECONDS, _TRAIL_STEP = 1.2, 0.02  # at 200 frames/s every fourth one is a point of the trail
 _SHIFT = 4  # OpenCV's fixed point: 1/16 of a pixel
@@ -121,7 +121,7 @@ class AffectMarker:
                 end_x, end_y = x + out_x * (thick_x // 2), y + out_y * (thick_y // 2)
                 bars.append((end_x, end_y, end_x - out_x * (arm_x + thick_x), end_y - out_y * thick_y))
                 bars.append((end_x, end_y, end_x - out_x * thick_x, end_y - out_y * (arm_y + thick_y)))
-        for edge, colour in ((1, (0, 0, 0)), (0, _FACE if face.seen else _HELD)):
+        for edge, colour in ((max(round(0.5 * self._unit), 1), (0, 0, 0)), (0, _FACE if face.seen else _HELD)):
             for xa, ya, xb, yb in bars:
                 left, right = (max(x + by, 0) for x, by in ((min(xa, xb), -edge), (max(xa, xb), edge)))
                 top, bottom = (max(y + by, 0) for y, by in ((min(ya, yb), -edge), (max(ya, yb), edge)))
@@ -213,8 +213,8 @@ class AffectMarker:
 
     def _draw_bar(self, canvas: _Image, top: float, start: float, stop: float, colour: _Colour) -> None:
         unit = self._unit * self._fine
-        ends = [(_fixed(x * unit), _fixed((top + 15.5) * unit)) for x in (start, stop)]
-        cv2.line(canvas, *ends, colour, max(round(3.4 * unit), 1), cv2.LINE_AA, _SHIFT)
+        first, last = ((_fixed(x * unit), _fixed((top + 15.5) * unit)) for x in (start, stop))
+        cv2.line(canvas, first, last, colour, max(round(3.4 * unit), 1), cv2.LINE_AA, _SHIFT)
 
     def _blend(self, canvas: _Image, panel: _Image) -> None:
         """Lay the panel over the lower left corner; its dark ground lets the video through."""
@@ -238,7 +238,7 @@ def _finite(values: Sequence[float] | NDArray[np.floating[Any]] | None) -> Any:
 
 def _numbers(affect: _Pair | None) -> list[str]:
     if affect is None:
-        return ["-", "-"]
+        return ["--", "--"]
     return [f"{value:+.2f}" for value in affect]
 
 

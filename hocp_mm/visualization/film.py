@@ -22,7 +22,8 @@ _LOG = logging.getLogger(__name__)
 # Measured on a talking head against "veryfast" with crf 20: half the time, 1 dB nearer to the source, files a third
 # larger. Without B-frames pictures are decoded as they are shown, which keeps uneven times exact in every player.
 _X264 = {"crf": "23", "preset": "superfast", "bf": "0", "aq-mode": "0"}
-_MOST_THREADS = 4  # each of x264's holds pictures
+# A small picture costs more with threads beside that of the film; each one of x264's holds pictures.
+_PIXELS_WORTH_THREADS, _MOST_THREADS = 1280 * 720, 4
 _WAITING = 2  # pictures between the caller and the encoder, and the arrays that they take turns in
 _FINEST, _FINEST_MPEG4 = 1_000_000, 65_535  # ticks a second; MPEG-4 counts them with 16 bits
 _BT601, _LIMITED = 6, 1  # FFmpeg's numbers for the matrix and the range of OpenCV's I420
@@ -59,7 +60,8 @@ class Film:
         context = self._stream.codec_context
         context.time_base = self._tick
         context.sample_aspect_ratio = _ratio(pixel_aspect)
-        context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS) if codec == "libx264" else 1
+        large = codec == "libx264" and size[0] * size[1] > _PIXELS_WORTH_THREADS
+        context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS) if large else 1
         context.colorspace, context.color_range = _BT601, _LIMITED
         self._sound: Sound | None = None if audio is None else add_sound(self._container, audio, name)
         self._last = -1

@@ -189,7 +189,7 @@ def _encode(source: Any, sound: Any, stream: Any, start: float) -> Iterator[_Tim
 
     for packet in _packets(source, sound):
         for piece in (fine for frame in packet.decode() for fine in resampler.resample(frame)):
-            samples = piece.to_ndarray()
+            samples = np.asarray(piece.to_ndarray(), np.float32)
             first = written if piece.time is None else round((piece.time - start) * rate)
             while first - written > _SLACK * rate:
                 silence = min(first - written, rate)

@@ -95,7 +95,7 @@ def test_lines_break_where_frames_are_missing_and_where_the_truth_is_not_valid(d
     table = timeline()
     target, predicted = drawn(AffectTimeline("clip", 25, frames, table.pred, table.pred, valid))[0].lines[1:]
     assert np.isnan(predicted.get_ydata()).sum() == 1
-    assert np.isnan(np.asarray(predicted.get_xdata())[50])
+    assert np.isnan(predicted.get_ydata()[50])
     assert np.isnan(target.get_ydata()).sum() == 11
 
 
