@@ -15,6 +15,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from hocp_mm.system.reading import check_file
 from hocp_mm.visualization.sound import Sound, add_sound
 
 _LOG = logging.getLogger(__name__)
@@ -39,11 +40,17 @@ class Film:
         fps: Pictures per second, in whose parts time is counted; says how long the last picture is shown.
         pixel_aspect: Width of a pixel over its height.
         audio: File whose first sound is copied, or encoded anew.
+
+    Raises:
+        MissingDataError: If there is no such file.
+        DataError: If it is no file.
     """
 
     def __init__(
         self, path: Path, name: str, size: tuple[int, int], fps: float, pixel_aspect: float, audio: str | Path | None
     ) -> None:
+        if audio is not None:
+            check_file(audio, "audio source")
         codec, options, finest = "libx264", _X264, _FINEST
         if not _has_encoder(codec):
             _LOG.warning("write_overlay: this PyAV has no libx264; writing %s with mpeg4 instead.", name)

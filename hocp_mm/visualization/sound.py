@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from hocp_mm.system.reading import check_file
-
 _LOG = logging.getLogger(__name__)
 
 _COPIED = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # what players take from an MP4
+_ENCODER = "aac"
 _AAC_RATES = frozenset({96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000})
 _RUN_UP = 0.1  # seconds of sound before the first picture, not heard, from which a decoder starts cleanly
 _SLACK = 0.05  # seconds by which the times of sound may be off before silence fills the gap
@@ -83,12 +83,7 @@ def add_sound(container: Any, path: str | Path, name: str) -> Sound | None:
 
     Returns:
         The sound; None where there is none.
-
-    Raises:
-        MissingDataError: If there is no such file.
-        DataError: If it is no file.
     """
-    check_file(path, "audio source")
     source = None
     try:
         start, copied = _examine(path)
@@ -99,8 +94,8 @@ def add_sound(container: Any, path: str | Path, name: str) -> Sound | None:
             return Sound(_copy(source, sound, stream, start), source, container, str(path))
         rate = sound.rate if sound.rate in _AAC_RATES else 48000
         layout = "mono" if sound.channels == 1 else "stereo"
-        av.CodecContext.create("aac", "w")  # complains where there is no encoder, before the film has a track for it
-        stream = container.add_stream("aac", rate=rate, layout=layout)
+        av.Codec(_ENCODER, "w")  # complains where there is none, before the film has a track for it
+        stream = container.add_stream(_ENCODER, rate=rate, layout=layout)
         _LOG.info("%s: its sound (%s) is encoded as AAC.", path, sound.codec_context.name)
         return Sound(_encode(source, sound, stream, start), source, container, str(path))
     except _NoSoundError as error:
@@ -162,13 +157,15 @@ def _packets(source: Any, sound: Any) -> Iterator[Any]:
 
 
 def _copy(source: Any, sound: Any, stream: Any, start: float) -> Iterator[_Timed]:
-    shift = round(start / sound.time_base)
+    # Samples, since an AVI counts whole packets.
+    ticks = sound.time_base * sound.rate
+    shift = round(start * sound.rate)
     for packet in _packets(source, sound):
-        seconds = float((packet.pts - shift) * sound.time_base)
-        if seconds < -_RUN_UP:
-            continue
-        packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-        yield seconds, packet
+        pts, dts, length = (round(n * ticks) for n in (packet.pts, packet.dts, packet.duration or 0))
+        packet.pts, packet.dts, packet.duration = pts - shift, dts - shift, length
+        packet.time_base, packet.stream = Fraction(1, sound.rate), stream
+        if packet.pts >= -_RUN_UP * sound.rate:
+            yield packet.pts / sound.rate, packet
 
 
 def _encode(source: Any, sound: Any, stream: Any, start: float) -> Iterator[_Timed]:
@@ -182,7 +179,7 @@ def _encode(source: Any, sound: Any, stream: Any, start: float) -> Iterator[_Tim
         frame = None
         if samples is not None:
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, written, context.time_base
+            frame.sample_rate, frame.pts, frame.time_base = rate, written, Fraction(1, rate)
             written += samples.shape[1]
         for packet in stream.encode(frame):
             yield float(packet.pts * packet.time_base), packet
@@ -191,11 +188,11 @@ def _encode(source: Any, sound: Any, stream: Any, start: float) -> Iterator[_Tim
         for piece in (fine for frame in packet.decode() for fine in resampler.resample(frame)):
             samples = np.asarray(piece.to_ndarray(), np.float32)
             first = written if piece.time is None else round((piece.time - start) * rate)
-            while first - written > _SLACK * rate:
-                silence = min(first - written, rate)
-                yield from encoded(np.zeros((len(samples), silence), np.float32))
+            slack = _SLACK * rate if written else 0
+            while first - written > slack:
+                yield from encoded(np.zeros((len(samples), min(first - written, rate)), np.float32))
             overlap = written - first
-            samples = samples[:, overlap:] if overlap > _SLACK * rate else samples
+            samples = samples[:, overlap:] if overlap > slack else samples
             if samples.shape[1]:
                 yield from encoded(samples)
     yield from encoded(None)

@@ -130,9 +130,9 @@ def _legend_handles(timeline: AffectTimeline) -> list[Any]:
     return handles
 
 
-def _without_face(timeline: AffectTimeline) -> NDArray[Any]:
-    missing = np.isnan(timeline.pred).any(axis=1)
-    return missing if timeline.face_found is None else missing | ~timeline.face_found
+def _without_face(timeline: AffectTimeline) -> NDArray[np.bool_]:
+    missing = np.asarray(np.isnan(timeline.pred).any(axis=1))
+    return missing if timeline.face_found is None else np.logical_or(missing, ~timeline.face_found)
 
 
 def _spans(timeline: AffectTimeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
