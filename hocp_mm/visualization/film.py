@@ -15,6 +15,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from hocp_mm.errors import DataError
 from hocp_mm.system.reading import check_file
 from hocp_mm.visualization.sound import Sound, add_sound
 
@@ -26,7 +27,8 @@ _X264 = {"crf": "23", "preset": "superfast", "bf": "0", "aq-mode": "0"}
 # A small picture costs more with threads beside that of the film; each one of x264's holds pictures.
 _PIXELS_WORTH_THREADS, _MOST_THREADS = 1280 * 720, 4
 _WAITING = 2  # pictures between the caller and the encoder, and the arrays that they take turns in
-_FINEST, _FINEST_MPEG4 = 1_000_000, 65_535  # ticks a second; MPEG-4 counts them with 16 bits
+# Ticks a second; MPEG-4 counts them with 16 bits. An MP4 takes no more than 31 bits of them from one picture to the next.
+_TICKS, _MOST_TICKS, _MOST_TICKS_MPEG4, _LONGEST = 90_000, 1_000_000, 65_535, (1 << 31) - 1
 _BT601, _LIMITED = 6, 1  # FFmpeg's numbers for the matrix and the range of OpenCV's I420
 
 
@@ -49,15 +51,16 @@ class Film:
     def __init__(
         self, path: Path, name: str, size: tuple[int, int], fps: float, pixel_aspect: float, audio: str | Path | None
     ) -> None:
+        self._name = name
         if audio is not None:
             check_file(audio, "audio source")
-        codec, options, finest = "libx264", _X264, _FINEST
+        codec, options, most = "libx264", _X264, _MOST_TICKS
         if not _has_encoder(codec):
             _LOG.warning("write_overlay: this PyAV has no libx264; writing %s with mpeg4 instead.", name)
-            codec, options, finest = "mpeg4", {"qscale": "3"}, _FINEST_MPEG4
+            codec, options, most = "mpeg4", {"qscale": "3"}, _MOST_TICKS_MPEG4
         rate = Fraction(fps).limit_denominator(1001) or Fraction(fps)
         # Even times of this rate become whole ticks, all others the nearest.
-        ticks = rate.numerator * (finest // rate.numerator) or finest
+        ticks = min(rate.numerator * max(min(_TICKS, most) // rate.numerator, 1), most)
         self._tick, self._length = Fraction(1, ticks), max(round(ticks / fps), 1)
         self._container: Any = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: Any = self._container.add_stream(codec, rate=rate, options=options)
@@ -88,11 +91,18 @@ class Film:
             time: Seconds after the start, later than the last.
 
         Raises:
+            DataError: If the last one would be shown for longer than an MP4 can say, hours.
             Exception: Whatever went wrong with the pictures before.
         """
         while len(self._waiting) >= _WAITING:
             self._waiting.popleft().result()
-        self._last = max(round(time / self._tick), self._last + 1)
+        ticks = max(round(time / self._tick), self._last + 1)
+        if self._last >= 0 and ticks - self._last > _LONGEST:
+            longest = float(_LONGEST * self._tick)
+            raise DataError(
+                f"{self._name}: a picture of an MP4 lasts {longest:.0f} s at most, the next is at {time} s."
+            )
+        self._last = ticks
         # The source had its colours at half the size already, so OpenCV may take every second one, as it does.
         self._planes.rotate()
         planes = self._planes[0]
