@@ -62,12 +62,7 @@ def track_faces(
     if model is not None and faces not in DETECTORS:
         raise HOCPError(f"track_faces: {model} is the file of a detector, but the face comes from {faces!s}.")
     info = probe_video(video)
-    if not isinstance(faces, str | Path):
-        box = _fixed_box(faces, info.width, info.height, video)
-        return FaceTrack(np.tile(box, (info.num_frames, 1)), np.ones(info.num_frames, dtype=np.bool_))
-    if faces == "frame":
-        return FaceTrack(None, np.ones(info.num_frames, dtype=np.bool_))
-    if faces in DETECTORS:
+    if isinstance(faces, str) and faces in DETECTORS:
         detector = make_detector(str(faces), model)
         try:
             frames, aspect = iter_frames(video), info.pixel_aspect
@@ -76,6 +71,29 @@ def track_faces(
             )
         except NoFaceError as error:
             raise NoFaceError(f"{error} Give the face with --box x,y,w,h.") from None
+    return find_track(video, faces, info)
+
+
+def find_track(video: str | Path, faces: Faces, info: VideoInfo) -> FaceTrack:
+    """Return where the face is, as far as no detector need look for it.
+
+    Args:
+        video: Video file.
+        faces: As in `track_faces`, but no detector.
+        info: What is known of the video.
+
+    Returns:
+        One box and one flag per frame.
+
+    Raises:
+        HOCPError: As `track_faces` does.
+        ValueError: As `track_faces` does.
+    """
+    if not isinstance(faces, str | Path):
+        box = _fixed_box(faces, info.width, info.height, video)
+        return FaceTrack(np.tile(box, (info.num_frames, 1)), np.ones(info.num_frames, dtype=np.bool_))
+    if faces == "frame":
+        return FaceTrack(None, np.ones(info.num_frames, dtype=np.bool_))
     if Path(faces).suffix.lower() == ".zip":
         return _track_from_landmarks(video, Path(faces), info)
     raise ValueError(

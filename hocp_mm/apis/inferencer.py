@@ -1,28 +1,33 @@
-"""`AffectInferencer`: a trained network over a whole video, in sliding windows."""
+"""`AffectInferencer`: a trained network over a whole video, in sliding windows, in one pass."""
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hocp_mm.apis.face_track import Faces, track_faces
+from hocp_mm.apis.face_track import Faces, find_track
+from hocp_mm.apis.people import People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
+from hocp_mm.apis.watching import Clip, Watched, watch
 from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
-from hocp_mm.datasets import FaceTrack, probe_video
-from hocp_mm.datasets.faces.detection import Progress
-from hocp_mm.datasets.media.frames import frames_of
+from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video, video_times
+from hocp_mm.datasets.faces.detection import DETECTORS, Progress
+from hocp_mm.datasets.faces.following import Face, Followed, Frame, follow_faces
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
-from hocp_mm.structures import AffectDataSample, AffectTimeline, WindowAverager
+from hocp_mm.structures import AffectDataSample, AffectTimeline
+
+_SAME_RATE = 0.98  # a rate that is said with two digits
 
 
 class AffectInferencer:
@@ -67,118 +72,192 @@ class AffectInferencer:
     def predict(
         self,
         video: str | Path,
-        faces: Faces | FaceTrack = "cascade",
+        faces: Faces | FaceTrack = "auto",
         stride: int | None = None,
         batch_size: int = 8,
         flip: bool = False,
         progress: Progress | None = None,
+        person: People = "largest",
     ) -> AffectTimeline:
-        """Run the network over a video.
-
-        Frames are decoded once for the face (not with a given box) and once for the crops; only the crops of the
-        windows at hand are in memory, so the length of the video does not matter. A video shorter than the clip
-        is padded by its last frame. Frames are counted, and time is ``frame / fps`` with the average rate: in a
-        video of variable rate the frame numbers are exact and the seconds are not.
+        """Run the network over a video, and return the affect of one person at a time.
 
         Args:
             video: Video file.
-            faces: Where the face is, see `track_faces`; or a track that it returned.
-            stride: Frames from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
+            faces: See `watch`.
+            stride: See `watch`.
+            batch_size: See `watch`.
+            flip: See `watch`.
+            progress: See `watch`.
+            person: Whom to watch (see `choose_people`), one at a time.
+
+        Returns:
+            One row for every frame, clipped to [-1, 1], NaN where nobody is seen. Where a detector told people apart,
+            it says whose face each row is.
+
+        Raises:
+            ValueError: If ``person`` is ``"all"`` (see `predict_people`), or as `watch` does.
+            NoFaceError: If nobody is seen in any frame; a `DataError`.
+            HOCPError: As `watch` does.
+        """
+        if person == "all":
+            raise ValueError("predict: person must be one at a time, got 'all'; predict_people watches all.")
+        watched = self.watch(video, faces, stride, batch_size, flip, progress, person)
+        log = WatchLog(video, probe_video(video))
+        for row in watched:
+            log.add(row)
+        return log.timeline(told_apart=isinstance(faces, str) and faces in DETECTORS)
+
+    def predict_people(
+        self,
+        video: str | Path,
+        faces: Faces | FaceTrack = "auto",
+        stride: int | None = None,
+        batch_size: int = 8,
+        flip: bool = False,
+        progress: Progress | None = None,
+    ) -> dict[int, AffectTimeline]:
+        """Return the affect of everybody in a video, by number in the order of appearance; arguments as in `predict`.
+
+        Returns:
+            A timeline of those frames in which the person is.
+        """
+        log = WatchLog(video, probe_video(video))
+        for row in self.watch(video, faces, stride, batch_size, flip, progress, "all"):
+            log.add(row)
+        return log.timelines()
+
+    def watch(
+        self,
+        video: str | Path,
+        faces: Faces | FaceTrack = "auto",
+        stride: int | None = None,
+        batch_size: int = 8,
+        flip: bool = False,
+        progress: Progress | None = None,
+        person: People = "largest",
+    ) -> Iterator[Watched]:
+        """Yield every frame of a video with the affect of those who are watched.
+
+        The video is decoded once. A frame comes out about two seconds of film after it went in, and only what lies
+        between is in memory, so the length of the video does not matter.
+
+        The network sees faces at the rate at which it was trained, if its config says it (``SampleClip(fps=…)``): of a
+        faster video the nearest frames, of a slower one frames that are held. What it says between two moments is
+        interpolated. Windows cross neither cuts nor gaps in which a face is out of sight for longer than a window.
+
+        Args:
+            video: Video file.
+            faces: A detector of `make_detector`; or where the face is, see `track_faces`; or a track that it returned. A
+                face that is given is believed to be one person's, whatever is cut.
+            stride: Moments from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
                 test windows by default.
             batch_size: Windows per forward pass.
             flip: Average with the mirror image even if the config's ``test_cfg`` does not say so. A network that does
                 it already is not asked twice.
             progress: Called as ``progress(stage, done, total)`` in frames.
+            person: Whom to watch (see `choose_people`).
 
-        Returns:
-            One row for every frame, clipped to [-1, 1].
+        Yields:
+            Every frame, in order.
 
         Raises:
             MissingDataError: If there is no such video.
-            DataError: If the video cannot be read to its end, has no frame rate, or shows no face.
+            DataError: If the video cannot be read to its end, or has no frame rate.
             CheckpointError: If the network predicts NaN.
             ValueError: If ``stride`` or ``batch_size`` is out of range, or a track has another length.
         """
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
+        stride = self.rule.stride if stride is None else stride
+        if not 1 <= stride <= self.rule.clip_len:
+            raise ValueError(
+                f"predict: stride must lie between 1 and the clip length, got {stride} > {self.rule.clip_len}."
+            )
         info = probe_video(video)
         if not info.fps > 0:
             raise DataError(f"{video}: the file must state its frame rate.")
-        windows = self.rule.windows(info.num_frames, stride)
-        track = faces if isinstance(faces, FaceTrack) else track_faces(video, faces, progress=progress)
-        if len(track.face_found) != info.num_frames:
-            raise ValueError(
-                f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
-                f"{info.num_frames} frames ({video})."
-            )
-        crops = self.rule.crops(frames_of(str(video), info.num_frames), track.boxes, info.pixel_aspect)
-        meta = {"video": Path(video).stem, "num_frames": info.num_frames, "fps": info.fps}
-        averager = WindowAverager()
-        stream = cut_windows(crops.read_all(), info.num_frames, self.rule, windows)
-        while batch := list(islice(stream, batch_size)):
-            for (inds, _), pred in zip(batch, self._predict_batch(batch, meta, flip), strict=True):
-                averager.add(inds, pred)
-            if progress:
-                progress("reading affect", int(max(inds.max() for inds, _ in batch)) + 1, info.num_frames)
-        frames, pred = averager.result()
-        if not np.isfinite(pred).all():
-            raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
-        return AffectTimeline(
-            meta["video"], info.fps, frames, np.clip(pred, -1, 1), face_found=track.face_found[frames]
+        self._tell_rate(video, info)
+        bridge = self.rule.clip_len * self.rule.frame_interval / (self.rule.fps or info.fps)
+        frames = _frames(video, info, progress)
+        detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
+        if callable(detector):
+            followed = follow_faces(frames, detector, bridge, info.pixel_aspect)
+        else:
+            track = faces if isinstance(faces, FaceTrack) else find_track(video, faces, info)
+            if len(track.face_found) != info.num_frames:
+                raise ValueError(
+                    f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
+                    f"{info.num_frames} frames ({video})."
+                )
+            followed = _given(frames, track, round(bridge * info.fps))
+        return watch(
+            followed,
+            choose_people(person),
+            lambda clips: self._predict_batch(clips, Path(video).stem, info, flip),
+            self.rule,
+            stride,
+            info.fps,
+            info.pixel_aspect,
+            batch_size,
+            str(video),
         )
 
+    def _tell_rate(self, video: str | Path, info: VideoInfo) -> None:
+        """Warn of a video that is slower than all that training showed."""
+        slowest = self.rule.slowest
+        if slowest is not None and info.num_frames > 1 and info.fps < _SAME_RATE * slowest:
+            text = (
+                f"{video}: has {info.fps:.3g} frames per second, training showed {slowest:.3g} to {self.rule.fps:.3g}: "
+                "what moves looks faster than it is, and arousal may be wrong."
+            )
+            print_log(text, logger="current", level=logging.WARNING)
+
     @torch.inference_mode()
-    def _predict_batch(
-        self, batch: Sequence[tuple[NDArray[np.int64], Tensor]], meta: dict[str, Any], flip: bool
-    ) -> list[Tensor]:
-        """Return ``[T, 2]`` for each window."""
-        views = [[clip for _, clip in batch]]
+    def _predict_batch(self, clips: Sequence[Clip], name: str, info: VideoInfo, flip: bool) -> NDArray[np.float32]:
+        """Return ``[B, T, 2]``."""
+        inputs = [torch.from_numpy(np.ascontiguousarray(clip.transpose(3, 0, 1, 2))) for clip in clips]
+        views: list[list[Tensor]] = [inputs]
         if flip and not getattr(self.model, "flip", False):
-            views.append([clip.flip(-1) for _, clip in batch])
-        sums = [torch.zeros(()) for _ in batch]
-        for clips in views:
-            samples = [AffectDataSample.from_clip(frame_inds=inds, **meta) for inds, _ in batch]
-            done = self.model.test_step({"inputs": clips, "data_samples": samples})
-            sums = [total + sample.pred_affect.float().cpu() for total, sample in zip(sums, done, strict=True)]
-        return [total / len(views) for total in sums]
+            views.append([clip.flip(-1) for clip in inputs])
+        meta: dict[str, Any] = {"video": name, "num_frames": info.num_frames, "fps": info.fps}
+        total = torch.zeros(())
+        for view in views:
+            samples = [AffectDataSample.from_clip(frame_inds=range(clip.shape[1]), **meta) for clip in view]
+            done = self.model.test_step({"inputs": view, "data_samples": samples})
+            total = total + torch.stack([sample.pred_affect.float().cpu() for sample in done])
+        values = (total / len(views)).numpy()
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
+        return values
 
 
-def cut_windows(
-    frames: Iterable[tuple[int, NDArray[np.uint8]]],
-    num_frames: int,
-    rule: ClipRule,
-    windows: Sequence[NDArray[np.int64]],
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield the crops of each window while the video goes by, holding only crops that are still needed.
+def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> Iterator[Frame]:
+    """Yield the frames of a video with their times.
 
-    Args:
-        frames: Number and crop of every frame of the video, in order, RGB uint8 ``[S, S, 3]``.
-        num_frames: Frames of the video.
-        rule: What is done to the crops.
-        windows: Frame numbers ``[T]`` of each window; -1 repeats the last frame of the video.
-
-    Yields:
-        Frame numbers, and crops uint8 ``[3, T, S, S]``, in the order in which the windows end.
+    Raises:
+        DataError: If there are fewer than the file was found to hold.
     """
-    needs = [np.where(inds < 0, num_frames - 1, inds) for inds in windows]
-    order = sorted(range(len(windows)), key=lambda k: int(needs[k].max()))
-    # oldest[i]: first frame that window order[i] or any later one still needs.
-    oldest = np.minimum.accumulate([needs[k].min() for k in reversed(order)])[::-1]
-    crops: dict[int, NDArray[np.uint8]] = {}
-    done = 0
-    for index, crop in frames:
-        if done == len(order):
-            return
-        if index >= oldest[done]:
-            crops[index] = crop
-        while done < len(order) and needs[order[done]].max() <= index:
-            clip = {"imgs": np.stack([crops[int(i)] for i in needs[order[done]]])}  # [T, size, size, 3]
-            for transform in rule.after:
-                clip = transform(clip)
-            yield windows[order[done]], torch.from_numpy(np.ascontiguousarray(clip["imgs"].transpose(3, 0, 1, 2)))
-            done += 1
-            for old in [i for i in crops if done == len(order) or i < oldest[done]]:
-                del crops[old]
+    times, number = video_times(video, info).tolist(), -1
+    for number, picture in enumerate(iter_frames(video)):
+        if number >= len(times):
+            break
+        if progress:
+            progress("reading affect", number + 1, info.num_frames)
+        yield Frame(number, times[number], picture)
+    if number + 1 < len(times):
+        raise DataError(f"{video}: must have {len(times)} frames, but the stream ends after {number + 1}.")
+
+
+def _given(frames: Iterable[Frame], track: FaceTrack, bridge: int) -> Iterator[Followed]:
+    """Yield frames with the one face of a track, but where it is out of sight for more than ``bridge`` frames."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], ~track.face_found, [False])).astype(np.int8)))
+    shown = np.ones(len(track.face_found), dtype=np.bool_)
+    for start, stop in edges.reshape(-1, 2).tolist():
+        shown[start:stop] = stop - start <= bridge
+    for frame in frames:
+        box = None if track.boxes is None else track.boxes[frame.number]
+        faces = [Face(1, box, bool(track.face_found[frame.number]))] if shown[frame.number] else []
+        yield Followed(frame, tuple(faces), False)
 
 
 def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]]:

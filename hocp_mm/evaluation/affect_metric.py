@@ -88,6 +88,7 @@ class AffectMetric(BaseMetric):
                 face_found=_to_array(sample["face_found"]) if "face_found" in sample else None,
                 num_frames=sample["num_frames"],
                 fps=sample["fps"],
+                times=None if sample.get("times") is None else np.asarray(sample["times"]),
                 scores=_to_array(sample["pred_scores"]) if both else None,
                 expression=_to_array(sample["gt_expression"]) if both else None,
             )

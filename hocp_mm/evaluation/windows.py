@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import NotRequired
 
 from hocp_mm.errors import DataError
 from hocp_mm.structures import AffectTimeline, WindowAverager
@@ -21,6 +22,7 @@ class Window(TypedDict):
     face_found: NDArray[np.bool_] | None  # None where the record does not say
     num_frames: int
     fps: float
+    times: NotRequired[NDArray[np.float64] | None]  # [T] seconds, where frames do not come evenly
     scores: NDArray[np.float32] | None  # [T, K]; None without an expression head or without such labels
     expression: NDArray[np.int64] | None  # [T], -1 = none
 
@@ -53,8 +55,11 @@ def _merge_video(video: str, windows: list[Window]) -> AffectTimeline:
     averager = WindowAverager()
     target = np.full((windows[0]["num_frames"], 2), np.nan, dtype=np.float32)
     valid = np.zeros(len(target), dtype=np.bool_)
+    times = None if windows[0].get("times") is None else np.zeros(len(target))
     for window in windows:
         inds = window["frame_inds"]
+        if times is not None:
+            times[inds[inds >= 0]] = np.asarray(window.get("times"))[inds >= 0]
         averager.add(inds, window["pred"])
         counts = (inds >= 0) & window["valid"]
         known = counts & valid[inds]
@@ -72,6 +77,7 @@ def _merge_video(video: str, windows: list[Window]) -> AffectTimeline:
         target=target[frames],
         valid=valid[frames],
         face_found=None if found is None else found[frames],
+        times=None if times is None else times[frames],
     )
 
 

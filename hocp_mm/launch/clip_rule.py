@@ -4,20 +4,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
-from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.crops import Crops
-from hocp_mm.datasets.media.frames import Frames
 from hocp_mm.datasets.transforms import (
     CenterCropClip,
+    HoldFrames,
     LoadFaceClip,
     PackAffectInputs,
     ResizeClip,
     SampleClip,
-    clip_frames,
-    window_starts,
 )
 from hocp_mm.errors import CheckpointError
 from hocp_mm.launch.runner import is_type
@@ -26,6 +21,7 @@ from hocp_mm.launch.runner import is_type
 LOADERS = ("test_dataloader", "val_dataloader")
 _MOST_PIXELS = 2**27  # of a clip: 32 frames of 2048 x 2048 pixels; the config may come from a stranger's checkpoint
 _LARGEST, _WIDEST = 2**16, 16  # numbers that say how a clip is cut; faces in one crop, side by side
+_SLOWEST = 1e-3  # frames per second
 _STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
 
 
@@ -38,9 +34,11 @@ class ClipRule:
         margin: Side of the crop in units of the longer side of the smoothed landmark box.
         smooth: Window of the moving average of the boxes, frames.
         clip_len: Frames of a window.
-        frame_interval: Distance of neighbouring frames in a window.
+        frame_interval: Distance of neighbouring frames in a window, whatever the rate; 1 where ``fps`` is given.
         stride: Sampled frames from one window to the next.
         after: Transforms of the crops that follow in the pipeline, such as ``CenterCropClip``.
+        fps: Frames per second of a window, which is the rate of training; None if the config does not say it.
+        slowest: Frames per second of the slowest video that training showed.
     """
 
     size: int
@@ -50,6 +48,8 @@ class ClipRule:
     frame_interval: int
     stride: int
     after: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+    fps: float | None = None
+    slowest: float | None = None
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | Config, source: str) -> "ClipRule":
@@ -95,38 +95,26 @@ class ClipRule:
                 )
             if not 0 < load.margin <= _WIDEST:
                 raise CheckpointError(f"{source}: margin must be at most {_WIDEST}, got {load.margin!r:.100}.")
-            return cls(load.size, load.margin, load.smooth, sample.clip_len, interval, stride, after)
+            if sample.fps is not None and not _SLOWEST <= sample.fps <= 1 / _SLOWEST:
+                raise CheckpointError(
+                    f"{source}: fps must lie between {_SLOWEST:g} and {1 / _SLOWEST:g}, got {sample.fps!r:.100}."
+                )
+            slowest = None if sample.fps is None else sample.fps / _held(cfg)
+            return cls(
+                load.size, load.margin, load.smooth, sample.clip_len, interval, stride, after, sample.fps, slowest
+            )
         raise CheckpointError(
             f"{source}: the config must have a data loader with LoadFaceClip and SampleClip, which say how the face is "
             f"cropped; looked at {', '.join(LOADERS)}."
         )
 
-    def crops(self, frames: Frames, boxes: NDArray[np.float32] | None, pixel_aspect: float = 1.0) -> Crops:
-        """Return the crops of a video, as ``LoadFaceClip`` cuts them.
 
-        Args:
-            frames: The frames.
-            boxes: Landmark boxes of the whole video in pixels of the file, ``[F, 4]``, or None for the whole frame.
-            pixel_aspect: Width of a pixel over its height.
-
-        Returns:
-            The crops.
-        """
-        return Crops(frames, boxes, self.size, self.margin, self.smooth, pixel_aspect)
-
-    def windows(self, num_frames: int, stride: int | None = None) -> list[NDArray[np.int64]]:
-        """Return the frames of every window, -1 for padding; together they cover each frame of the video.
-
-        Args:
-            num_frames: Frames of the video.
-            stride: Another stride than the rule's, 1 to ``clip_len``.
-
-        Returns:
-            Frame numbers, int64 ``[clip_len]`` each.
-        """
-        step = self.stride if stride is None else stride
-        starts = window_starts(num_frames, self.clip_len, step, self.frame_interval)
-        return [clip_frames(num_frames, start, self.clip_len, self.frame_interval) for start in starts]
+def _held(cfg: Mapping[str, Any] | Config) -> int:
+    """Return how many frames training made one of, at most (see `HoldFrames`)."""
+    steps = [step for step in _dicts(cfg.get("train_dataloader")) if is_type(step.get("type"), "HoldFrames")]
+    told = [step.get("factors", HoldFrames().factors) for step in steps]
+    factors = [factor for own in told if isinstance(own, list | tuple) for factor in own]
+    return max((factor for factor in factors if type(factor) is int and 1 <= factor <= _LARGEST), default=1)
 
 
 def _build_step(step: Mapping[str, Any], source: str) -> Any:

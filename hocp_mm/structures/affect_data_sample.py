@@ -46,7 +46,8 @@ class AffectDataSample(BaseDataElement):
         video: Key of the video (metainfo, as all below).
         frame_inds: Frame number of each row, ``T`` ints; -1 is padding beyond the end of the video.
         num_frames: Frames of the whole video.
-        fps: Frames per second.
+        fps: Frames per second, on average where they do not come evenly.
+        times: When each row is shown, ``T`` seconds, where frames do not come evenly; else None.
         subject: Person (or conversation) that splits must keep together.
 
     Example:
@@ -66,6 +67,7 @@ class AffectDataSample(BaseDataElement):
     frame_inds: list[int]
     num_frames: int
     fps: float
+    times: list[float] | None
     subject: str
 
     @classmethod
@@ -81,6 +83,7 @@ class AffectDataSample(BaseDataElement):
         subject: str = "",
         expression: ExpressionLike | None = None,
         face_found: MaskLike | None = None,
+        times: Sequence[float] | NDArray[Any] | None = None,
     ) -> "AffectDataSample":
         """Build the sample of one clip.
 
@@ -94,6 +97,7 @@ class AffectDataSample(BaseDataElement):
             subject: Person or conversation.
             expression: Classes ``[T]``, integers, -1 = none; None for a set without expressions. Padding gets -1.
             face_found: Mask ``[T]``, None if unknown. Padding gets false.
+            times: Seconds ``[T]``; None where frames come evenly.
 
         Returns:
             A sample that owns copies of the labels.
@@ -107,6 +111,7 @@ class AffectDataSample(BaseDataElement):
             "frame_inds": inds,
             "num_frames": int(num_frames),
             "fps": float(fps),
+            "times": None if times is None else [float(time) for time in times],
             "subject": subject,
         }
         sample = cls(metainfo=meta)

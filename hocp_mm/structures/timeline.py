@@ -101,12 +101,14 @@ class AffectTimeline:
 
     Attributes:
         video: Key or name of the video.
-        fps: Frames per second; ``time_s = frame / fps``.
+        fps: Frames per second, on average where they do not come evenly; ``time_s = frame / fps`` where they do.
         frames: Frame numbers, zero-based, strictly increasing, int64 ``[F]``.
-        pred: Predictions, float32 ``[F, 2]``, finite, meant for [-1, 1].
+        pred: Predictions, float32 ``[F, 2]``, meant for [-1, 1]; both values of a frame are NaN where nobody is seen.
         target: Ground truth, float32 ``[F, 2]``; may be NaN only where ``valid`` is false.
         valid: True where the target counts, bool ``[F]``.
         face_found: True where a face was seen, not held or interpolated, bool ``[F]``.
+        times: When each frame is shown, in seconds, strictly increasing, float64 ``[F]``; None if they come evenly.
+        person: Whose face it is, int64 ``[F]``: numbers from 1, 0 for nobody; None where nobody was told from others.
 
     Raises:
         ValueError: If a shape, a range or the order of the frames breaks a rule above.
@@ -119,6 +121,8 @@ class AffectTimeline:
     target: NDArray[np.float32] | None = None
     valid: NDArray[np.bool_] | None = None
     face_found: NDArray[np.bool_] | None = None
+    times: NDArray[np.float64] | None = None
+    person: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Convert the arrays and refuse what breaks the rules of the class."""
@@ -135,17 +139,26 @@ class AffectTimeline:
         target = None if self.target is None else _column(here, "target", self.target, np.float32, (count, 2))
         valid = None if self.valid is None else _column(here, "valid", self.valid, np.bool_, (count,))
         found = None if self.face_found is None else _column(here, "face_found", self.face_found, np.bool_, (count,))
-        if not np.isfinite(pred).all():
-            bad = int(frames[~np.isfinite(pred).all(axis=1)][0])
-            raise ValueError(f"{here}: pred must be finite, got NaN or inf at frame {bad}.")
+        times = None if self.times is None else _column(here, "times", self.times, np.float64, (count,))
+        person = None if self.person is None else _column(here, "person", self.person, np.int64, (count,))
+        known = np.isfinite(pred).all(axis=1) | np.isnan(pred).all(axis=1)
+        if not known.all():
+            bad = int(frames[~known][0])
+            raise ValueError(
+                f"{here}: pred must be finite, or NaN in both values for nobody, got one NaN or inf at frame {bad}."
+            )
+        if times is not None and not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+            raise ValueError(f"{here}: times must be finite and increase strictly.")
+        if person is not None and person.min() < 0:
+            raise ValueError(f"{here}: person must be 0 (nobody) or more, got {person.min()}.")
         if target is None and valid is not None:
             raise ValueError(f"{here}: valid describes a target, but there is no target.")
         if target is not None:
             valid = np.ones(count, dtype=np.bool_) if valid is None else valid
             if not np.isfinite(target[valid]).all():
                 raise ValueError(f"{here}: target must be finite where valid is true.")
-        converted = (fps, frames.astype(np.int64), pred, target, valid, found)
-        for name, value in zip(("fps", "frames", "pred", "target", "valid", "face_found"), converted, strict=True):
+        converted = {"fps": fps, "frames": frames.astype(np.int64), "pred": pred, "target": target, "valid": valid}
+        for name, value in {**converted, "face_found": found, "times": times, "person": person}.items():
             object.__setattr__(self, name, value)  # the usual way to convert a field of a frozen dataclass
 
     def __len__(self) -> int:
@@ -155,13 +168,19 @@ class AffectTimeline:
     @property
     def time_s(self) -> NDArray[np.float64]:
         """Time of each frame in seconds, float64 ``[F]``."""
-        return self.frames / self.fps
+        return self.frames / self.fps if self.times is None else self.times
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Frames with a prediction, bool ``[F]``."""
+        return np.asarray(np.isfinite(self.pred).all(axis=1))
 
     def to_csv(self, path: str | Path, follow: bool = True) -> Path:
         """Write one row per frame; the file appears complete or not at all.
 
-        Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found]``. Numbers are
-        the shortest text that reads back to the same float, flags are 0 or 1.
+        Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found][,person]``. Numbers are
+        the shortest text that reads back to the same float, flags are 0 or 1; valence and arousal are empty where
+        nobody is seen.
 
         Args:
             path: CSV file; its folder is created.
@@ -176,27 +195,27 @@ class AffectTimeline:
 
     def _rows(self) -> Iterator[list[str]]:
         target = () if self.target is None else _TARGET
-        yield ["frame", "time_s", *_PRED, *target, *(() if self.face_found is None else ("face_found",))]
-        times = self.time_s
+        flags = {"face_found": self.face_found, "person": self.person}
+        extra = {name: column for name, column in flags.items() if column is not None}
+        yield ["frame", "time_s", *_PRED, *target, *extra]
+        times, seen = self.time_s, self.seen
         for i, frame in enumerate(self.frames):
-            row = [str(frame), str(times[i]), *map(str, self.pred[i])]
+            row = [str(frame), str(times[i]), *(map(str, self.pred[i]) if seen[i] else ("", ""))]
             if self.target is not None and self.valid is not None:
                 row += [*map(str, self.target[i]), str(int(self.valid[i]))]
-            if self.face_found is not None:
-                row.append(str(int(self.face_found[i])))
-            yield row
+            yield [*row, *(str(int(column[i])) for column in extra.values())]
 
     @classmethod
     def from_csv(cls, path: str | Path, video: str | None = None, fps: float | None = None) -> "AffectTimeline":
         """Read what ``to_csv`` wrote.
 
         The file does not hold the frame rate: it is recovered as the simplest number that gives every
-        ``time_s`` back (25, 29.97, 30000/1001, …).
+        ``time_s`` back (25, 29.97, 30000/1001, …); where none does, frames do not come evenly.
 
         Args:
             path: CSV file.
             video: Name of the video; the stem of the file by default.
-            fps: Frame rate, needed only where no row is later than frame 0.
+            fps: Frame rate in the place of the times, needed only where no row is later than frame 0.
 
         Returns:
             The timeline, equal array for array to the one written.
@@ -218,16 +237,20 @@ class AffectTimeline:
             raise DataError(f"timeline: {path}: the column frame must hold integers.")
         if _TARGET[0] in column:
             target = np.stack([column[name] for name in _TARGET[:2]], axis=1)
-        flags: dict[str, NDArray[np.bool_] | None] = {"valid": None, "face_found": None}
-        for name in flags:
+        flags: dict[str, Any] = {}
+        for name in ("valid", "face_found"):
             if name in column:
                 if not np.isin(column[name], (0, 1)).all():
                     raise DataError(f"timeline: {path}: the column {name} must hold 0 or 1.")
                 flags[name] = column[name].astype(np.bool_)
-        rate = _frame_rate(frames, column["time_s"], path) if fps is None else fps
+        if "person" in column:
+            flags["person"] = column["person"].astype(np.int64)
+            if (flags["person"] != column["person"]).any():
+                raise DataError(f"timeline: {path}: the column person must hold integers.")
+        rate, times = _frame_rate(frames, column["time_s"], path) if fps is None else (fps, None)
         pred = np.stack([column[name] for name in _PRED], axis=1)
         try:
-            return cls(path.stem if video is None else video, rate, frames, pred, target, **flags)
+            return cls(path.stem if video is None else video, rate, frames, pred, target, times=times, **flags)
         except ValueError as error:
             raise DataError(f"timeline: {path}: {error}") from error
 
@@ -254,21 +277,33 @@ def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(f"timeline: {path}, line {line}: expected {len(header)} cells, got {len(row)}.")
+    may_be_empty = [name in _PRED for name in header]
     try:
-        return header, np.array([[float(cell) for cell in row] for row in rows])
+        return header, np.array(
+            [
+                [np.nan if empty and not cell else float(cell) for empty, cell in zip(may_be_empty, row, strict=True)]
+                for row in rows
+            ]
+        )
     except ValueError as error:
         raise DataError(f"timeline: {path}: every cell must be a number ({error}).") from error
 
 
-def _frame_rate(frames: NDArray[np.int64], times: NDArray[np.float64], path: Path) -> float:
+def _frame_rate(
+    frames: NDArray[np.int64], times: NDArray[np.float64], path: Path
+) -> tuple[float, NDArray[np.float64] | None]:
+    """Return the rate, and the times where they are not those of one rate."""
     if frames[-1] <= 0 or times[-1] <= 0:
         raise DataError(f"timeline: {path}: no row later than frame 0, so the frame rate is unknown; pass fps.")
-    estimate = frames[-1] / times[-1]
-    below, above = np.nextafter(estimate, 0), np.nextafter(estimate, np.inf)
-    simple = float(Fraction(estimate).limit_denominator(1001))
-    for rate in (simple, estimate, below, above):
+    estimate = float((frames[-1] - frames[0]) / (times[-1] - times[0])) if len(frames) > 1 else 0.0
+    if not 0 < (even := float(frames[-1] / times[-1])) < np.inf:
+        raise DataError(f"timeline: {path}: time_s must be finite and increase with the frames.")
+    simple = float(Fraction(even).limit_denominator(1001))
+    for rate in (simple, even, float(np.nextafter(even, 0)), float(np.nextafter(even, np.inf))):
         if np.array_equal(frames / rate, times):
-            return float(rate)
-    if np.allclose(frames / estimate, times, rtol=1e-3, atol=1e-3):
-        return simple  # a file written by hand or rounded by a spreadsheet
-    raise DataError(f"timeline: {path}: time_s is not frame / fps for one fps (last row suggests {estimate:g}).")
+            return rate, None
+    if np.allclose(frames / even, times, rtol=1e-3, atol=1e-3):
+        return simple, None  # a file written by hand or rounded by a spreadsheet
+    if not 0 < estimate < np.inf:
+        raise DataError(f"timeline: {path}: time_s must be finite and increase with the frames.")
+    return estimate, times

@@ -99,6 +99,20 @@ def test_csv_round_trip_is_exact(tmp_path: Path, fps: float, extra: str):
             np.testing.assert_array_equal(a, b)
 
 
+def test_uneven_times_gaps_and_people_survive_the_csv(tmp_path: Path):
+    pred = np.array([[0.37, -0.82], [np.nan, np.nan], [0.1, 1.0]], dtype=np.float32)
+    before = AffectTimeline(
+        "a", 18.2, np.arange(3), pred, times=np.array([0.0, 0.1, 0.133]), person=np.array([1, 0, 2])
+    )
+    path = before.to_csv(tmp_path / "a.csv")
+    assert path.read_text().splitlines()[2] == "1,0.1,,,0"
+    after = AffectTimeline.from_csv(path)
+    for name in ("frames", "time_s", "pred", "times", "person"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    assert after.fps == pytest.approx(2 / 0.133)
+    assert before.seen.tolist() == [True, False, True]
+
+
 def test_csv_reads_as_documented(tmp_path: Path):
     table = timeline(2, pred=[[0.37, -0.82], [0.1, 1.0]], target=[[0.5, 0.25], [0.0, 0.0]], face_found=[True, False])
     assert table.to_csv(tmp_path / "a.csv").read_text().splitlines() == [
@@ -136,6 +150,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         ({"valid": np.ones(2, bool)}, "no target"),
         ({"target": np.full((2, 2), np.nan)}, "target must be finite where valid"),
         ({"face_found": np.ones(3, bool)}, "face_found must have shape"),
+        ({"times": np.zeros(2)}, "times must be finite and increase"),
+        ({"times": np.array([0.0, np.nan])}, "times must be finite and increase"),
+        ({"person": np.array([1, -1])}, "person must be 0"),
     ],
 )
 def test_timeline_refuses(change: dict, message: str):
@@ -154,7 +171,12 @@ def test_timeline_refuses(change: dict, message: str):
         ("frame,time_s,valence,arousal\n0,0,x,0\n", "every cell must be a number"),
         ("frame,time_s,valence,arousal\n0,0,0\n", "line 2: expected 4 cells, got 3"),
         ("frame,time_s,valence,arousal\n0,0,0,0\n", "pass fps"),
-        ("frame,time_s,valence,arousal\n0,0,0,0\n1,1,0,0\n2,9,0,0\n", "not frame / fps"),
+        ("frame,time_s,valence,arousal\n0,0,0,0\n1,9,0,0\n2,1,0,0\n", "times must be finite and increase"),
+        ("frame,time_s,valence,arousal\n0,0,0,0\n1,nan,0,0\n2,9,0,0\n", "times must be finite and increase"),
+        ("frame,time_s,valence,arousal\n0,3,0,0\n1,4,0,0\n2,inf,0,0\n", "time_s must be finite and increase"),
+        ("frame,time_s,valence,arousal,person\n0,0,0,0,1\n1,1,0,0,0.5\n", "person must hold integers"),
+        ("frame,time_s,valence,arousal,person\n0,0,0,0,1\n1,1,0,0,-1\n", "person must be 0"),
+        ("frame,time_s,valence,arousal\n0,0,0,0\n1,1,0,\n", "one NaN or inf at frame 1"),
         ("frame,time_s,valence,arousal,face_found\n1,1,0,0,2\n", "face_found must hold 0 or 1"),
         ("frame,time_s,valence,arousal\n1,1,nan,0\n", "pred must be finite"),
     ],

@@ -18,7 +18,7 @@ from hocp_mm.datasets.records.faults import Fault, raise_faults, skipped_text
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, without_twins
 from hocp_mm.datasets.splits import check_no_leak
-from hocp_mm.datasets.transforms.sampling import SampleClip, window_starts
+from hocp_mm.datasets.transforms.sampling import SampleClip, clip_ticks, require_rate, window_starts
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
 
@@ -116,7 +116,7 @@ class AffectDataset(BaseDataset):
         label_range: Lowest and highest value of the annotation scale, mapped linearly to [-1, 1]. It is
             stated, never guessed, and a label outside of it is an error.
         clips_per_video: Training: random clips that each video gives in one epoch.
-        windows: Test: ``dict(clip_len=, stride=[, frame_interval=])`` of the sliding windows, which cover every
+        windows: Test: ``dict(clip_len=, stride=[, frame_interval= | fps=])`` of the sliding windows, which cover every
             frame (see `window_starts`). They must agree with the ``SampleClip`` of the pipeline.
         test_mode: Give windows in order instead of random clips.
         on_fault: ``"error"`` refuses a set with faults. ``"skip"`` leaves faulty videos out, counts them by kind and
@@ -145,7 +145,7 @@ class AffectDataset(BaseDataset):
         *,
         label_range: Sequence[float] = (-1.0, 1.0),
         clips_per_video: int = 1,
-        windows: Mapping[str, int] | None = None,
+        windows: Mapping[str, float] | None = None,
         test_mode: bool = False,
         on_fault: OnFault = "error",
         **kwargs: Any,
@@ -336,11 +336,24 @@ class AffectDataset(BaseDataset):
         rows = self.select()
         if not self.test_mode:
             return SampleItems(np.repeat(rows, self.clips_per_video), None)
-        lengths = self.table.num_frames[rows].tolist()
-        known = {length: window_starts(length, **self.windows) for length in set(lengths)}
-        starts = [known[length] for length in lengths]
+        starts = self._window_starts(rows)
         rows = np.repeat(rows, [len(found) for found in starts])
         return SampleItems(rows, np.array([start for found in starts for start in found], dtype=np.int32))
+
+    def _window_starts(self, rows: NDArray[np.int32]) -> list[list[int]]:
+        """Return the windows of some records; of images or clips that are alike they are laid once."""
+        windows: dict[str, Any] = {name: value for name, value in self.windows.items() if name != "fps"}
+        fps = self.windows.get("fps")
+        if fps is None:
+            lengths = self.table.num_frames[rows].tolist()
+            known = {length: window_starts(length, **windows) for length in set(lengths)}
+            return [known[length] for length in lengths]
+        records = [self.table[row] for row in rows.tolist()]
+        spacing = [clip_ticks(record.fps, fps, record.times, record.key) for record in records]
+        return [
+            window_starts(record.num_frames, **windows, frame_interval=interval, ticks=ticks)
+            for record, (interval, ticks) in zip(records, spacing, strict=True)
+        ]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return a fresh copy of the record that sample ``idx`` is taken from, as a pipeline takes it."""
@@ -355,17 +368,20 @@ class AffectDataset(BaseDataset):
     def _check_sampling(self, steps: Sequence[Any], test_mode: bool) -> None:
         """Refuse a pipeline whose clips would not be the windows that cover every frame."""
         name = type(self).__name__
-        if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval"}:
-            raise ValueError(f"{name}: windows takes clip_len, stride and frame_interval, got {sorted(unknown)}.")
-        if self.windows:
-            window_starts(1, **self.windows)  # complains about its numbers
-        wanted = (self.windows.get("clip_len"), self.windows.get("frame_interval", 1))
+        if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval", "fps"}:
+            raise ValueError(f"{name}: windows takes clip_len, stride, frame_interval and fps, got {sorted(unknown)}.")
+        spacing: dict[str, Any] = {key: value for key, value in self.windows.items() if key != "fps"}
+        fps = self.windows.get("fps")
+        require_rate(f"{name}: windows", fps)
+        if spacing:
+            window_starts(1, **spacing)  # complains about its numbers
+        wanted = (self.windows.get("clip_len"), self.windows.get("frame_interval", 1), fps)
         for step in steps:
             if not isinstance(step, SampleClip):
                 continue
             if test_mode != (step.mode == "window"):
                 raise ValueError(f"{name}: test_mode={test_mode} contradicts {step!r}.")
-            if test_mode and (step.clip_len, step.frame_interval) != wanted:
+            if test_mode and (step.clip_len, step.frame_interval, step.fps) != wanted:
                 raise ValueError(f"{name}: windows={self.windows} must agree with {step!r}.")
 
 

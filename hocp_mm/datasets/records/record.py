@@ -26,7 +26,7 @@ class Record:
         key: Name, unique in the data set.
         filename: Video, folder of images, image, or pack of a store.
         num_frames: F, 1 or more.
-        fps: Frames per second, 0 for an image.
+        fps: Frames per second, on average where they do not come evenly; 0 for an image.
         subject: Whom splits keep together, empty if that is not known.
         affect: (valence, arousal) in [-1, 1], float32 ``[F, 2]``.
         valid: Frames whose labels count, bool ``[F]``.
@@ -38,6 +38,7 @@ class Record:
         expression: Class of the whole record, -1 for none; None where the set has no expressions.
         pack: Where the pictures lie in the pack of a store, F rows; None for the files themselves.
         crop: How those pictures were cut.
+        times: When each frame is shown, in seconds after the first, float64 ``[F]``; None if they come evenly.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Record:
     expression: int | None = None
     pack: PackTable | None = None
     crop: CropSettings | None = None
+    times: NDArray[np.float64] | None = None
 
     def contradiction(self) -> str:
         """Return what is wrong with the record itself, empty if nothing is.
@@ -62,11 +64,19 @@ class Record:
         boxes without a face for no boxes.
         """
         count, boxes = self.num_frames, self.boxes
-        shapes = {"affect": (count, 2), "valid": (count,), "face_found": (count,), "boxes": (count, 4)}
+        shapes = {
+            "affect": (count, 2),
+            "valid": (count,),
+            "face_found": (count,),
+            "boxes": (count, 4),
+            "times": (count,),
+        }
         for name, shape in shapes.items():
             array = getattr(self, name)
             if array is not None and np.shape(array) != shape:
                 return f"{name} must have one row per frame, {list(shape)}, got {list(np.shape(array))}"
+        if self.times is not None and not (np.diff(self.times) > 0).all():
+            return "times must increase from frame to frame"
         if boxes is not None and not np.isfinite(boxes).all(axis=1).any():
             return f"at least one frame must have a box, got none of {count}; boxes=None stands for whole frames"
         try:
@@ -180,7 +190,8 @@ class RecordTable(Sequence[Record]):
         columns: Per record ``keys``, ``filenames`` and ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps``
             and ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``,
             ``valid`` and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has
-            any. Where there are some also ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
+            any. Where frames do not come evenly ``times`` float64 ``[N]``, NaN in records where they do. Where there
+            are images ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
             of them a record has, -1 for none), or the columns of a `PackTable`. The frames of a record are followed by
             those of the next. What is one and the same for all may be left out: subjects (nobody is known),
             ``num_frames`` and ``num_files`` (1), ``fps`` (0), ``pixel_aspect`` (1).
@@ -226,6 +237,9 @@ class RecordTable(Sequence[Record]):
             counts = [_NO_FILES if record.frame_files is None else len(record.frame_files) for record in records]
             columns["num_files"] = np.array(counts, np.int64)
             columns["frame_files"] = PackedStrings([file for record in records for file in record.frame_files or ()])
+        if any(record.times is not None for record in records):
+            even = [np.full(record.num_frames, np.nan) if record.times is None else record.times for record in records]
+            columns["times"] = np.concatenate(even).astype(np.float64)
         if packs := [record.pack for record in records if record.pack is not None]:
             columns |= {name: np.concatenate([getattr(pack, name) for pack in packs]) for name in _PLACES}
         return cls(columns, crop=records[0].crop if records else None)
@@ -304,7 +318,13 @@ class RecordTable(Sequence[Record]):
             expression=None if expression == NO_EXPRESSIONS else expression,
             pack=PackTable(*(columns[name][frames].copy() for name in _PLACES)) if "offsets" in columns else None,
             crop=self.crop,
+            times=self._times_of(frames),
         )
+
+    def _times_of(self, frames: slice) -> NDArray[np.float64] | None:
+        if "times" not in self.columns or np.isnan(self.columns["times"][frames]).any():
+            return None
+        return self.columns["times"][frames].copy()
 
     def _files_of(self, row: int) -> tuple[str, ...] | None:
         files = self.columns.get("frame_files")

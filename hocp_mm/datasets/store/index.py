@@ -107,7 +107,7 @@ def _table(store: Path, crop: CropSettings, columns: Mapping[str, NDArray[Any]])
         "subjects": subjects,
         "expressions": expressions,
     }
-    kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS)
+    kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS, *(("times",) if "times" in columns else ()))
     return RecordTable({**{name: columns[name] for name in kept}, **own}, f"{store / PACKS}{os.sep}", crop)
 
 
@@ -146,7 +146,7 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     """
     strings = [name for text in STRING_COLUMNS for name in (text, f"{text}_ends")]
     names = {"format_version", "crop", "has_expressions", "boxes", *strings, *RECORD_COLUMNS, *FRAME_COLUMNS}
-    if set(columns) != names:
+    if set(columns) - {"times"} != names:
         raise ValueError(f"columns must be {sorted(names)}, got {sorted(columns)}")
     if columns["format_version"].shape != (1,) or columns["format_version"].tolist() != [INDEX_VERSION]:
         raise ValueError(f"format_version must be {INDEX_VERSION}, got {reprlib.repr(columns['format_version'])}")
@@ -158,6 +158,8 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         "boxes": (np.float32, (frames if len(columns["boxes"]) else 0, 4)),
         "has_expressions": (np.bool_, (1,)),
     }
+    if "times" in columns:  # of videos whose frames do not come evenly
+        expected["times"] = (np.float64, (frames,))
     check_kinds(columns, expected)
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
@@ -203,7 +205,7 @@ def write_index(path: str | Path, records: Iterable[Record], first_rows: Iterabl
     packs = PackedStrings([Path(record.filename).stem for record in records])
     for name, strings in zip(STRING_COLUMNS, (table["keys"], packs, table["subjects"]), strict=True):
         columns[name], columns[f"{name}_ends"] = strings.arrays()
-    columns |= {name: table[name] for name in FRAME_COLUMNS}
+    columns |= {name: table[name] for name in (*FRAME_COLUMNS, *(("times",) if "times" in table else ()))}
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
     with replacing(path, follow=False) as draft:

@@ -10,13 +10,14 @@ from hocp_mm.datasets.transforms.augment import (
 from hocp_mm.datasets.transforms.label_delay import CompensateLabelDelay, advance_labels, delay_predictions
 from hocp_mm.datasets.transforms.loading import LoadFaceClip
 from hocp_mm.datasets.transforms.packing import PackAffectInputs
-from hocp_mm.datasets.transforms.sampling import SampleClip, clip_frames, window_starts
+from hocp_mm.datasets.transforms.sampling import HoldFrames, SampleClip, clip_frames, clip_ticks, window_starts
 
 __all__ = [
     "CenterCropClip",
     "ClipColorJitter",
     "ClipFlip",
     "CompensateLabelDelay",
+    "HoldFrames",
     "LoadFaceClip",
     "PackAffectInputs",
     "RandomResizedClipCrop",
@@ -24,6 +25,7 @@ __all__ = [
     "SampleClip",
     "advance_labels",
     "clip_frames",
+    "clip_ticks",
     "delay_predictions",
     "window_starts",
 ]

@@ -60,6 +60,22 @@ def advance_labels(
     return moved, counts
 
 
+def frames_later(times: NDArray[np.float64], seconds: float) -> NDArray[np.int64]:
+    """Return for each frame the one that is shown ``seconds`` later, to the nearest, and -1 beyond the last.
+
+    Args:
+        times: When each frame is shown, in seconds, increasing, ``[F]``.
+        seconds: Delay.
+
+    Example:
+        >>> frames_later(np.array([0.0, 0.1, 0.5, 0.6]), 0.4).tolist()
+        [2, 2, -1, -1]
+    """
+    wanted = times + seconds
+    nearest = np.searchsorted((times[:-1] + times[1:]) / 2, wanted, side="right")
+    return np.where(wanted > times[-1] + 1e-9, -1, nearest)
+
+
 def delay_predictions(pred: NDArray[np.floating], seconds: float, fps: float) -> NDArray[np.floating]:
     """Shift predictions back to the annotators' time: row t + d holds what was predicted for frame t.
 
@@ -97,8 +113,12 @@ class CompensateLabelDelay:
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Replace ``affect`` and ``valid``."""
-        frames = delay_in_frames(self.seconds, results["fps"])
-        if frames:
+        frames, times = delay_in_frames(self.seconds, results["fps"]), results.get("times")
+        if frames and times is not None:
+            later = frames_later(times, self.seconds)
+            results["affect"] = np.where(later[:, None] < 0, np.float32(0), results["affect"][later])
+            results["valid"] = results["valid"][later] & (later >= 0)
+        elif frames:
             results["affect"], results["valid"] = advance_labels(results["affect"], results["valid"], frames)
         return results
 

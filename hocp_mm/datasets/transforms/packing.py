@@ -31,7 +31,7 @@ class PackAffectInputs:
         expression = results.get("expression")
         if expression is not None:
             expression = np.broadcast_to(expression, results["num_frames"])[inds]  # padding is overwritten with -1
-        found = results.get("face_found")
+        found, times = results.get("face_found"), results.get("times")
         sample = AffectDataSample.from_clip(
             affect,
             results["valid"][inds] & real,
@@ -42,6 +42,7 @@ class PackAffectInputs:
             subject=results["subject"],
             expression=expression,
             face_found=None if found is None else found[inds],  # padding is overwritten with False
+            times=None if times is None else times[inds],
         )
         clip = torch.from_numpy(np.ascontiguousarray(results["imgs"]))
         if get_worker_info() is not None:

@@ -1,6 +1,14 @@
-"""Which frames of a video make a clip."""
+"""Which frames of a video make a clip.
 
+A network knows the rate at which it was trained and no other: shown the same face with half of the frames, it sees
+another motion. So clips are sampled by time where a rate is given: the wanted moments lie ``1 / fps`` apart, and each
+takes the frame that is nearest. No picture is made up between two frames; where a video is slower than the clip,
+frames are held.
+"""
+
+import math
 import random
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,54 +16,141 @@ from numpy.typing import NDArray
 
 from hocp_mm.registry import TRANSFORMS
 
+_TIE = 1e-6  # of a frame: half a frame is half a frame, whatever the rounding of a rate says
 
-def clip_frames(num_frames: int, start: int, clip_len: int, frame_interval: int = 1) -> NDArray[np.int64]:
+
+def clip_frames(
+    num_frames: int, start: int, clip_len: int, frame_interval: float = 1, ticks: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
     """Return the frame numbers of a clip, -1 beyond the end of the video.
+
+    Args:
+        num_frames: Frames of the video.
+        start: First frame.
+        clip_len: Frames of the clip.
+        frame_interval: Distance of neighbouring frames, whole or not; the frame that is nearest is taken.
+        ticks: Where frames do not come evenly: when each is shown, in steps of the clip, float64 ``[F]`` (see
+            `clip_ticks`); ``frame_interval`` then says nothing.
+
+    Returns:
+        Frame numbers, int64 ``[clip_len]``.
 
     Example:
         >>> clip_frames(num_frames=6, start=2, clip_len=3, frame_interval=2).tolist()
         [2, 4, -1]
+        >>> clip_frames(num_frames=9, start=1, clip_len=4, frame_interval=0.5).tolist()
+        [1, 2, 2, 3]
     """
-    frames = start + frame_interval * np.arange(clip_len, dtype=np.int64)
-    return np.where(frames < num_frames, frames, -1)
+    steps = np.arange(clip_len, dtype=np.int64)
+    if ticks is None:
+        frames = start + np.floor(steps * frame_interval + (0.5 + _TIE)).astype(np.int64)
+        return np.where(frames < num_frames, frames, -1)
+    frames = np.searchsorted((ticks[:-1] + ticks[1:]) / 2, ticks[start] + steps + _TIE, side="right")
+    last = (ticks[-1] - ticks[-2]) / 2 if len(ticks) > 1 else 0.5
+    return np.where(ticks[start] + steps < ticks[-1] + last, frames, -1)
 
 
-def window_starts(num_frames: int, clip_len: int, stride: int, frame_interval: int = 1) -> list[int]:
+def clip_ticks(
+    fps: float, clip_fps: float | None, times: NDArray[np.float64] | None = None, where: str = "the record"
+) -> tuple[float, NDArray[np.float64] | None]:
+    """Return how far frames of a clip lie apart in a video.
+
+    Args:
+        fps: Frames per second of the video; 0 for pictures that are no video.
+        clip_fps: Frames per second of the clip; None takes frame after frame.
+        times: When each frame is shown, in seconds, ``[F]``; None if they come evenly.
+        where: Name of the video, for the message.
+
+    Returns:
+        The interval in frames, and the ticks where they do not come evenly (see `clip_frames`).
+
+    Raises:
+        ValueError: If the clip has a rate and the video has none.
+
+    Example:
+        >>> clip_ticks(50.0, 25.0), clip_ticks(20.0, 25.0)
+        ((2.0, None), (0.8, None))
+    """
+    if clip_fps is None:
+        return 1.0, None
+    if not fps > 0:
+        raise ValueError(f"clips of {clip_fps:g} frames per second need a video with a rate, got {fps:g} ({where}).")
+    return fps / clip_fps, None if times is None else times * clip_fps
+
+
+def window_starts(
+    num_frames: int,
+    clip_len: int,
+    stride: int,
+    frame_interval: float = 1,
+    ticks: NDArray[np.float64] | None = None,
+) -> list[int]:
     """Return the first frames of sliding windows that together cover every frame.
 
-    Windows lie ``stride`` apart; the last one is moved back to end with the video, and only a video shorter
-    than a window gets a padded one. With ``frame_interval`` k the windows are laid over each of the k
-    interleaved sequences, so that no frame is left out there either.
+    Windows lie ``stride`` steps apart; the last one is moved back to end with the video, and only a video shorter
+    than a window gets a padded one. Where a window leaves out frames (``frame_interval`` above 1), further windows
+    start at the first frame that is left out, until none is.
 
     Args:
         num_frames: Frames of the video, 1 or more.
         clip_len: Frames of a window.
         stride: Sampled frames from one window to the next, 1 to ``clip_len``.
-        frame_interval: Distance of neighbouring frames in a window.
+        frame_interval: Distance of neighbouring frames in a window, whole or not.
+        ticks: See `clip_frames`.
 
     Returns:
-        Start frames; in increasing order where ``frame_interval`` is 1.
+        Start frames, each once; in increasing order where ``frame_interval`` is 1.
 
     Raises:
-        ValueError: If a number is below 1, or ``stride`` exceeds ``clip_len`` and would leave frames out.
+        ValueError: If a number is below 1, ``frame_interval`` is not positive, or ``stride`` exceeds ``clip_len`` and
+            would leave frames out.
 
     Example:
         >>> window_starts(num_frames=10, clip_len=4, stride=4)
         [0, 4, 6]
     """
-    if min(num_frames, clip_len, stride, frame_interval) < 1:
+    if min(num_frames, clip_len, stride) < 1 or not 0 < frame_interval < math.inf:
         raise ValueError(
-            "window_starts: num_frames, clip_len, stride and frame_interval must be 1 or more, "
+            "window_starts: num_frames, clip_len and stride must be 1 or more, and frame_interval positive, "
             f"got {num_frames}, {clip_len}, {stride}, {frame_interval}."
         )
     if stride > clip_len:
         raise ValueError(f"window_starts: stride must not exceed clip_len, got {stride} > {clip_len}.")
-    starts = []
-    for phase in range(min(frame_interval, num_frames)):
-        length = (num_frames - phase + frame_interval - 1) // frame_interval
-        last = max(0, length - clip_len)
-        starts += [phase + frame_interval * first for first in (*range(0, last, stride), last)]
-    return starts
+    starts: dict[int, None] = {}
+    bare = np.ones(num_frames, dtype=np.bool_)
+    while bare.any():
+        left = np.flatnonzero(bare)
+        for start in _phase(int(left[0]), int(left[-1]) + 1, clip_len, stride, frame_interval, ticks):
+            starts[start] = None
+            frames = clip_frames(num_frames, start, clip_len, frame_interval, ticks)
+            bare[frames[frames >= 0]] = False
+    return list(starts)
+
+
+def _phase(
+    begin: int, end: int, clip_len: int, stride: int, interval: float, ticks: NDArray[np.float64] | None
+) -> Sequence[int]:
+    """Return the starts of windows over the sequence of steps that begins with a frame and stays below ``end``."""
+    if ticks is None:
+        # Step j shows frame begin + floor(j * interval + 1/2).
+        length = max(1, math.ceil((end - begin - 0.5 - _TIE) / interval))
+        steps = begin + np.floor(np.arange(length) * interval + (0.5 + _TIE)).astype(np.int64)
+    else:
+        count = 1 + int(max(0.0, ticks[end - 1] - ticks[begin]))
+        steps = clip_frames(len(ticks), begin, count, ticks=ticks)
+    last = max(0, len(steps) - clip_len)
+    return [int(steps[first]) for first in (*range(0, last, stride), last)]
+
+
+def require_rate(where: str, fps: object) -> None:
+    """Refuse what is no rate of a clip.
+
+    Raises:
+        ValueError: If it is neither None nor a positive number.
+    """
+    known = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
+    if fps is not None and not known:
+        raise ValueError(f"{where}: fps must be positive, or None, got {fps!r}.")
 
 
 @TRANSFORMS.register_module()
@@ -69,56 +164,121 @@ class SampleClip:
 
     Args:
         clip_len: Frames of a clip.
-        frame_interval: Distance of neighbouring frames.
+        frame_interval: Distance of neighbouring frames, whatever the rate of the video.
         mode: ``"random"`` starts anywhere in the video where the clip holds a frame with a label (training);
             ``"window"`` starts where the data set says, at ``start`` (test).
+        fps: Frames per second of the clip, in the place of ``frame_interval``: each of its moments takes the nearest
+            frame of the video, so that videos of all rates are shown alike. It is the rate that the network knows.
 
     Raises:
-        ValueError: If a number is below 1 or ``mode`` is unknown.
+        ValueError: If a number is below 1, ``mode`` is unknown, or both distances are given.
     """
 
-    def __init__(self, clip_len: int, frame_interval: int = 1, mode: Literal["random", "window"] = "random") -> None:
+    def __init__(
+        self,
+        clip_len: int,
+        frame_interval: int = 1,
+        mode: Literal["random", "window"] = "random",
+        fps: float | None = None,
+    ) -> None:
         if min(clip_len, frame_interval) < 1:
             raise ValueError(
                 f"SampleClip: clip_len and frame_interval must be 1 or more, got {clip_len} and {frame_interval}."
             )
         if mode not in ("random", "window"):
             raise ValueError(f"SampleClip: mode must be 'random' or 'window', got {mode!r}.")
+        require_rate("SampleClip", fps)
+        if fps is not None and frame_interval != 1:
+            raise ValueError(f"SampleClip: fps takes the place of frame_interval, got {fps} and {frame_interval}.")
         self.clip_len = clip_len
         self.frame_interval = frame_interval
         self.mode = mode
+        self.fps = fps
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Return the record with ``frame_inds``.
 
         Raises:
-            ValueError: If the record has no ``start`` in mode ``"window"``.
+            ValueError: If the record has no ``start`` in mode ``"window"``, or no rate where one is asked for.
         """
         num_frames = results["num_frames"]
+        interval, ticks = float(self.frame_interval), None
+        if self.fps is not None:
+            interval, ticks = clip_ticks(results["fps"], self.fps, results.get("times"), results["video"])
         if self.mode == "random":
-            span = (self.clip_len - 1) * self.frame_interval + 1
-            start = self._draw(results.get("valid"), num_frames, max(0, num_frames - span))
+            start = self._draw(results.get("valid"), num_frames, interval, ticks)
         elif "start" in results:
             start = results["start"]
         else:
             raise ValueError("SampleClip: mode 'window' needs a data set with test_mode=True, which gives `start`.")
-        results["frame_inds"] = clip_frames(num_frames, start, self.clip_len, self.frame_interval)
+        results["frame_inds"] = clip_frames(num_frames, start, self.clip_len, interval, ticks)
         return results
 
-    def _draw(self, valid: NDArray[np.bool_] | None, num_frames: int, last: int) -> int:
-        """Draw a start up to ``last``, evenly from those whose clip has a label, or from all if none has."""
+    def _draw(
+        self,
+        valid: NDArray[np.bool_] | None,
+        num_frames: int,
+        interval: float,
+        ticks: NDArray[np.float64] | None,
+    ) -> int:
+        """Draw a start, evenly from those whose clip has a label and, if any is long enough, no padding."""
+        if ticks is None:
+            last = max(0, num_frames - 1 - math.floor((self.clip_len - 1) * interval + 0.5 + _TIE))
+        else:
+            last = max(0, int(np.searchsorted(ticks, ticks[-1] - (self.clip_len - 1) + _TIE, side="right")) - 1)
         start = random.randint(0, last)
-        if valid is None or valid[_inside(num_frames, start, self)].any():
+
+        def counts(first: int) -> bool:
+            frames = clip_frames(num_frames, first, self.clip_len, interval, ticks)
+            return valid is None or bool(valid[frames[frames >= 0]].any())
+
+        if counts(start):
             return start
         # Rare: most sets label nearly every frame, so the search over all starts waits for a clip without any.
-        good = [first for first in range(last + 1) if valid[_inside(num_frames, first, self)].any()]
+        good = [first for first in range(last + 1) if counts(first)]
         return random.choice(good) if good else start
 
     def __repr__(self) -> str:
         """Show the settings."""
-        return f"SampleClip(clip_len={self.clip_len}, frame_interval={self.frame_interval}, mode={self.mode!r})"
+        distance = f"frame_interval={self.frame_interval}" if self.fps is None else f"fps={self.fps:g}"
+        return f"SampleClip(clip_len={self.clip_len}, {distance}, mode={self.mode!r})"
 
 
-def _inside(num_frames: int, start: int, clip: SampleClip) -> slice:
-    """Return the frames of a clip that lie in the video."""
-    return slice(start, min(num_frames, start + (clip.clip_len - 1) * clip.frame_interval + 1), clip.frame_interval)
+@TRANSFORMS.register_module()
+class HoldFrames:
+    """Show a clip now and then as a slower camera would: every second or third frame, held for its neighbours.
+
+    A network that was trained with all frames takes held ones for a face that jerks, and calls it excited. Comes after
+    ``SampleClip``; the label of a held frame is its own.
+
+    Args:
+        p: Probability.
+        factors: How many frames become one; one of them is drawn.
+
+    Raises:
+        ValueError: If the probability lies outside [0, 1], or a factor is below 2.
+    """
+
+    def __init__(self, p: float = 0.5, factors: Sequence[int] = (2, 3)) -> None:
+        if not 0 <= p <= 1:
+            raise ValueError(f"HoldFrames: p must lie in [0, 1], got {p!r}.")
+        if not factors or min(factors) < 2 or any(int(factor) != factor for factor in factors):
+            raise ValueError(f"HoldFrames: factors must be whole numbers of 2 or more, got {factors!r}.")
+        self.p = p
+        self.factors = tuple(factors)
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Replace ``frame_inds``; the phase of the slower camera is drawn, too."""
+        if random.random() >= self.p:
+            return results
+        inds: NDArray[np.int64] = results["frame_inds"]
+        factor = random.choice(self.factors)
+        shown = np.arange(random.randrange(factor), len(inds), factor)
+        if len(shown):
+            nearest = np.searchsorted((shown[:-1] + shown[1:]) / 2, np.arange(len(inds)), side="right")
+            results["frame_inds"] = inds[shown[nearest]]
+        return results
+
+    def __repr__(self) -> str:
+        """Show the settings."""
+        return f"HoldFrames(p={self.p:g}, factors={self.factors})"

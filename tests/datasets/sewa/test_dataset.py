@@ -390,7 +390,7 @@ BAD_OPTIONS = {
     "windows missing": ({"test_mode": True}, r"test_mode needs windows=dict\(clip_len=…, stride=…\), got None"),
     "windows key": (
         {"windows": {"length": 3}},
-        r"windows takes clip_len, stride and frame_interval, got \['length'\]",
+        r"windows takes clip_len, stride, frame_interval and fps, got \['length'\]",
     ),
     "holes": ({"windows": {"clip_len": 4, "stride": 5}}, "stride must not exceed clip_len, got 5 > 4"),
     "mode": (

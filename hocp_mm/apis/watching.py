@@ -1,0 +1,280 @@
+"""From frames with faces to affect, while the frames go by.
+
+    followed frames -> whom to watch -> boxes smoothed, crops cut -> windows of moments -> network -> values of each frame
+
+A `_Scene` is one person from her appearance to a cut, a gap or the end. Boxes are smoothed, and windows laid, within it
+and never across; what the network says of a moment is the mean of all windows that hold it, and a frame between two
+moments has the value between theirs. All of it is done as in training and in test (`LoadFaceClip`, `window_starts`,
+`WindowAverager`), only that no more is held than what is still to come may need.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.faces.boxes import square_boxes
+from hocp_mm.datasets.faces.crops import check_face, crop_frame, square_scale
+from hocp_mm.datasets.faces.following import Face, Followed, Frame
+from hocp_mm.launch import ClipRule
+
+Clip = NDArray[np.uint8]
+"""Crops of a window, RGB ``[T, S, S, 3]``."""
+Predict = Callable[[Sequence[Clip]], NDArray[np.float32]]
+"""Returns valence and arousal of each frame of each window, ``[B, T, 2]``."""
+Choose = Callable[[Followed], Iterable[int]]
+"""Returns the numbers of those in a frame who are to be watched."""
+
+
+@dataclass
+class Watched:
+    """A frame, who is in it, and what the network says of those who are watched.
+
+    Attributes:
+        frame: The frame.
+        faces: Everybody in it.
+        cut: Whether a cut lies before it.
+        affect: Valence and arousal by person, in [-1, 1].
+    """
+
+    frame: Frame
+    faces: tuple[Face, ...]
+    cut: bool
+    affect: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class _Steps:
+    """The moments of a scene at the rate of the network, and the windows over them.
+
+    Windows start every ``stride`` moments; the last one is moved back to end with the scene, and only a scene shorter
+    than a window is filled up by its last crop. The same windows as those of `window_starts`.
+    """
+
+    def __init__(self, clip_len: int, stride: int) -> None:
+        self.clip_len, self.stride = clip_len, stride
+        self.count = 0
+        self.closed = False
+        self._crops: deque[Clip] = deque(maxlen=clip_len)
+        self._next = 0  # start of the next window
+        self._waiting: list[int] = []  # starts of windows that the network has not answered for
+        self._sums: dict[int, NDArray[np.float64]] = {}
+        self._counts: dict[int, int] = {}
+
+    def add(self, crop: Clip) -> list[tuple[int, Clip]]:
+        """Take in the crop of the next moment, and return the window that it completes, if any: start and crops."""
+        self._crops.append(crop)
+        self.count += 1
+        return [self._window(self._next)] if self.count == self._next + self.clip_len else []
+
+    def close(self) -> list[tuple[int, Clip]]:
+        """Return the last window, if it is still to come."""
+        self.closed = True
+        last = max(0, self.count - self.clip_len)
+        done = self._next - self.stride
+        return [] if self.count == 0 or done == last else [self._window(last)]
+
+    def _window(self, start: int) -> tuple[int, Clip]:
+        self._waiting.append(start)
+        self._next = start + self.stride
+        crops = list(self._crops)
+        return start, np.stack(crops + [crops[-1]] * (self.clip_len - len(crops)))
+
+    def take(self, start: int, values: NDArray[np.float32]) -> None:
+        """Take in what the network says of a window, ``[T, 2]``."""
+        self._waiting.remove(start)
+        for step in range(start, min(start + self.clip_len, self.count)):
+            self._sums[step] = self._sums.get(step, 0.0) + values[step - start].astype(np.float64)
+            self._counts[step] = self._counts.get(step, 0) + 1
+
+    @property
+    def known(self) -> int:
+        """Moments before this one have their final value."""
+        coming = self.count if self.closed else self.count - self.clip_len
+        return min([coming, *self._waiting])
+
+    def value(self, step: int) -> NDArray[np.float64]:
+        """Return the mean over all windows that hold a moment, ``[2]``."""
+        return self._sums[step] / self._counts[step]
+
+    def forget(self, before: int) -> None:
+        """Drop the values of moments that nobody asks for any more."""
+        for step in [step for step in self._sums if step < before]:
+            del self._sums[step], self._counts[step]
+
+
+class _Scene:
+    """One person, from her appearance to a cut, a gap or the end.
+
+    Args:
+        rule: Crop and windows.
+        stride: Moments from one window to the next.
+        fps: Frames per second of the video.
+        pixel_aspect: Width of a pixel over its height.
+        where: The video, for messages.
+    """
+
+    def __init__(self, rule: ClipRule, stride: int, fps: float, pixel_aspect: float, where: str) -> None:
+        self.rule, self.aspect, self.where = rule, pixel_aspect, where
+        # As long a time as in training, whatever the rate.
+        window = rule.smooth if rule.fps is None else max(1, round(rule.smooth * fps / rule.fps))
+        self.reach = window // 2
+        self.steps = [_Steps(rule.clip_len, stride) for _ in range(rule.frame_interval)]
+        self.begin = 0.0
+        self.count = self.cut = 0  # frames that came in, that were cropped
+        self._boxes: deque[NDArray[np.float32] | None] = deque()  # of frames from cut - reach on
+        self._frames: deque[Frame] = deque()  # of frames from cut on
+        self._last: tuple[float, Clip] | None = None  # time and crop whose moments are not settled
+        self._gap = 1 / fps
+        self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
+
+    def add(self, frame: Frame, box: NDArray[np.float32] | None) -> list[tuple[_Steps, int, Clip]]:
+        """Take in the next frame, and return the windows that are complete now."""
+        if self.count == 0:
+            self.begin = frame.time
+        self._boxes.append(box)
+        self._frames.append(frame)
+        self.count += 1
+        return self._crop(self.count - self.reach)
+
+    def close(self) -> list[tuple[_Steps, int, Clip]]:
+        """Return the windows that the end completes."""
+        windows = self._crop(self.count)
+        if self._last is not None:
+            windows += self._settle(self._last[0] + self._gap / 2)
+        return windows + [(own, *window) for own in self.steps for window in own.close()]
+
+    def _crop(self, end: int) -> list[tuple[_Steps, int, Clip]]:
+        """Cut the frames before ``end``, whose smoothed boxes are known."""
+        windows = []
+        while self.cut < end:
+            frame = self._frames.popleft()
+            crop = self._cut(frame)
+            if self.rule.fps is None:
+                own = self.steps[self.cut % len(self.steps)]
+                self._places[frame.number] = (self.cut % len(self.steps), float(own.count))
+                windows += [(own, *window) for window in own.add(crop)]
+            else:
+                if self._last is not None:
+                    self._gap = frame.time - self._last[0]
+                    windows += self._settle((self._last[0] + frame.time) / 2)
+                self._last = (frame.time, crop)
+                self._places[frame.number] = (0, (frame.time - self.begin) * self.rule.fps)
+            self.cut += 1
+            if self.cut > self.reach:
+                self._boxes.popleft()
+        return windows
+
+    def _cut(self, frame: Frame) -> Clip:
+        first = max(0, self.cut - self.reach)  # of the boxes that are held
+        here = self.cut - first
+        if self._boxes[here] is None:
+            crop = crop_frame(frame.picture, None, 0, self.aspect, self.rule.size)
+        else:
+            # Shortened evenly at both ends, as `smooth_boxes` does it.
+            reach = min(self.reach, self.cut, self.count - 1 - self.cut)
+            boxes = np.array([self._boxes[place] for place in range(here - reach, here + reach + 1)])
+            check_face(frame.picture, boxes, reach, f"{self.where}: frame {frame.number}")
+            mean = (boxes * (2 * square_scale(self.aspect))).mean(axis=0, dtype=np.float64, keepdims=True)
+            square = square_boxes(mean.astype(np.float32), self.rule.margin)
+            crop = crop_frame(frame.picture, square, 0, self.aspect, self.rule.size)
+        clip = {"imgs": crop[None]}
+        for transform in self.rule.after:
+            clip = transform(clip)
+        return clip["imgs"][0]
+
+    def _settle(self, until: float) -> list[tuple[_Steps, int, Clip]]:
+        """Give the last crop to the moments to which no frame is nearer."""
+        assert self._last is not None and self.rule.fps is not None
+        own, windows = self.steps[0], []
+        while self.begin + own.count / self.rule.fps < until - 1e-9:
+            windows += [(own, *window) for window in own.add(self._last[1])]
+        return windows
+
+    def value(self, number: int) -> NDArray[np.float32] | None:
+        """Return valence and arousal of a frame, and forget it; None if they are not final."""
+        if number not in self._places:
+            return None
+        sequence, place = self._places[number]
+        own = self.steps[sequence]
+        if own.closed:
+            place = min(place, own.count - 1)
+        low = math.floor(place + 1e-6)
+        share = max(0.0, place - low)
+        if (low if share < 1e-6 else low + 1) >= own.known:
+            if not (own.closed and own.known == own.count):
+                return None
+            share = 0.0 if low + 1 >= own.count else share
+        value = own.value(low) if share < 1e-6 else (1 - share) * own.value(low) + share * own.value(low + 1)
+        del self._places[number]
+        own.forget(low)
+        return np.clip(value, -1, 1).astype(np.float32)
+
+
+def watch(
+    followed: Iterable[Followed],
+    choose: Choose,
+    predict: Predict,
+    rule: ClipRule,
+    stride: int,
+    fps: float,
+    pixel_aspect: float = 1.0,
+    batch_size: int = 8,
+    where: str = "the video",
+) -> Iterator[Watched]:
+    """Yield every frame with valence and arousal of those who are watched, as soon as they are final.
+
+    Args:
+        followed: Frames with faces, in order (see `follow_faces`).
+        choose: Says whom to watch.
+        predict: The network.
+        rule: Crop and windows.
+        stride: Moments from one window to the next.
+        fps: Frames per second of the video, on average where they do not come evenly.
+        pixel_aspect: Width of a pixel over its height.
+        batch_size: Windows that go through the network together.
+        where: The video, for messages.
+
+    Yields:
+        Frames in order.
+    """
+    held: deque[tuple[Watched, dict[int, _Scene]]] = deque()
+    scenes: dict[int, _Scene] = {}
+    windows: deque[tuple[_Steps, int, Clip]] = deque()
+
+    def answer(least: int) -> None:
+        while len(windows) >= least and windows:
+            batch = [windows.popleft() for _ in range(min(batch_size, len(windows)))]
+            for (steps, start, _), values in zip(batch, predict([clip for *_, clip in batch]), strict=True):
+                steps.take(start, values)
+
+    def settled() -> Iterator[Watched]:
+        while held:
+            item, own = held[0]
+            for person in list(own):
+                if (value := own[person].value(item.frame.number)) is None:
+                    return
+                item.affect[person] = value
+                del own[person]
+            held.popleft()
+            yield item
+
+    for frame, faces, cut in followed:
+        if cut:
+            windows.extend(window for scene in scenes.values() for window in scene.close())
+            scenes.clear()
+        there = {face.person: face for face in faces}
+        chosen = [person for person in choose(Followed(frame, faces, cut)) if person in there]
+        for person in [person for person in scenes if person not in chosen]:
+            windows.extend(scenes.pop(person).close())
+        for person in chosen:
+            scene = scenes.setdefault(person, _Scene(rule, stride, fps, pixel_aspect, where))
+            windows.extend(scene.add(frame, there[person].box))
+        held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
+        answer(batch_size)
+        yield from settled()
+    windows.extend(window for scene in scenes.values() for window in scene.close())
+    answer(1)
+    yield from settled()

@@ -1,0 +1,230 @@
+"""All people of a video, followed while its frames go by.
+
+    frames -> cuts -> a look every fifth of a second -> tracks -> the faces of every frame, a moment later
+
+A track is one person from one cut to the next. A face that is not seen for as long as a clip may bridge is gone, and
+nothing is said of it; one that comes back to its place is the same person, one that comes elsewhere is another. Nobody
+is recognised across a cut: who looks alike need not be the same.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocp_mm.datasets.faces.boxes import square_boxes
+from hocp_mm.datasets.faces.crops import square_pixels, square_scale
+from hocp_mm.datasets.faces.detection import FaceDetector
+from hocp_mm.datasets.media.cuts import with_cuts
+
+LOOK_SECONDS = 0.2
+_LINK_MARGIN = 1.5  # squares of faces, not boxes of brows to mouth, overlap while a head moves
+_SAME_PLACE = 0.1  # least overlap of one person's squares from one look to the next
+_SAME_PLACE_LATER = 0.3  # and after a gap, in which another may have come
+_LARGER = 1.8  # a face grows no more than this from one look to the next
+_MEMORY_SECONDS = 10.0  # for which somebody who is gone keeps her number
+_SURE = 2  # looks that make a person of a detection: chance does not strike twice in one place
+
+
+class Frame(NamedTuple):
+    """One frame of a video.
+
+    Attributes:
+        number: From 0.
+        time: When it is shown, in seconds after the first.
+        picture: RGB as read from the file, uint8 ``[H, W, 3]``.
+    """
+
+    number: int
+    time: float
+    picture: NDArray[np.uint8]
+
+
+class Face(NamedTuple):
+    """The face of one person in one frame.
+
+    Attributes:
+        person: Number of the person, from 1, in the order of appearance.
+        box: (x1, y1, x2, y2) in pixels of the file, tight around the inner landmarks, float32 ``[4]``; None where the
+            whole frame is the face.
+        seen: False where the box is only interpolated.
+    """
+
+    person: int
+    box: NDArray[np.float32] | None
+    seen: bool
+
+
+class Followed(NamedTuple):
+    """A frame and who is in it.
+
+    Attributes:
+        frame: The frame.
+        faces: Everybody, by number.
+        cut: Whether a cut lies before it.
+    """
+
+    frame: Frame
+    faces: tuple[Face, ...]
+    cut: bool
+
+
+@dataclass(eq=False)
+class _Track:
+    """One person between two cuts, as far as she was seen.
+
+    Attributes:
+        times: When she was seen in a look.
+        boxes: Where, in square pixels.
+        until: Time of the next look after each of these.
+        person: Her number, once she is shown.
+    """
+
+    times: list[float] = field(default_factory=list)
+    boxes: list[NDArray[np.float32]] = field(default_factory=list)
+    until: list[float] = field(default_factory=list)
+    person: int = 0
+
+    def forget(self, before: float) -> None:
+        """Drop what lies before a time, but for the last look and that before the time."""
+        while len(self.times) > 2 and self.times[1] <= before:
+            for own in (self.times, self.boxes, self.until):
+                del own[0]
+
+
+class _Follower:
+    """Tracks of one video; see `follow_faces`."""
+
+    def __init__(self, detector: FaceDetector, bridge: float, pixel_aspect: float) -> None:
+        self.detector = detector
+        self.bridge = bridge
+        self.pixel_aspect = pixel_aspect
+        self.scale = 2 * np.array(square_scale(pixel_aspect), dtype=np.float32)
+        self.tracks: list[_Track] = []
+        self.people = 0
+        self.look_time = -np.inf
+        self.looks = 0  # in the scene
+
+    def scene(self) -> None:
+        """Begin anew behind a cut."""
+        self.tracks, self.look_time, self.looks = [], -np.inf, 0
+
+    def look(self, frame: Frame) -> None:
+        """Find the faces of a frame, and give each to the person who was there."""
+        found = self.detector(square_pixels(frame.picture, self.pixel_aspect))
+        for track in self.tracks:
+            if track.times[-1] == self.look_time:
+                track.until[-1] = frame.time
+        self.tracks = [track for track in self.tracks if frame.time - track.times[-1] <= _MEMORY_SECONDS]
+        taken: set[int] = set()
+        squares = square_boxes(found.boxes, _LINK_MARGIN) if len(found.boxes) else found.boxes
+        pairs = [
+            (likeness, t, d)
+            for t, track in enumerate(self.tracks)
+            for d, square in enumerate(squares)
+            if (likeness := self._likeness(track, square, frame.time)) > 0
+        ]
+        given: set[int] = set()
+        for _, t, d in sorted(pairs, reverse=True):
+            if t not in taken and d not in given:
+                taken.add(t)
+                given.add(d)
+                self._add(self.tracks[t], found.boxes[d], frame.time)
+        for d in sorted(set(range(len(squares))) - given, key=lambda d: -float(found.scores[d])):
+            track = _Track()
+            self.tracks.append(track)
+            self._add(track, found.boxes[d], frame.time)
+        self.look_time = frame.time
+        self.looks += 1
+
+    def _likeness(self, track: _Track, square: NDArray[np.float32], time: float) -> float:
+        """Return how well a face may be a person's next one; 0 if it may not."""
+        last = square_boxes(track.boxes[-1][None], _LINK_MARGIN)[0]
+        low, high = np.maximum(last[:2], square[:2]), np.minimum(last[2:], square[2:])
+        common = float(np.clip(high - low, 0, None).prod())
+        sides = float(last[2] - last[0]), float(square[2] - square[0])
+        overlap = common / (sides[0] ** 2 + sides[1] ** 2 - common)
+        least = _SAME_PLACE if track.times[-1] == self.look_time else _SAME_PLACE_LATER
+        if max(sides) > _LARGER * min(sides) or overlap < least:
+            return 0.0
+        return overlap / (1 + time - track.times[-1])  # who was just there comes first
+
+    @staticmethod
+    def _add(track: _Track, box: NDArray[np.float32], time: float) -> None:
+        track.times.append(time)
+        track.boxes.append(np.asarray(box, dtype=np.float32))
+        track.until.append(np.inf)
+
+    def is_known(self, time: float, now: float) -> bool:
+        """Return whether nothing can come that changes what is said of a moment."""
+        return self.look_time > time and now - time > self.bridge
+
+    def faces(self, time: float, ended: bool) -> tuple[Face, ...]:
+        """Return who is there at a time that is known, or after the scene has ended."""
+        faces = []
+        for track in self.tracks:
+            # A single look is believed where the scene is so short that there was no other.
+            if track.person == 0 and len(track.times) < _SURE and not (ended and self.looks < _SURE):
+                continue
+            if (spot := self._spot(track, time)) is None:
+                continue
+            if track.person == 0:
+                self.people += 1
+                track.person = self.people
+            box, seen = spot
+            faces.append(Face(track.person, (box / self.scale).astype(np.float32), seen))
+            track.forget(time)
+        return tuple(sorted(faces, key=lambda face: face.person))
+
+    def _spot(self, track: _Track, time: float) -> tuple[NDArray[np.float32], bool] | None:
+        """Return where somebody is at a time, and whether she was seen there; None where she is not."""
+        after = int(np.searchsorted(track.times, time, side="right"))
+        if after == 0:
+            return None
+        last = after - 1
+        seen = time < track.until[last]
+        if after == len(track.times):
+            return (track.boxes[last], True) if seen else None
+        gap = track.times[after] - track.times[last]
+        if gap > max(self.bridge, 1.5 * (track.until[last] - track.times[last])):
+            return (track.boxes[last], True) if seen else None
+        share = np.float32((time - track.times[last]) / gap)
+        return track.boxes[last] + share * (track.boxes[after] - track.boxes[last]), seen
+
+
+def follow_faces(
+    frames: Iterable[Frame],
+    detector: FaceDetector,
+    bridge: float,
+    pixel_aspect: float = 1.0,
+    look: float = LOOK_SECONDS,
+) -> Iterator[Followed]:
+    """Yield every frame with everybody who is in it, about ``bridge`` seconds after it came in.
+
+    Args:
+        frames: The frames, in order; those between this one and the last that was yielded are held.
+        detector: See `make_detector`.
+        bridge: Seconds for which somebody may be out of sight; her box is interpolated there.
+        pixel_aspect: Width of a pixel over its height; detectors, which know faces of natural width, see square ones.
+        look: Seconds from one look of the detector to the next; a face that is seen in one is seen up to the next.
+
+    Yields:
+        Frames in order. Boxes between two looks are interpolated.
+    """
+    follower = _Follower(detector, bridge, pixel_aspect)
+    held: deque[tuple[Frame, bool]] = deque()
+    for frame, _, cut in with_cuts((frame, frame.picture) for frame in frames):
+        if cut:
+            yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
+            held.clear()
+            follower.scene()
+        held.append((frame, cut))
+        if frame.time >= follower.look_time + look * (1 - 1e-3):
+            follower.look(frame)
+        while held and follower.is_known(held[0][0].time, frame.time):
+            old, first = held.popleft()
+            yield Followed(old, follower.faces(old.time, False), first)
+    yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
