@@ -8,7 +8,7 @@ with read_base():
 
 # Two frames of each of 32 videos a step: the more people in a batch, the better.
 train_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=2, frame_interval=50, mode="random"),
+    dict(type="hocp_mm.SampleClip", clip_len=2, fps=0.5, mode="random"),
     dict(type="hocp_mm.LoadFaceClip", size=54, margin=1.5, cache_mb=1024),
     dict(type="hocp_mm.RandomResizedClipCrop", size=48, scale=(0.55, 1.0)),
     dict(type="hocp_mm.ClipFlip", p=0.5),

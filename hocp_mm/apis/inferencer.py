@@ -136,7 +136,7 @@ class AffectInferencer:
         progress: Progress | None = None,
         person: People = "largest",
     ) -> Iterator[Watched]:
-        """Yield every frame of a video with the affect of those who are watched.
+        """Return the frames of a video, one after the other, with the affect of those who are watched.
 
         The video is decoded once. A frame comes out about two seconds of film after it went in, and only what lies
         between is in memory, so the length of the video does not matter.
@@ -147,8 +147,8 @@ class AffectInferencer:
 
         Args:
             video: Video file.
-            faces: A detector of `make_detector`; or where the face is, see `track_faces`; or a track that it returned. A
-                face that is given is believed to be one person's, whatever is cut.
+            faces: Name of a detector (see `make_detector`), or one; or where the face is, see `track_faces`; or a track
+                that it returned. A face that is given is believed to be one person's, whatever is cut.
             stride: Moments from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
                 test windows by default.
             batch_size: Windows per forward pass.
@@ -157,8 +157,8 @@ class AffectInferencer:
             progress: Called as ``progress(stage, done, total)`` in frames.
             person: Whom to watch (see `choose_people`).
 
-        Yields:
-            Every frame, in order.
+        Returns:
+            An iterator over all frames, in order.
 
         Raises:
             MissingDataError: If there is no such video.

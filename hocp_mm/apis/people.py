@@ -111,9 +111,9 @@ class WatchLog:
         self.with_face += bool(watched.affect)
 
     def summary(self) -> str:
-        """Return in a sentence how much of the video shows a face, how many people and cuts there are, and who was left."""
-        share = 100 * self.with_face / max(1, self.frames)
-        text = f"{self.with_face} of {self.frames} frames ({share:.0f} %) with a face, {_count(len(self.people), 'person')}"
+        """Return how much of the video shows a face, how many people and cuts there are, and who was left out."""
+        share, people = 100 * self.with_face / max(1, self.frames), _count(len(self.people), "person")
+        text = f"{self.with_face} of {self.frames} frames ({share:.0f} %) with a face, {people}"
         watched = sorted({row.person for row in self._rows})
         if left := sorted(set(self.people) - set(watched)):
             told = ", ".join(f"person {person} ({self.people[person]} frames)" for person in left[:5])
@@ -167,6 +167,12 @@ class WatchLog:
         """Write the affect of all people who are watched to one CSV file, by frame and person.
 
         Columns: ``frame,time_s,person,valence,arousal,face_found``.
+
+        Args:
+            path: CSV file; its folder is created.
+
+        Returns:
+            The path written.
         """
         path = Path(path)
         rows = [

@@ -1,6 +1,6 @@
 """From frames with faces to affect, while the frames go by.
 
-    followed frames -> whom to watch -> boxes smoothed, crops cut -> windows of moments -> network -> values of each frame
+    followed frames -> whom to watch -> smooth boxes, crops -> windows of moments -> network -> values of each frame
 
 A `_Scene` is one person from her appearance to a cut, a gap or the end. Boxes are smoothed, and windows laid, within it
 and never across; what the network says of a moment is the mean of all windows that hold it, and a frame between two
@@ -69,18 +69,18 @@ class _Steps:
         self.count += 1
         return [self._window(self._next)] if self.count == self._next + self.clip_len else []
 
-    def close(self) -> list[tuple[int, Clip]]:
-        """Return the last window, if it is still to come."""
+    def close(self, last_crop: Clip) -> list[tuple[int, Clip]]:
+        """Return the last window, if it is still to come, filled up by the last crop of the scene."""
         self.closed = True
         last = max(0, self.count - self.clip_len)
         done = self._next - self.stride
+        self._crops.extend([last_crop] * (self.clip_len - self.count))
         return [] if self.count == 0 or done == last else [self._window(last)]
 
     def _window(self, start: int) -> tuple[int, Clip]:
         self._waiting.append(start)
         self._next = start + self.stride
-        crops = list(self._crops)
-        return start, np.stack(crops + [crops[-1]] * (self.clip_len - len(crops)))
+        return start, np.stack(self._crops)
 
     def take(self, start: int, values: NDArray[np.float32]) -> None:
         """Take in what the network says of a window, ``[T, 2]``."""
@@ -126,7 +126,7 @@ class _Scene:
         self.count = self.cut = 0  # frames that came in, that were cropped
         self._boxes: deque[NDArray[np.float32] | None] = deque()  # of frames from cut - reach on
         self._frames: deque[Frame] = deque()  # of frames from cut on
-        self._last: tuple[float, Clip] | None = None  # time and crop whose moments are not settled
+        self._last: tuple[float, Clip] | None = None  # time and crop of the frame before, whose moments are not settled
         self._gap = 1 / fps
         self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
 
@@ -142,9 +142,11 @@ class _Scene:
     def close(self) -> list[tuple[_Steps, int, Clip]]:
         """Return the windows that the end completes."""
         windows = self._crop(self.count)
-        if self._last is not None:
-            windows += self._settle(self._last[0] + self._gap / 2)
-        return windows + [(own, *window) for own in self.steps for window in own.close()]
+        assert self._last is not None
+        time, crop = self._last
+        if self.rule.fps is not None:
+            windows += self._settle(time + self._gap / 2)
+        return windows + [(own, *window) for own in self.steps for window in own.close(crop)]
 
     def _crop(self, end: int) -> list[tuple[_Steps, int, Clip]]:
         """Cut the frames before ``end``, whose smoothed boxes are known."""
@@ -160,8 +162,8 @@ class _Scene:
                 if self._last is not None:
                     self._gap = frame.time - self._last[0]
                     windows += self._settle((self._last[0] + frame.time) / 2)
-                self._last = (frame.time, crop)
                 self._places[frame.number] = (0, (frame.time - self.begin) * self.rule.fps)
+            self._last = (frame.time, crop)
             self.cut += 1
             if self.cut > self.reach:
                 self._boxes.popleft()
@@ -187,7 +189,8 @@ class _Scene:
 
     def _settle(self, until: float) -> list[tuple[_Steps, int, Clip]]:
         """Give the last crop to the moments to which no frame is nearer."""
-        assert self._last is not None and self.rule.fps is not None
+        assert self._last is not None
+        assert self.rule.fps is not None
         own, windows = self.steps[0], []
         while self.begin + own.count / self.rule.fps < until - 1e-9:
             windows += [(own, *window) for window in own.add(self._last[1])]
@@ -270,8 +273,9 @@ def watch(
         for person in [person for person in scenes if person not in chosen]:
             windows.extend(scenes.pop(person).close())
         for person in chosen:
-            scene = scenes.setdefault(person, _Scene(rule, stride, fps, pixel_aspect, where))
-            windows.extend(scene.add(frame, there[person].box))
+            if person not in scenes:
+                scenes[person] = _Scene(rule, stride, fps, pixel_aspect, where)
+            windows.extend(scenes[person].add(frame, there[person].box))
         held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
         answer(batch_size)
         yield from settled()

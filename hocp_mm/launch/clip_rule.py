@@ -8,7 +8,6 @@ from mmengine.config import Config
 
 from hocp_mm.datasets.transforms import (
     CenterCropClip,
-    HoldFrames,
     LoadFaceClip,
     PackAffectInputs,
     ResizeClip,
@@ -110,10 +109,9 @@ class ClipRule:
 
 
 def _held(cfg: Mapping[str, Any] | Config) -> int:
-    """Return how many frames training made one of, at most (see `HoldFrames`)."""
-    steps = [step for step in _dicts(cfg.get("train_dataloader")) if is_type(step.get("type"), "HoldFrames")]
-    told = [step.get("factors", HoldFrames().factors) for step in steps]
-    factors = [factor for own in told if isinstance(own, list | tuple) for factor in own]
+    """Return how many frames training made one of, at most (see `SampleClip`)."""
+    steps = [step for step in _dicts(cfg.get("train_dataloader")) if is_type(step.get("type"), "SampleClip")]
+    factors = [factor for step in steps if isinstance(own := step.get("hold"), list | tuple) for factor in own]
     return max((factor for factor in factors if type(factor) is int and 1 <= factor <= _LARGEST), default=1)
 
 

@@ -9,18 +9,14 @@ import pytest
 import torch
 
 from hocp_mm.apis import AffectInferencer, FaceTrack
-from hocp_mm.apis.inferencer import cut_windows
 from hocp_mm.datasets import probe_video
-from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.datasets.transforms.sampling import window_starts
-from hocp_mm.errors import CheckpointError, DataError, HOCPError, MissingDataError
-from hocp_mm.launch import ClipRule
+from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
 from tests.material import odd_videos
 from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video
 
 BOX = (14, 8, 26, 22)
-RULE = ClipRule(size=8, margin=1, smooth=1, clip_len=8, frame_interval=1, stride=4)
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +144,19 @@ def test_a_track_is_taken_as_it_is_and_reaches_the_timeline(tmp_path: Path, netw
         inferencer.predict(video, FaceTrack(None, found[:20]))
 
 
+def clips_of(inferencer: AffectInferencer) -> list[np.ndarray]:
+    """Let a network see nothing, and return the list that its clips will be in."""
+    seen: list[np.ndarray] = []
+    inferencer._predict_batch = lambda clips, *rest: seen.extend(clips) or np.zeros((len(clips), 8, 2), np.float32)
+    return seen
+
+
 def test_whole_frames_are_cropped_as_in_training(tmp_path: Path, network: Any, video: Path):
     inferencer = make(tmp_path, network)
-    loaded = LoadFaceClip(32)({"frame_inds": np.arange(8), "num_frames": 21, "boxes": None, "filename": str(video)})[
-        "imgs"
-    ]
-    crops = inferencer.rule.crops(frames_of(str(video), 21), None)
-    _, clip = next(cut_windows(crops.read_all(), 21, inferencer.rule, [np.arange(8)]))
-    assert np.array_equal(clip.numpy().transpose(1, 2, 3, 0), loaded)
+    record = {"frame_inds": np.arange(8), "num_frames": 21, "boxes": None, "filename": str(video)}
+    seen = clips_of(inferencer)
+    inferencer.predict(video, "frame")
+    assert np.array_equal(seen[0], LoadFaceClip(32)(record)["imgs"])
 
 
 def test_progress_ends_with_the_video(tmp_path: Path, network: Any, video: Path):
@@ -163,26 +164,6 @@ def test_progress_ends_with_the_video(tmp_path: Path, network: Any, video: Path)
     make(tmp_path, network).predict(video, BOX, batch_size=2, progress=lambda *state: calls.append(state))
     assert calls[-1] == ("reading affect", 21, 21)
     assert calls == sorted(calls)
-
-
-def test_memory_is_bounded_by_the_window():
-    def frames():
-        for i in range(400):
-            yield np.full((8, 8, 3), i % 256, dtype=np.uint8)
-
-    windows = [np.arange(s, s + 8) for s in range(0, 393, 4)]
-    stream = cut_windows(enumerate(frames()), 400, RULE, windows)
-    held = []
-    for inds, clip in stream:
-        assert clip[0, :, 0, 0].tolist() == [i % 256 for i in inds]
-        held.append(len(stream.gi_frame.f_locals["crops"]))
-    assert max(held) == 8
-
-
-def test_a_video_that_ends_early_is_refused(tmp_path: Path, network: Any, video: Path):
-    crops = RULE.crops(frames_of(str(video), 23), None)
-    with pytest.raises(DataError, match=r"\.\w+: frame 21 was asked for, but the stream ends after 21 frames"):
-        list(cut_windows(crops.read_all(), 23, RULE, [np.arange(19, 23)]))
 
 
 def test_pixels_that_are_not_square_are_made_so_as_in_training(tmp_path: Path, network: Any):
@@ -194,11 +175,9 @@ def test_pixels_that_are_not_square_are_made_so_as_in_training(tmp_path: Path, n
     rule = inferencer.rule
     loaded = LoadFaceClip(rule.size, rule.margin, rule.smooth)(record)["imgs"]
     assert probe_video(file).pixel_aspect == 2
-    seen = []
-    inferencer._predict_batch = lambda batch, *rest: seen.extend(batch) or [torch.zeros(8, 2) for _ in batch]
+    seen = clips_of(inferencer)
     inferencer.predict(file, FaceTrack(boxes, np.ones(21, bool)))
-    clip = next(clip for inds, clip in seen if inds[0] == 0)
-    assert np.array_equal(clip.numpy().transpose(1, 2, 3, 0), loaded)
+    assert np.array_equal(seen[0], loaded)
 
 
 def test_another_architecture_is_refused_with_its_keys(tmp_path: Path, network: Any):

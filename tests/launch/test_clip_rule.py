@@ -51,14 +51,23 @@ def test_a_config_without_the_transforms_is_refused(name: str):
         ClipRule.from_config(cfg[name], "my.pth")
 
 
-@pytest.mark.parametrize("num_frames", [1, 5, 8, 9, 30])
-@pytest.mark.parametrize("interval", [1, 3])
-@pytest.mark.parametrize("stride", [None, 1, 8])
-def test_windows_cover_every_frame(num_frames: int, interval: int, stride: int | None):
-    windows = ClipRule(48, 1.3, 5, 8, interval, 3).windows(num_frames, stride)
-    assert all(inds.shape == (8,) for inds in windows)
-    covered = np.unique(np.concatenate(windows))
-    assert covered[covered >= 0].tolist() == list(range(num_frames))
+def test_the_rate_of_training_and_the_slowest_video_it_showed_are_known():
+    train = {"dataset": {"pipeline": [{"type": "hocp_mm.SampleClip", "clip_len": 6, "hold": [2, 4]}]}}
+    test = [{"type": "SampleClip", "clip_len": 6, "fps": 24}, {"type": "LoadFaceClip", "size": 32}]
+    cfg = {"train_dataloader": train, "test_dataloader": {"dataset": {"pipeline": test}}}
+    rule = ClipRule.from_config(cfg, "c")
+    assert (rule.fps, rule.slowest) == (24, 6)
+    rule = ClipRule.from_config({"test_dataloader": cfg["test_dataloader"]}, "c")
+    assert (rule.fps, rule.slowest) == (24, 24)
+    assert ClipRule.from_config(config(), "c").fps is None
+
+
+@pytest.mark.parametrize("factors", [3, "x", None, [0, -1], [2.5], [10**9], {}])
+def test_odd_factors_of_a_stranger_are_passed_over(factors):
+    train = {"dataset": {"pipeline": [{"type": "SampleClip", "hold": factors}]}}
+    test = [{"type": "SampleClip", "clip_len": 6, "fps": 24}, {"type": "LoadFaceClip", "size": 32}]
+    rule = ClipRule.from_config({"train_dataloader": train, "test_dataloader": {"dataset": {"pipeline": test}}}, "c")
+    assert rule.slowest == 24
 
 
 ODD_PIPELINES = {
@@ -71,6 +80,12 @@ ODD_PIPELINES = {
     "half a pixel": {"size": 32.5},
     "a huge interval": {"frame_interval": 2**62},
     "a huge average": {"smooth": 2**70},
+    "no rate": {"fps": 0},
+    "a rate without an end": {"fps": float("inf")},
+    "a rate that is no number": {"fps": float("nan")},
+    "text for a rate": {"fps": "25"},
+    "an absurd rate": {"fps": 1e9},
+    "a slow rate": {"fps": 1e-9},
     "no stride": {"windows": {"stride": 0}},
     "text for a stride": {"windows": {"stride": "1"}},
     "text for windows": {"windows": "abc"},
@@ -82,7 +97,9 @@ ODD_PIPELINES = {
 def test_numbers_that_no_clip_has_are_refused(name: str):
     odd = dict(ODD_PIPELINES[name])
     windows, after = odd.pop("windows", {}), odd.pop("after", 16)
-    sample = {"type": "SampleClip", "clip_len": 6} | {k: odd.pop(k) for k in ("clip_len", "frame_interval") if k in odd}
+    sample = {"type": "SampleClip", "clip_len": 6} | {
+        k: odd.pop(k) for k in ("clip_len", "frame_interval", "fps") if k in odd
+    }
     pipeline = [sample, {"type": "LoadFaceClip", "size": 32, **odd}, {"type": "ResizeClip", "size": after}]
     with pytest.raises(CheckpointError, match=r"^my\.pth: "):
         ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline, "windows": windows}}}, "my.pth")

@@ -14,7 +14,7 @@ with read_base():
     from .clips import *
 
 train_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=1, frame_interval=1, mode="random"),
+    dict(type="hocp_mm.SampleClip", clip_len=1, mode="random"),
     dict(type="hocp_mm.LoadFaceClip", size=176, margin=1.5),
     dict(type="hocp_mm.RandomResizedClipCrop", size=160, scale=(0.7, 1.0)),
     dict(type="hocp_mm.ClipFlip", p=0.5),
@@ -22,7 +22,7 @@ train_pipeline = [
     dict(type="hocp_mm.PackAffectInputs"),
 ]
 test_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=1, frame_interval=1, mode="window"),
+    dict(type="hocp_mm.SampleClip", clip_len=1, mode="window"),
     dict(type="hocp_mm.LoadFaceClip", size=160, margin=1.5),
     dict(type="hocp_mm.PackAffectInputs"),
 ]

@@ -15,7 +15,7 @@ with read_base():
     from .clips import *
 
 test_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=16, frame_interval=1, mode="window"),
+    dict(type="hocp_mm.SampleClip", clip_len=16, fps=25, mode="window"),
     dict(type="hocp_mm.LoadFaceClip", size=160, margin=1.5, cache_mb=512),
     dict(type="hocp_mm.PackAffectInputs"),
 ]

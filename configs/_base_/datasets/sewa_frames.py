@@ -8,7 +8,7 @@ with read_base():
 # Exact decoding starts at the beginning of the file, so single frames are dear: eight frames, one second apart, come
 # from one pass. A video shorter than that fills up with frames that do not count.
 train_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=8, frame_interval=25, mode="random"),
+    dict(type="hocp_mm.SampleClip", clip_len=8, fps=1, mode="random"),
     dict(type="hocp_mm.LoadFaceClip", size=176, margin=1.5),
     dict(type="hocp_mm.RandomResizedClipCrop", size=160, scale=(0.7, 1.0)),
     dict(type="hocp_mm.ClipFlip", p=0.5),

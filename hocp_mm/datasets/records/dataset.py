@@ -116,8 +116,9 @@ class AffectDataset(BaseDataset):
         label_range: Lowest and highest value of the annotation scale, mapped linearly to [-1, 1]. It is
             stated, never guessed, and a label outside of it is an error.
         clips_per_video: Training: random clips that each video gives in one epoch.
-        windows: Test: ``dict(clip_len=, stride=[, frame_interval= | fps=])`` of the sliding windows, which cover every
-            frame (see `window_starts`). They must agree with the ``SampleClip`` of the pipeline.
+        windows: Test: ``dict(clip_len=, stride=)`` of the sliding windows, which cover every frame (see
+            `window_starts`). Their frames lie as far apart as those of the pipeline's ``SampleClip``; if the dict says
+            that, too (``frame_interval`` or ``fps``), both must agree, as they must in ``clip_len``.
         test_mode: Give windows in order instead of random clips.
         on_fault: ``"error"`` refuses a set with faults. ``"skip"`` leaves faulty videos out, counts them by kind and
             names them in a warning; a clip that turns out to be damaged in training is replaced by another and named
@@ -342,17 +343,17 @@ class AffectDataset(BaseDataset):
 
     def _window_starts(self, rows: NDArray[np.int32]) -> list[list[int]]:
         """Return the windows of some records; of images or clips that are alike they are laid once."""
-        windows: dict[str, Any] = {name: value for name, value in self.windows.items() if name != "fps"}
-        fps = self.windows.get("fps")
+        shape = (int(self.windows["clip_len"]), int(self.windows["stride"]))
+        interval, fps = self._spacing
         if fps is None:
             lengths = self.table.num_frames[rows].tolist()
-            known = {length: window_starts(length, **windows) for length in set(lengths)}
+            known = {length: window_starts(length, *shape, interval) for length in set(lengths)}
             return [known[length] for length in lengths]
         records = [self.table[row] for row in rows.tolist()]
         spacing = [clip_ticks(record.fps, fps, record.times, record.key) for record in records]
         return [
-            window_starts(record.num_frames, **windows, frame_interval=interval, ticks=ticks)
-            for record, (interval, ticks) in zip(records, spacing, strict=True)
+            window_starts(record.num_frames, *shape, own, ticks)
+            for record, (own, ticks) in zip(records, spacing, strict=True)
         ]
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -370,12 +371,15 @@ class AffectDataset(BaseDataset):
         name = type(self).__name__
         if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval", "fps"}:
             raise ValueError(f"{name}: windows takes clip_len, stride, frame_interval and fps, got {sorted(unknown)}.")
-        spacing: dict[str, Any] = {key: value for key, value in self.windows.items() if key != "fps"}
-        fps = self.windows.get("fps")
-        require_rate(f"{name}: windows", fps)
-        if spacing:
-            window_starts(1, **spacing)  # complains about its numbers
-        wanted = (self.windows.get("clip_len"), self.windows.get("frame_interval", 1), fps)
+        require_rate(f"{name}: windows", self.windows.get("fps"))
+        if self.windows:
+            window_starts(1, **{key: value for key, value in self.windows.items() if key != "fps"})  # their numbers
+        sample = next((step for step in steps if isinstance(step, SampleClip)), None)
+        if sample is not None and not {"frame_interval", "fps"} & set(self.windows):
+            self._spacing = (sample.frame_interval, sample.fps)
+        else:
+            self._spacing = (self.windows.get("frame_interval", 1), self.windows.get("fps"))
+        wanted = (self.windows.get("clip_len"), *self._spacing)
         for step in steps:
             if not isinstance(step, SampleClip):
                 continue

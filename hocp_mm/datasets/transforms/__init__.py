@@ -10,14 +10,13 @@ from hocp_mm.datasets.transforms.augment import (
 from hocp_mm.datasets.transforms.label_delay import CompensateLabelDelay, advance_labels, delay_predictions
 from hocp_mm.datasets.transforms.loading import LoadFaceClip
 from hocp_mm.datasets.transforms.packing import PackAffectInputs
-from hocp_mm.datasets.transforms.sampling import HoldFrames, SampleClip, clip_frames, clip_ticks, window_starts
+from hocp_mm.datasets.transforms.sampling import SampleClip, clip_frames, clip_ticks, window_starts
 
 __all__ = [
     "CenterCropClip",
     "ClipColorJitter",
     "ClipFlip",
     "CompensateLabelDelay",
-    "HoldFrames",
     "LoadFaceClip",
     "PackAffectInputs",
     "RandomResizedClipCrop",

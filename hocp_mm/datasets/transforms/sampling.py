@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.registry import TRANSFORMS
 
+_HELD = 0.5  # share of the clips
 _TIE = 1e-6  # of a frame: half a frame is half a frame, whatever the rounding of a rate says
 
 
@@ -142,6 +143,23 @@ def _phase(
     return [int(steps[first]) for first in (*range(0, last, stride), last)]
 
 
+def hold_frames(frames: NDArray[np.int64], factor: int, phase: int) -> NDArray[np.int64]:
+    """Return a clip of which a slower camera took every ``factor``-th frame: each frame shows the nearest of these.
+
+    Args:
+        frames: Frame numbers of the clip, ``[T]``.
+        factor: How many frames become one.
+        phase: First frame that the slower camera took.
+
+    Example:
+        >>> hold_frames(np.arange(7), factor=3, phase=1).tolist()
+        [1, 1, 1, 4, 4, 4, 4]
+    """
+    taken = np.arange(min(phase, len(frames) - 1), len(frames), factor)
+    nearest = np.searchsorted((taken[:-1] + taken[1:]) / 2, np.arange(len(frames)), side="right")
+    return frames[taken[nearest]]
+
+
 def require_rate(where: str, fps: object) -> None:
     """Refuse what is no rate of a clip.
 
@@ -169,9 +187,13 @@ class SampleClip:
             ``"window"`` starts where the data set says, at ``start`` (test).
         fps: Frames per second of the clip, in the place of ``frame_interval``: each of its moments takes the nearest
             frame of the video, so that videos of all rates are shown alike. It is the rate that the network knows.
+        hold: Training: half of the clips show every second, third … frame only, held for its neighbours, by one of
+            these factors: what a slower camera would show. A network that never saw it takes held frames for a face
+            that jerks, and calls it excited. The label of a held frame is its own.
 
     Raises:
-        ValueError: If a number is below 1, ``mode`` is unknown, or both distances are given.
+        ValueError: If a number is below 1, ``mode`` is unknown, both distances are given, a factor of ``hold`` is
+            below 2, or frames are to be held in a test.
     """
 
     def __init__(
@@ -180,6 +202,7 @@ class SampleClip:
         frame_interval: int = 1,
         mode: Literal["random", "window"] = "random",
         fps: float | None = None,
+        hold: Sequence[int] = (),
     ) -> None:
         if min(clip_len, frame_interval) < 1:
             raise ValueError(
@@ -190,10 +213,15 @@ class SampleClip:
         require_rate("SampleClip", fps)
         if fps is not None and frame_interval != 1:
             raise ValueError(f"SampleClip: fps takes the place of frame_interval, got {fps} and {frame_interval}.")
+        if hold and (min(hold) < 2 or any(int(factor) != factor for factor in hold)):
+            raise ValueError(f"SampleClip: hold must be whole numbers of 2 or more, got {hold!r}.")
+        if hold and mode != "random":
+            raise ValueError(f"SampleClip: frames are held in mode 'random', got hold={hold!r} in mode {mode!r}.")
         self.clip_len = clip_len
         self.frame_interval = frame_interval
         self.mode = mode
         self.fps = fps
+        self.hold = tuple(hold)
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         """Return the record with ``frame_inds``.
@@ -211,7 +239,10 @@ class SampleClip:
             start = results["start"]
         else:
             raise ValueError("SampleClip: mode 'window' needs a data set with test_mode=True, which gives `start`.")
-        results["frame_inds"] = clip_frames(num_frames, start, self.clip_len, interval, ticks)
+        frames = clip_frames(num_frames, start, self.clip_len, interval, ticks)
+        if self.hold and random.random() < _HELD:
+            frames = hold_frames(frames, factor := random.choice(self.hold), random.randrange(factor))
+        results["frame_inds"] = frames
         return results
 
     def _draw(
@@ -241,44 +272,5 @@ class SampleClip:
     def __repr__(self) -> str:
         """Show the settings."""
         distance = f"frame_interval={self.frame_interval}" if self.fps is None else f"fps={self.fps:g}"
-        return f"SampleClip(clip_len={self.clip_len}, {distance}, mode={self.mode!r})"
-
-
-@TRANSFORMS.register_module()
-class HoldFrames:
-    """Show a clip now and then as a slower camera would: every second or third frame, held for its neighbours.
-
-    A network that was trained with all frames takes held ones for a face that jerks, and calls it excited. Comes after
-    ``SampleClip``; the label of a held frame is its own.
-
-    Args:
-        p: Probability.
-        factors: How many frames become one; one of them is drawn.
-
-    Raises:
-        ValueError: If the probability lies outside [0, 1], or a factor is below 2.
-    """
-
-    def __init__(self, p: float = 0.5, factors: Sequence[int] = (2, 3)) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"HoldFrames: p must lie in [0, 1], got {p!r}.")
-        if not factors or min(factors) < 2 or any(int(factor) != factor for factor in factors):
-            raise ValueError(f"HoldFrames: factors must be whole numbers of 2 or more, got {factors!r}.")
-        self.p = p
-        self.factors = tuple(factors)
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replace ``frame_inds``; the phase of the slower camera is drawn, too."""
-        if random.random() >= self.p:
-            return results
-        inds: NDArray[np.int64] = results["frame_inds"]
-        factor = random.choice(self.factors)
-        shown = np.arange(random.randrange(factor), len(inds), factor)
-        if len(shown):
-            nearest = np.searchsorted((shown[:-1] + shown[1:]) / 2, np.arange(len(inds)), side="right")
-            results["frame_inds"] = inds[shown[nearest]]
-        return results
-
-    def __repr__(self) -> str:
-        """Show the settings."""
-        return f"HoldFrames(p={self.p:g}, factors={self.factors})"
+        held = f", hold={self.hold}" if self.hold else ""
+        return f"SampleClip(clip_len={self.clip_len}, {distance}, mode={self.mode!r}{held})"
