@@ -107,7 +107,9 @@ class WatchLog:
         self.people.update(face.person for face in watched.faces)
         seen = {face.person: face.seen for face in watched.faces}
         for person, affect in watched.affect.items():
-            self._rows.append(_Row(watched.frame.number, watched.frame.time, person, *affect.tolist(), seen[person]))
+            valence, arousal = affect.tolist()
+            row = _Row(watched.frame.number, watched.frame.time, person, valence, arousal, seen[person])
+            self._rows.append(row)
         self.with_face += bool(watched.affect)
 
     def summary(self) -> str:

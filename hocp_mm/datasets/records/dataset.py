@@ -372,8 +372,9 @@ class AffectDataset(BaseDataset):
         if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval", "fps"}:
             raise ValueError(f"{name}: windows takes clip_len, stride, frame_interval and fps, got {sorted(unknown)}.")
         require_rate(f"{name}: windows", self.windows.get("fps"))
-        if self.windows:
-            window_starts(1, **{key: value for key, value in self.windows.items() if key != "fps"})  # their numbers
+        numbers: dict[str, Any] = {key: value for key, value in self.windows.items() if key != "fps"}
+        if numbers:
+            window_starts(1, **numbers)  # complains about them
         sample = next((step for step in steps if isinstance(step, SampleClip)), None)
         if sample is not None and not {"frame_interval", "fps"} & set(self.windows):
             self._spacing = (sample.frame_interval, sample.fps)
