@@ -71,10 +71,9 @@ def allowed_modules(stock: bool = True) -> dict[str, type[nn.Module]]:
     Returns:
         Classes by name in a config: ``hocp_mm.X``, ``X`` for MMEngine's, ``mmaction.X``.
     """
-    MODELS.import_from_location()
     import mmcv.cnn  # noqa: F401 - registers layers
 
-    found: dict[str, Any] = {f"{SCOPE}.{name}": kind for name, kind in MODELS.module_dict.items()}
+    found: dict[str, Any] = {f"{SCOPE}.{name}": kind for name, kind in _own_modules().items()}
     found |= {
         name: kind
         for name, kind in ROOT.module_dict.items()
@@ -82,7 +81,16 @@ def allowed_modules(stock: bool = True) -> dict[str, type[nn.Module]]:
     }
     if stock:
         found |= _stock_modules()
-    return {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    return {name: kind for name, kind in found.items() if _is_module(kind)}
+
+
+def _own_modules() -> dict[str, Any]:
+    MODELS.import_from_location()
+    return {name: kind for name, kind in MODELS.module_dict.items() if _is_module(kind)}
+
+
+def _is_module(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
 @functools.cache
@@ -234,6 +242,9 @@ def _registered_name(kind: Any, key: str, scope: str, source: str) -> str:
         if kind in _OWN_TYPES.get(key, ()):
             return kind
         prefix, _, name = kind.rpartition(".")
+        # First, since a network of this package alone needs neither mmcv nor, for its sake, MMEngine's Runner.
+        if _SCOPES.get(prefix or scope) == SCOPE and name in _own_modules():
+            return kind
         allowed = allowed_modules(stock="mmaction" in (scope, prefix.partition(".")[0]))
         if not prefix and (f"{_SCOPES[scope]}.{name}" in allowed or name in allowed):  # as a registry looks
             return kind

@@ -16,8 +16,6 @@ Cured by the declared requirements alone: mmaction2 1.2.0 imports ``importlib_me
 """
 
 from hocp_mm.compat.distributed import init_distributed
-from hocp_mm.compat.mixed_precision import CPUAmpOptimWrapper
-from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.compat.workarounds import apply
 
-__all__ = ["CPUAmpOptimWrapper", "ShardHook", "apply", "init_distributed"]
+__all__ = ["apply", "init_distributed"]

@@ -6,15 +6,19 @@ from hocp_mm.compat.mmaction_wheel import skip_broken_multimodal, supply_missing
 
 __all__ = ["apply"]
 
-_CURES = (supply_missing_drn, skip_broken_multimodal, load_checkpoints_safely)
+_CURES = (supply_missing_drn, skip_broken_multimodal)
+_RUNNER_CURES = (load_checkpoints_safely,)
 _applied: list[str] = []
 
 
-def apply() -> list[str]:
+def apply(training: bool = True) -> list[str]:
     """Check the installation and apply the work-arounds that it needs.
 
-    Safe to call again: a cure is applied once. Imports ``mmengine.runner`` and OpenCV, which every tool needs anyway,
-    and neither ``mmaction.models`` nor torchvision.
+    Safe to call again: a cure is applied once. Imports OpenCV, and neither ``mmaction.models`` nor torchvision.
+
+    Args:
+        training: Mend also what ``mmengine.runner`` does, which is imported for it. Not needed where no runner is made
+            and weights are read by ``hocp_mm.checkpoints`` alone.
 
     Returns:
         One line for each work-around in force in this process, for the log.
@@ -25,7 +29,7 @@ def apply() -> list[str]:
     check_setuptools()
     check_opencv()
     check_torchvision()
-    for cure in _CURES:
+    for cure in (*_CURES, *(_RUNNER_CURES if training else ())):
         line = cure()
         if line is not None:
             _applied.append(line)

@@ -1,11 +1,13 @@
 """The wrapper that distributed training puts around a model."""
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
 from torch import nn
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -20,7 +22,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return cast("nn.Module", model.module if is_model_wrapper(model) else model)
 
 
-def rewrap_(runner: Runner, trained: Collection[nn.Parameter] = ()) -> None:
+def rewrap_(runner: "Runner", trained: Collection[nn.Parameter] = ()) -> None:
     """Make the wrapper of a runner's model anew, after shapes of parameters changed; without a wrapper, do nothing.
 
     ``DistributedDataParallel`` records shapes when it is made, and sums the gradients of those parameters alone that

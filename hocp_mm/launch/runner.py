@@ -12,13 +12,12 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
-from mmengine.runner import Runner
 
 from hocp_mm.compat import init_distributed
 from hocp_mm.engine.resuming import find_checkpoint, read_training
@@ -28,6 +27,9 @@ from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.launch.config import SPLITS, few, is_type, require_file
 from hocp_mm.system.files import require_writable_file
 from hocp_mm.system.parallel import is_first_process
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 _MOST_TEXT = 2**20  # characters of a recorded config that are compared
 
@@ -61,7 +63,7 @@ def _build_dataset(config: Any, scope: str | None) -> Any:
     return dataset
 
 
-def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
+def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":
     """Build the runner over data sets that exist already; the model is built here, nothing runs yet.
 
     Args:
@@ -75,6 +77,8 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> Runner:
     Raises:
         HOCPError: If ``runner_type`` names no runner.
     """
+    from mmengine.runner import Runner  # here, where it costs inference nothing
+
     cfg = copy.deepcopy(cfg)
     use_own_parts(cfg)
     if cfg.filename is not None and is_first_process():

@@ -5,10 +5,10 @@ mmengine loads what fits and logs the rest: a test would then score random layer
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 from torch import nn
 
 from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, reading_once, unwrap_state_dict
@@ -16,6 +16,9 @@ from hocp_mm.compat.checkpoint_loading import hand_over
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError
 from hocp_mm.launch.config import few
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -32,7 +35,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     unwrapped(model).load_state_dict(state, strict=True)
 
 
-def fit_runner_(runner: Runner, path: str | Path) -> None:
+def fit_runner_(runner: "Runner", path: str | Path) -> None:
     """Make sure that a runner can resume from a checkpoint, whose ranks its model takes; it is handed what was read.
 
     Args:

@@ -5,7 +5,7 @@ import contextlib
 import torch
 from mmengine.optim import OptimWrapper
 
-from hocp_mm.compat import CPUAmpOptimWrapper
+from hocp_mm.compat.mixed_precision import CPUAmpOptimWrapper
 from hocp_mm.registry import OPTIM_WRAPPERS
 
 

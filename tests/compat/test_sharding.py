@@ -14,7 +14,7 @@ from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.compat import ShardHook
+from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.compat import sharding as module_under_test
 from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook, SyncNormHook
 from hocp_mm.errors import HOCPError
@@ -56,7 +56,8 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from hocp_mm.compat import ShardHook, init_distributed
+from hocp_mm.compat import init_distributed
+from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.launch import leave_distributed
 from tests.compat.test_sharding import make
 

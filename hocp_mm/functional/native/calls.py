@@ -60,7 +60,6 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-@torch.compiler.assume_constant_result
 def native_available() -> bool:
     """Whether the compiled kernel works here; builds it at the first call, and logs once why it does not.
 
@@ -68,6 +67,10 @@ def native_available() -> bool:
         True where ``hocp_mm::cp_conv`` can be called.
     """
     return _works()
+
+
+# All that torch.compiler.assume_constant_result does; the decorator imports the compiler for it, half as long as torch.
+native_available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 # Not on the function above: dynamo looks through a cache and would trace the search for a compiler.
