@@ -335,6 +335,8 @@ _HOLDS: dict[str, tuple[str, ...]] = {
     "avi": ("xvid", "mpeg4", "mjpeg", "h264", "huffyuv", "raw", "msmpeg4", "ffv1", "utvideo"),
     "ts": ("h264", "hevc", "mpeg2"),
     "mts": ("h264",),
+    "m2ts": ("h264",),
+    "mjpeg": ("mjpeg",),
     "mpg": ("mpeg1", "mpeg2"),
     "vob": ("mpeg2",),
     "flv": ("flv1", "h264"),
@@ -357,7 +359,7 @@ def _plan_containers() -> None:
     for suffix, codecs in _HOLDS.items():
         for codec in codecs:
             allowed = _STANDARD_RATES if codec in ("mpeg1", "mpeg2", "h263") or suffix == "mxf" else RATES
-            allowed = (25,) if suffix in ("h264", "hevc", "mxf") else (NTSC,) if codec == "h263" else allowed
+            allowed = (25,) if suffix in ("h264", "hevc", "mxf", "mjpeg") else (NTSC,) if codec == "h263" else allowed
             rates = allowed if f"{suffix}/{codec}" in _ALL_RATES else (allowed[turn % len(allowed)],)
             turn += 1
             for rate in rates:
@@ -818,9 +820,25 @@ def _plan_pictures() -> None:
             _add(name, lambda folder, k=kind, o=orientation, n=name: _still(folder / n, _exif_picture(7, o, k)))
     for suffix, kind in (("bmp", "BMP"), ("gif", "GIF"), ("tiff", "TIFF"), ("ppm", "PPM")):
         _add(f"still.{suffix}", lambda folder, s=suffix, k=kind: _still(folder / f"still.{s}", _plain(k)))
-    _add("still_%03d.png", lambda folder: _still(folder / "still_%03d.png", _plain("PNG")))
+    for suffix, kind in (("jpg", "JPEG"), ("png", "PNG")):
+        _add(f"beside a series.{suffix}", lambda folder, s=suffix, k=kind: _beside_a_series(folder, s, k))
+    # Phones put the light of the highlights, cameras a second view, behind the picture.
+    _add("two_pictures.jpg", lambda folder: _still(folder / "two.jpg", _plain("JPEG") + jpeg(number=9)))
+    _add("still.avif", _avif)
     for suffix, kind in (("gif", "GIF"), ("png", "PNG"), ("webp", "WEBP")):
         _add(f"animated.{suffix}", lambda folder, s=suffix, k=kind: _animation(folder / f"animated.{s}", k))
+
+
+def _beside_a_series(folder: Path, suffix: str, kind: str) -> OddFile:
+    """A name that FFmpeg takes for all pictures of a series, which lie beside it."""
+    for number in range(3):
+        (folder / f"{number:03d}.{suffix}").write_bytes(_exif_picture(20 + number, 1, kind))
+    return _still(folder / f"%03d.{suffix}", _plain(kind))
+
+
+def _avif(folder: Path) -> OddFile:
+    film = _film(folder / "still.avif", "single pictures", "av1", count=1, size=(96, 64))
+    return replace(film, fps=1)  # it is shown for a second
 
 
 def _plain(kind: str) -> bytes:

@@ -66,8 +66,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
             raise DataError(f"{path}: {text}") from None
         raise
     try:
-        # FFmpeg takes what comes before a colon in a relative name for a protocol ("12:30 talk.mp4").
-        container = av.open(os.path.abspath(path))  # noqa: PTH100 - keeps bytes that are no UTF-8
+        container = av.open(full_name(path), options={"pattern_type": "none"})  # "%03d.jpg" is one picture, no series
     except (FFmpegError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable video file ({reason_of(error)}).") from error
     with container:
@@ -80,6 +79,11 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         large = context.width * context.height >= _PIXELS_WORTH_THREADS
         stream.thread_type = "AUTO" if large else "SLICE"
         yield container, stream
+
+
+def full_name(path: str | Path) -> str:
+    """Return the absolute name of a file: FFmpeg takes what is before a colon in another for a protocol (``12:30``)."""
+    return os.path.abspath(path)  # noqa: PTH100 - a text, not a Path, is wanted
 
 
 def films(path: str | Path, container: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.decoding import decode, orientation, to_rgb
+from hocp_mm.datasets.media.decoding import decode, full_name, orientation, to_rgb
 from hocp_mm.errors import DataError
 from hocp_mm.system.reading import check_file
 
@@ -44,7 +44,7 @@ def read_with_decord(path: str | Path, frames: NDArray[np.integer]) -> NDArray[n
         raise DataError(f"{path}: decord cannot be trusted with this file: {fault}. Use decoder='auto'.")
     import decord  # optional: it has no wheels for many platforms
 
-    reader = decord.VideoReader(str(path))
+    reader = decord.VideoReader(full_name(path))
     if frames[-1] >= len(reader):
         raise DataError(f"{path}: frame {frames[-1]} was asked for, but the stream ends after {len(reader)} frames.")
     return reader.get_batch(frames.tolist()).asnumpy()
@@ -67,10 +67,10 @@ def _decord_fault(path: str, mtime_ns: int, size: int) -> str:
         if any(orientation(path)):
             return "it turns pictures in its own way, and this file says to turn them"
         count = sum(1 for _ in decode(path))
-        in_order = [zlib.crc32(decord_frame.asnumpy()) for decord_frame in decord.VideoReader(path)]
+        in_order = [zlib.crc32(decord_frame.asnumpy()) for decord_frame in decord.VideoReader(full_name(path))]
         if len(in_order) != count:
             return f"it sees {len(in_order)} frames of {count}"
-        reader = decord.VideoReader(path)
+        reader = decord.VideoReader(full_name(path))
         # High dynamic range, above all.
         difference = reader[0].asnumpy().astype(np.int16) - to_rgb(path, 0, next(decode(path)))
         if np.abs(difference).mean() > _LARGEST_DIFFERENCE:
