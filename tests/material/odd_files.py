@@ -101,6 +101,29 @@ def read(picture: NDArray[np.uint8], coloured: bool = True) -> int:
     return sum(int(cell.mean() > 127) << bit for bit, cell in enumerate(cells[4:])) if right else -1
 
 
+KINDS: dict[str, str] = {
+    "variable rate": "gaps, screen recordings, phones, dropped frames of an AVI, two frames of one time stamp",
+    "pixels that are not square": "16:15 to 2:1, said by the stream, the container, or as a size to show (WebM)",
+    "turned or mirrored": "display matrix by 0, 90, 180, 270 degrees and mirrored; EXIF of motion JPEG, all eight",
+    "odd sizes": "1x1, 2x2, 3x5, 17x3, 33x35, 63x47, 65x49, 8191x16",
+    "with sound": "AAC, Opus, MP2, MP3, PCM, FLAC, WMA beside the film",
+    "with a cover picture": "before or behind the film; alone it is no film",
+    "two films": "FFmpeg's choice",
+    "pixel formats": "grey, 4:1:0 to 4:4:4, RGB, alpha, palette, 8 to 16 bits",
+    "interlaced": "both fields in one frame",
+    "high dynamic range": "PQ and HLG, BT.2020, 10 bits",
+    "edit lists": "frames left out at the start (within a group of pictures) and the end, a late start, negative times",
+    "structure": "fragments, live WebM, late, negative and wrapped stamps, joined files, cuts before a key frame, "
+    "packed bitstreams, pictures not coded or hidden",
+    "data behind the end": "768 bytes",
+    "names": "$ % ? # - : | quotes, a line break, 240 bytes, bytes that are no UTF-8, no or a wrong suffix; relative "
+    "names that look like protocols",
+    "single pictures": "JPEG, PNG, WebP with EXIF; BMP, GIF, TIFF, PPM, AVIF; a name like that of a series",
+    "animations": "GIF, APNG, WebP",
+    "refused": "empty, noise, text, HTML, subtitles, sound, addresses, cut, slanted, of changing size",
+}
+"""What each kind holds; containers follow below."""
+
 Maker = Callable[[Path], OddFile]
 PLAN: dict[str, Maker] = {}
 """What is made, by the name of the file where the name itself is not what is odd."""
@@ -356,6 +379,7 @@ _ALL_RATES = ("mp4/h264", "mkv/h264", "avi/xvid", "webm/vp8", "ts/h264", "mov/mj
 def _plan_containers() -> None:
     """Every container with every codec that it commonly holds, the rates taking turns; some with all of them."""
     turn = 0
+    KINDS.update({f"container {suffix}": ", ".join(codecs) for suffix, codecs in _HOLDS.items()})
     for suffix, codecs in _HOLDS.items():
         for codec in codecs:
             allowed = _STANDARD_RATES if codec in ("mpeg1", "mpeg2", "h263") or suffix == "mxf" else RATES
@@ -689,7 +713,7 @@ def _no_key(folder: Path, codec: str, suffix: str) -> OddFile:
     film = _film(folder / f"whole.{suffix}", "structure", codec, options=only_p)
     path = copy_packets(film.path, folder / f"no_key.{suffix}", lambda index: index >= 5)
     if codec in _NEED_A_KEY:
-        return replace(film, path=path, refused="frame 0 cannot be decoded")
+        return replace(film, path=path, refused="the file was cut before its first key frame")
     return _timed(film, path, film.frames[GOP:], film.times[:-GOP])
 
 

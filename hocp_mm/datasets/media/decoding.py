@@ -68,7 +68,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(full_name(path), options={"pattern_type": "none"})  # "%03d.jpg" is one picture, no series
     except (FFmpegError, ValueError, OSError) as error:
-        raise DataError(f"{path}: not a readable video file ({reason_of(error)}).") from error
+        raise DataError(f"{path}: not a readable video file ({said_by(error)}).") from error
     with container:
         if container.format.name in _TEXT:
             raise DataError(f"{path}: not a readable video file (FFmpeg would draw its text).")
@@ -79,6 +79,11 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         large = context.width * context.height >= _PIXELS_WORTH_THREADS
         stream.thread_type = "AUTO" if large else "SLICE"
         yield container, stream
+
+
+def said_by(error: Exception) -> str:
+    """Return what FFmpeg says, without the file and without the last line of its log, which may be about another."""
+    return getattr(error, "strerror", None) or reason_of(error)
 
 
 def full_name(path: str | Path) -> str:
@@ -115,22 +120,23 @@ def decode(path: str | Path) -> Iterator[av.VideoFrame]:
         MissingDataError: If there is no such file.
         DataError: If the file cannot be opened or a frame cannot be decoded.
     """
-    count = 0
+    count, started = 0, False
     with open_video(path) as (container, stream):
         try:
-            whole = stream.codec_context.name not in _MAKES_UP
+            makes_up = stream.codec_context.name in _MAKES_UP
             for number, packet in enumerate(container.demux(stream)):
-                whole |= number == 0 and packet.is_keyframe
+                started |= number == 0 and packet.is_keyframe
                 for frame in packet.decode():
-                    whole |= frame.key_frame
-                    if whole:
+                    started |= frame.key_frame
+                    if started or not makes_up:
                         yield frame
                         count += 1
         except FFmpegError as error:
             if stream.codec_context.name == "webp":
                 text = "this WebP cannot be decoded; FFmpeg reads no animated WebP: save it as GIF, PNG or a video."
                 raise DataError(f"{path}: {text}") from error
-            raise DataError(f"{path}: frame {count} cannot be decoded ({error}).") from error
+            hint = "" if started else "; the file was cut before its first key frame"
+            raise DataError(f"{path}: frame {count} cannot be decoded ({said_by(error)}{hint}).") from error
 
 
 def to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.decoding import Pictures, decode, open_video, to_rgb
+from hocp_mm.datasets.media.decoding import Pictures, decode, open_video, said_by, to_rgb
 from hocp_mm.errors import DataError
 
 # Jumps closer than this save nothing over decoding on (a jump costs about as much as this many pictures).
@@ -72,7 +72,7 @@ def read_by_jumps(path: str | Path, frames: NDArray[np.integer], table: SeekTabl
                 entry = int(table.entries[np.searchsorted(table.entries, pictures.wants, side="right") - 1])
                 _read_on(path, container, stream, table, entry, pictures)
         except FFmpegError as error:
-            raise DataError(f"{path}: frame {pictures.wants} cannot be decoded ({error}).") from error
+            raise DataError(f"{path}: frame {pictures.wants} cannot be decoded ({said_by(error)}).") from error
     return pictures.array
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.decoding import decode, open_video
+from hocp_mm.datasets.media.decoding import decode, open_video, said_by
 from hocp_mm.errors import DataError
 from hocp_mm.system.reading import check_file
 
@@ -148,7 +148,7 @@ def _packet_stamps(path: str) -> list[int | None] | None:
                 shown.append(packet.pts)
                 decoded.append(packet.dts)
         except FFmpegError as error:
-            raise DataError(f"{path}: cannot be read after {len(shown)} frames ({error}).") from error
+            raise DataError(f"{path}: cannot be read after {len(shown)} frames ({said_by(error)}).") from error
     if not certain:
         return None
     if None not in decoded and _increases(decoded):

@@ -1,10 +1,13 @@
 """Every file of the plan is read rightly in every way, or refused in one line: `tests.material.odd_files`."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from hocp_mm.datasets.media.seek import seek_table
+from hocp_mm.datasets.media.video import probe_video
+from hocp_mm.errors import DataError
 from tests.material.odd_files import PLAN, RATES, faults_of, make_odd_file
 
 
@@ -14,6 +17,29 @@ def test_an_odd_file_is_read_rightly_or_refused(tmp_path, name):
     assert faults_of(file) == []
     if file.path.is_absolute():
         assert file.path.stat().st_size < 100_000
+
+
+def test_the_page_is_of_this_plan():
+    text = (Path(__file__).parents[3] / "docs" / "videos.md").read_text(encoding="utf-8")
+    assert f"{len(PLAN)} small files" in text
+    assert "WRONG" not in text
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a.mp4", "rtsp://camera/1", "ftp://x/y.avi", "file:///a.mp4"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_is_no_file(address, kind):
+    """A Path makes one slash of two."""
+    with pytest.raises(DataError, match="addresses of the net are not supported; download the video first") as caught:
+        probe_video(kind(address))
+    assert str(caught.value).startswith(str(kind(address)))
+
+
+def test_what_ffmpeg_said_of_another_file_is_not_told(tmp_path):
+    """PyAV adds the last line of a log that all files share."""
+    for name in ("cut.mp4", "empty.mp4"):
+        file = make_odd_file(tmp_path, name)
+        with pytest.raises(DataError, match=r"not a readable video file \([A-Z][a-z ]*\)\.$"):
+            probe_video(file.path)
 
 
 def test_the_plan_is_large_and_makes_the_same_files_again(tmp_path):
