@@ -20,6 +20,7 @@ from hocp_mm.system.reading import check_file
 
 # An MPEG-4 picture header alone takes 7 bytes; FFmpeg calls a packet up to 19 bytes a "not coded" picture.
 _SMALLEST_PICTURE = 20
+_MOST_HELD_BACK = 16  # pictures, in H.264 and HEVC
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +150,17 @@ def _packet_stamps(path: str) -> list[int | None] | None:
                 decoded.append(packet.dts)
         except FFmpegError as error:
             raise DataError(f"{path}: cannot be read after {len(shown)} frames ({said_by(error)}).") from error
-    if not certain:
+    if not certain or not _increases(decoded):
         return None
-    if None not in decoded and _increases(decoded):
+    if None not in decoded:
         # Frames are shown in the order of their stamps; where a container (AVI) has none, they are shown one by one
         # at the times of decoding, all later by as many as the decoder holds back.
         return sorted(decoded if None in shown else shown)  # pyright: ignore[reportArgumentType]
-    return shown if shown.count(None) in (0, len(shown)) and _increases(shown) else None
+    if None in shown:
+        return shown if shown.count(None) == len(shown) else None
+    # Matroska has no times of decoding, FFmpeg guesses most of them. Decoders hold back a few pictures, not more.
+    order = np.argsort(np.array(shown, np.int64), kind="stable")
+    return sorted(shown) if (np.abs(order - np.arange(len(order))) <= _MOST_HELD_BACK).all() else None  # pyright: ignore
 
 
 def _increases(stamps: Sequence[int | None]) -> bool:

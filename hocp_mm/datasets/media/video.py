@@ -157,11 +157,12 @@ def video_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64]:
         raise DataError(f"{path}: the file must state its frame rate or times, got {info.fps:g} frames per second.")
     interval = 1 / info.fps if info.fps > 0 else 1.0
     if not stamps.are_times:
-        return np.arange(count) * interval
+        return np.asarray(np.arange(count) * interval, dtype=np.float64)
     times = (stamps.values - stamps.values[0]) * float(stamps.base)
     distinct = np.flatnonzero(np.diff(times, prepend=-1.0))
     after = times[-1] + interval
-    return np.interp(np.arange(count), np.append(distinct, count), np.append(times[distinct], after))
+    spread = np.interp(np.arange(count), np.append(distinct, count), np.append(times[distinct], after))
+    return np.asarray(spread, dtype=np.float64)
 
 
 def read_frames(

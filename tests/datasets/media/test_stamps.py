@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
-from hocp_mm.datasets.media.stamps import Stamps
+from hocp_mm.datasets.media.stamps import Stamps, read_stamps
 from hocp_mm.datasets.media.video import frame_times, probe_video, read_frames, video_times
 from hocp_mm.errors import DataError
+from tests.material.odd_files import make_odd_file
 from tests.material.odd_videos import copy_packets, write_video
 from tests.material.sewa_files import draw_number, read_number
 
@@ -135,3 +136,13 @@ def test_the_times_of_a_cut_belong_to_the_frames_that_come_out(tmp_path):
     info = probe_video(cut)
     assert info.num_frames == len(numbers)
     np.testing.assert_allclose(video_times(cut, info), times, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["h264_25.mp4", "h264_25.mkv", "xvid_25.avi", "hevc_50.mkv", "h264_25.ts", "vp8_25.webm"]
+)
+def test_usual_files_are_counted_without_decoding(tmp_path, monkeypatch, name):
+    """With B pictures; a set of hours of video would take hours to read otherwise."""
+    file = make_odd_file(tmp_path, name)
+    monkeypatch.setattr("hocp_mm.datasets.media.stamps.decode", None)
+    assert len(read_stamps(file.path).values) == len(file.frames)
