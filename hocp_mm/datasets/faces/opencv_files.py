@@ -127,7 +127,8 @@ def read_centerface(model: str) -> Find:
         canvas = np.zeros((size[1], size[0], 3), dtype=np.uint8)
         canvas[:height, :width] = picture
         network.setInput(cv2.dnn.blobFromImage(canvas))
-        return centerface_rows(*network.forward(CENTERFACE_OUTPUTS))
+        maps: Any = network.forward(CENTERFACE_OUTPUTS)
+        return centerface_rows(*maps)
 
     return find
 

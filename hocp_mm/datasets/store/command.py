@@ -90,6 +90,8 @@ def run_store_command(
     if args.workers is not None and args.workers < 1:
         parser.error(f"argument --workers: must be at least 1, got {args.workers}")
     require_writable(args.out, "OUT")
+    if args.detector == "auto" and args.detector_model is None:
+        args.detector = best_detector()  # a store names the detector that found its faces, to be completed by the same
     whole = faces == WHOLE_FRAMES and args.detector is None
     if whole and args.margin is not None:
         parser.error("argument --margin: whole frames have no margin")
@@ -183,11 +185,9 @@ def _detector(args: argparse.Namespace) -> DetectorChoice | None:
         if model is not None:
             raise ValueError("argument --detector-model: needs --detector")
         return None
-    # A store says which detector found its faces, so that it is completed by the same one.
-    name = best_detector() if args.detector == "auto" and model is None else args.detector
-    detector = make_detector(name, model)
+    detector = make_detector(args.detector, model)
     if model is None:
-        return DetectorChoice(detector, name)
+        return DetectorChoice(detector, args.detector)
     if not model.is_file():
         raise MissingDataError(f"{model}: no such file (--detector-model).")
     return DetectorChoice(detector, f"{args.detector} {hashlib.sha256(model.read_bytes()).hexdigest()[:16]}")

@@ -15,10 +15,12 @@ from hocp_mm.datasets import (
     FaceCropDataset,
     SEWADataset,
 )
+from hocp_mm.datasets.faces.cascades import CascadeDetector
+from hocp_mm.datasets.faces.detection import make_detector
 from hocp_mm.datasets.splits import make_folds, write_fold_files
-from hocp_mm.datasets.store import CropSettings, read_header, read_index
+from hocp_mm.datasets.store import CropSettings, command, read_header, read_index
 from hocp_mm.datasets.transforms.loading import LoadFaceClip
-from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.synthetic import (
     SyntheticAfewVaSpec,
     SyntheticAffectNetSpec,
@@ -234,3 +236,22 @@ def test_a_detector_replaces_the_landmarks(tmp_path, capsys):
     assert (header.crop.faces, header.crop.margin) == ("cascade", 1.5)
     assert header.metainfo["face_detector"] == "cascade"
     assert index[0].boxes.shape == (4, 4)
+
+
+def test_a_store_names_the_detector_that_auto_has_chosen(tmp_path, monkeypatch):
+    """Another machine, where auto is another detector, must not complete it."""
+    chosen = ["cascade"]
+    monkeypatch.setattr(command, "best_detector", lambda: chosen[0])
+    write_synthetic_sewa(tmp_path / "raw", subjects=(2, 0, 0), frames=4, workers=1)
+    argv = [str(tmp_path / "raw"), str(tmp_path / "crops"), "--workers", "1", "--detector", "auto"]
+    load("sewa")(argv)
+    header = read_header(tmp_path / "crops")
+    assert (header.crop.faces, header.metainfo["face_detector"]) == ("cascade", "cascade")
+    chosen[0] = "centerface"
+    monkeypatch.setattr(
+        command, "make_detector", lambda name, model: make_detector(name, model) if model else CascadeDetector()
+    )
+    with pytest.raises(DataError, match=r"'cascade'.*'centerface'"):
+        load("sewa")(argv)
+    with pytest.raises(HOCPError, match="auto: a file needs the name of its detector"):
+        load("sewa")([*argv, "--detector-model", "a.onnx"])
