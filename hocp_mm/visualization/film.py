@@ -27,7 +27,7 @@ _X264 = {"crf": "23", "preset": "superfast", "bf": "0", "aq-mode": "0"}
 # A small picture costs more with threads beside that of the film; each one of x264's holds pictures.
 _PIXELS_WORTH_THREADS, _MOST_THREADS = 1280 * 720, 4
 _WAITING = 2  # pictures between the caller and the encoder, and the arrays that they take turns in
-# Ticks a second; MPEG-4 counts them with 16 bits. An MP4 takes no more than 31 bits of them from one picture to the next.
+# Ticks a second, of which MPEG-4 counts 16 bits, and an MP4 31 from one picture to the next.
 _TICKS, _MOST_TICKS, _MOST_TICKS_MPEG4, _LONGEST = 90_000, 1_000_000, 65_535, (1 << 31) - 1
 _BT601, _LIMITED = 6, 1  # FFmpeg's numbers for the matrix and the range of OpenCV's I420
 
@@ -99,9 +99,8 @@ class Film:
         ticks = max(round(time / self._tick), self._last + 1)
         if self._last >= 0 and ticks - self._last > _LONGEST:
             longest = float(_LONGEST * self._tick)
-            raise DataError(
-                f"{self._name}: a picture of an MP4 lasts {longest:.0f} s at most, the next is at {time} s."
-            )
+            rule = f"a picture must last {longest:.0f} s at most in an MP4"
+            raise DataError(f"{self._name}: {rule}, got one until {time} s.")
         self._last = ticks
         # The source had its colours at half the size already, so OpenCV may take every second one, as it does.
         self._planes.rotate()
