@@ -3,6 +3,16 @@
 from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer
+from hocp_mm.apis.people import WatchLog, choose_people
+from hocp_mm.apis.watching import Watched
 from hocp_mm.datasets import FaceTrack
 
-__all__ = ["AffectInferencer", "FaceTrack", "track_faces", "with_ground_truth"]
+__all__ = [
+    "AffectInferencer",
+    "FaceTrack",
+    "WatchLog",
+    "Watched",
+    "choose_people",
+    "track_faces",
+    "with_ground_truth",
+]

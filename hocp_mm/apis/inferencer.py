@@ -26,7 +26,9 @@ from hocp_mm.datasets.faces.following import Face, Followed, Frame, follow_faces
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline
+from hocp_mm.system.parallel import read_ahead
 
+_AHEAD = 4  # frames
 _SAME_RATE = 0.98  # a rate that is said with two digits
 
 
@@ -181,7 +183,8 @@ class AffectInferencer:
         frames = _frames(video, info, progress)
         detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
         if callable(detector):
-            followed = follow_faces(frames, detector, bridge, info.pixel_aspect)
+            # Decoding and detection run beside the network.
+            followed = read_ahead(follow_faces(frames, detector, bridge, info.pixel_aspect), _AHEAD)
         else:
             track = faces if isinstance(faces, FaceTrack) else find_track(video, faces, info)
             if len(track.face_found) != info.num_frames:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,6 +122,23 @@ class WatchLog:
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             text += f" (watched: {', '.join(map(str, watched[:5])) or 'nobody'}; not watched: {told}{more})"
         return f"{text}, {_count(self.cuts, 'cut')}"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same in numbers, of types that JSON knows."""
+        return {
+            "frames": self.frames,
+            "seconds": self._times[-1] if self._times else 0.0,
+            "fps": self.info.fps,
+            "frames_with_face": self.with_face,
+            "people": {str(person): count for person, count in sorted(self.people.items())},
+            "watched": sorted({row.person for row in self._rows}),
+            "cuts": self.cuts,
+        }
+
+    def empty_timeline(self) -> AffectTimeline:
+        """Return a timeline of all frames of the video, in which nobody is seen."""
+        frames = np.arange(self.info.num_frames)
+        return AffectTimeline(self.video.stem, self.info.fps, frames, np.full((len(frames), 2), np.nan))
 
     def timeline(self, told_apart: bool = True) -> AffectTimeline:
         """Return the affect of one person at a time: a row for every frame, NaN where nobody is watched.

@@ -3,10 +3,11 @@
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -60,6 +61,45 @@ def run_tasks(
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(items: Iterable[_T], most: int) -> Iterator[_T]:
+    """Yield items that a thread of its own makes ahead of the one who takes them.
+
+    Args:
+        items: What is made; an exception of it is raised here, in its turn.
+        most: Items that may wait.
+
+    Yields:
+        The items, in order. Who leaves early ends the thread with the item that it is at.
+    """
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(most)
+    left = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                waiting.put((kind, value), timeout=0.1)
+                return True
+        return False
+
+    def make() -> None:
+        try:
+            if all(put("item", item) for item in items):
+                put("end", None)
+        except BaseException as error:  # whatever it is, the one who takes the items is to know
+            put("error", error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while (got := waiting.get())[0] == "item":
+            yield got[1]
+        if got[0] == "error":
+            raise got[1]
+    finally:
+        left.set()
+        thread.join()
 
 
 def cpu_cores() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hocp_mm.system.parallel import end_with_launcher, is_first_process, launched, run_tasks
+from hocp_mm.system.parallel import end_with_launcher, is_first_process, launched, read_ahead, run_tasks
 from tests.material.processes import ROOT
 
 TASKS = [(n, 2) for n in range(5)]
@@ -32,6 +32,42 @@ def test_an_exception_of_a_task_is_raised(workers):
 
 def test_no_task_gives_no_result():
     assert run_tasks(operator.pow, [], None, None) == []
+
+
+def test_what_is_read_ahead_comes_in_order_and_no_more_than_allowed_is_made():
+    made = []
+
+    def items():
+        for number in range(30):
+            made.append(number)
+            yield number
+
+    taken = []
+    for number in read_ahead(items(), 3):
+        taken.append(number)
+        time.sleep(0.001)
+        assert len(made) <= number + 6  # three that wait, the one in hand, and one on either side of the queue
+    assert taken == made == list(range(30))
+
+
+def test_an_exception_is_raised_in_its_turn():
+    def items():
+        yield 1
+        raise KeyError("two")
+
+    stream = read_ahead(items(), 5)
+    assert next(stream) == 1
+    with pytest.raises(KeyError, match="two"):
+        next(stream)
+
+
+def test_who_leaves_early_leaves_no_thread():
+    before = threading.active_count()
+    stream = read_ahead(iter(range(10**9)), 2)
+    assert next(stream) == 0
+    assert threading.active_count() == before + 1
+    stream.close()
+    assert threading.active_count() == before
 
 
 def test_no_worker_is_refused():

@@ -64,7 +64,11 @@ def test_three_files_and_their_paths(demo: ModuleType, files: dict, tmp_path: Pa
 def test_given_box_and_no_video(demo: ModuleType, files: dict, tmp_path: Path):
     argv = [str(files["empty"]), "--checkpoint", str(files["checkpoint"]), "--out", str(tmp_path / "out")]
     demo.main([*argv, "--box", "100,80,60.5,60", "--no-video", "--stride", "2", "--flip", "--device", "cpu"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["empty.csv", "empty_timeline.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "empty.csv",
+        "empty.json",
+        "empty_timeline.png",
+    ]
 
 
 MISTAKES = {

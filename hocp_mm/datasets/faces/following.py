@@ -102,7 +102,7 @@ class _Follower:
         self.detector = detector
         self.bridge = bridge
         self.pixel_aspect = pixel_aspect
-        self.scale = 2 * np.array(square_scale(pixel_aspect), dtype=np.float32)
+        self.scale = np.array(2 * square_scale(pixel_aspect), dtype=np.float32)
         self.tracks: list[_Track] = []
         self.people = 0
         self.look_time = -np.inf
