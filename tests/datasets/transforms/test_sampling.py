@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.transforms import SampleClip, clip_frames, window_starts
+from hocp_mm.datasets.transforms import SampleClip, clip_frames, clip_ticks, window_starts
+from hocp_mm.datasets.transforms.sampling import hold_frames
 
 
 def test_time_never_wraps():
@@ -100,3 +101,111 @@ def test_random_clips_hold_a_frame_with_a_label_drawn_evenly():
 def test_a_video_without_any_label_still_gives_clips():
     clip = SampleClip(3)({"num_frames": 40, "valid": np.zeros(40, dtype=np.bool_)})
     assert len(clip["frame_inds"]) == 3
+
+
+def nearest(times, moments):
+    """Return the frames nearest to some moments, the later one of two, by looking at all of them."""
+    return [int(np.flatnonzero(np.abs(times - m) <= np.abs(times - m).min() + 1e-9)[-1]) for m in moments]
+
+
+@given(
+    frames=st.integers(1, 90),
+    length=st.integers(1, 12),
+    stride=st.integers(1, 12),
+    fps=st.sampled_from([6.0, 8.0, 12.5, 20.0, 24.0, 25.0, 29.97, 30.0, 50.0, 59.94, 60.0, 120.0]),
+    jitter=st.floats(0, 0.4),
+    seed=st.integers(0, 99),
+)
+def test_windows_at_a_rate_cover_every_frame_and_show_the_nearest(frames, length, stride, fps, jitter, seed):
+    stride = min(stride, length)
+    times = (np.arange(frames) + np.random.default_rng(seed).uniform(-jitter, jitter, frames)) / fps
+    even = jitter == 0
+    interval, ticks = clip_ticks(fps, 25.0, None if even else times)
+    starts = window_starts(frames, length, stride, interval, ticks)
+    assert len(set(starts)) == len(starts)
+    covered = set()
+    for start in starts:
+        clip = clip_frames(frames, start, length, interval, ticks)
+        moments = times[start] + np.arange(length) / 25
+        real = clip >= 0
+        assert clip[real].tolist() == nearest(times, moments[real])
+        assert (np.diff(real.astype(int)) <= 0).all()  # padding at the end alone
+        assert (moments[~real] > times[-1]).all()
+        covered |= set(clip[real].tolist())
+    assert covered == set(range(frames))
+    # Not many more windows than the duration asks for, times the frames that lie between two moments.
+    phases = int(np.ceil(interval)) if even else int(np.ceil(2 * interval)) + 2
+    steps = 1 + (times[-1] - times[0]) * 25
+    assert len(starts) <= phases * (2 + max(0, steps - length) / stride + 1)
+
+
+def test_a_clip_of_the_rate_of_its_video_is_frame_after_frame():
+    record = {"video": "v", "num_frames": 40, "fps": 25.0, "start": 7}
+    assert SampleClip(5, mode="window", fps=25)(record)["frame_inds"].tolist() == [7, 8, 9, 10, 11]
+    record["fps"] = 50.0
+    assert SampleClip(5, mode="window", fps=25)(record)["frame_inds"].tolist() == [7, 9, 11, 13, 15]
+    record["fps"] = 12.5
+    assert SampleClip(5, mode="window", fps=25)(record)["frame_inds"].tolist() == [7, 8, 8, 9, 9]
+    record["times"] = np.concatenate([np.arange(8) / 25, 7 / 25 + np.arange(1, 33) / 10])
+    assert SampleClip(5, mode="window", fps=25)(record)["frame_inds"].tolist() == [7, 7, 8, 8, 9]
+
+
+@given(
+    frames=st.integers(1, 80), length=st.integers(1, 12), fps=st.sampled_from([8.0, 30.0, 60.0]), uneven=st.booleans()
+)
+def test_random_clips_at_a_rate_stay_in_the_video(frames, length, fps, uneven):
+    times = (
+        np.sort(np.random.default_rng(frames).uniform(0, frames / fps, frames)) if uneven else np.arange(frames) / fps
+    )
+    times += np.arange(frames) * 1e-3
+    record = {"video": "v", "num_frames": frames, "fps": fps, **({"times": times} if uneven else {})}
+    random.seed(length)
+    for _ in range(5):
+        clip = SampleClip(length, fps=25)(dict(record))["frame_inds"]
+        real = clip >= 0
+        assert real[0]
+        assert (np.diff(clip[real]) >= 0).all()
+        if (times[-1] - times[0]) * 25 >= length - 1:
+            assert real.all()
+
+
+def test_a_rate_needs_a_video_with_one():
+    with pytest.raises(ValueError, match=r"need a video with a rate, got 0 \(a\)"):
+        SampleClip(2, fps=25)({"video": "a", "num_frames": 3, "fps": 0.0})
+
+
+def test_held_frames_are_those_of_a_slower_camera():
+    assert hold_frames(np.arange(10, 17), 2, 0).tolist() == [10, 12, 12, 14, 14, 16, 16]
+    assert hold_frames(np.array([3, 4, -1, -1]), 2, 1).tolist() == [4, 4, -1, -1]
+    assert hold_frames(np.arange(3), 5, 4).tolist() == [2, 2, 2]
+    for factor in (2, 3, 4):
+        for phase in range(factor):
+            held = hold_frames(np.arange(30), factor, phase)
+            assert set(held) == set(range(phase, 30, factor))
+            assert np.abs(held - np.arange(30)).max() <= max(factor / 2, phase, factor - 1)
+
+
+def test_half_of_the_clips_hold_frames():
+    random.seed(0)
+    sample = SampleClip(16, hold=(2, 3))
+    clips = [sample({"num_frames": 100})["frame_inds"] for _ in range(400)]
+    kinds = [len(set(clip.tolist())) for clip in clips]
+    assert 150 < kinds.count(16) < 250
+    assert set(kinds) == {16, 8, 6, 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fps": 0}, "fps must be positive"),
+        ({"fps": float("nan")}, "fps must be positive"),
+        ({"fps": True}, "fps must be positive"),
+        ({"fps": 25, "frame_interval": 2}, "takes the place of frame_interval"),
+        ({"hold": (1,)}, "hold must be whole numbers of 2 or more"),
+        ({"hold": (2.5,)}, "hold must be whole numbers of 2 or more"),
+        ({"hold": (2,), "mode": "window"}, "frames are held in mode 'random'"),
+    ],
+)
+def test_rates_and_factors_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SampleClip(4, **options)
