@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.affwild2.files import SETS, find_crops, find_label_files, list_crops, read_va_file, video_of
-from hocp_mm.datasets.media.video import probe_video
+from hocp_mm.datasets.media.video import probe_video, uneven_times
 from hocp_mm.datasets.records.dataset import (
     AffectDataset,
     Partition,
@@ -151,6 +151,7 @@ class AffWild2Dataset(AffectDataset):
         affect: NDArray[np.float32],
         fps: float,
         length: int,
+        times: NDArray[np.float64] | None,
     ) -> None:
         num_frames = len(values)
         crops = list_crops(folder, num_frames)
@@ -177,6 +178,7 @@ class AffWild2Dataset(AffectDataset):
             valid=valid,
             boxes=None,
             face_found=shown,
+            times=times,
         )
         scan.notes = {
             "marked": int((~counts).sum()),
@@ -186,10 +188,10 @@ class AffWild2Dataset(AffectDataset):
             "pictures beyond the labels": crops.beyond,
         }
 
-    def _probe(self, file: Path, num_frames: int) -> tuple[float, int]:
-        """Return the frame rate and the frames of the video of a label file, as far as they are known."""
+    def _probe(self, file: Path, num_frames: int) -> tuple[float, int, NDArray[np.float64] | None]:
+        """Return rate, frames and uneven times of the video of a label file, as far as they are known."""
         if self.videos is None:
-            return self.fps, num_frames
+            return self.fps, num_frames, None
         name = video_of(file.stem)
         candidates = [path for suffix in _VIDEO_SUFFIXES if (path := self.videos / f"{name}{suffix}").is_file()]
         if not candidates:
@@ -202,7 +204,8 @@ class AffWild2Dataset(AffectDataset):
                 f"{candidates[0]}: {info.num_frames} frames must match the labels within length_tolerance="
                 f"{self.length_tolerance}, got {num_frames} in {file}."
             )
-        return info.fps, info.num_frames
+        times = uneven_times(candidates[0], info)
+        return info.fps, info.num_frames, times if info.num_frames == num_frames else None
 
     def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found and what does not count, and warn of folders that serve several people."""

@@ -202,6 +202,7 @@ class AVECDataset(AffectDataset):
             valid=valid,
             boxes=boxes,
             face_found=found,
+            times=shown if info.variable else None,
         )
 
     def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:

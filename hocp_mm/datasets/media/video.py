@@ -165,6 +165,11 @@ def video_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64]:
     return np.asarray(spread, dtype=np.float64)
 
 
+def uneven_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64] | None:
+    """Return `video_times` of a video whose frames do not come evenly; None where frame k is shown at ``k / fps``."""
+    return video_times(path, info) if info.variable else None
+
+
 def read_frames(
     path: str | Path, indices: Sequence[int] | NDArray[np.integer], decoder: Decoder = "auto"
 ) -> NDArray[np.uint8]:

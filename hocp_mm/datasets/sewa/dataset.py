@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import landmark_boxes
 from hocp_mm.datasets.faces.given_boxes import check_boxes_inside, expand_boxes, read_boxes_file
-from hocp_mm.datasets.media.video import VideoInfo, probe_video
+from hocp_mm.datasets.media.video import VideoInfo, probe_video, uneven_times
 from hocp_mm.datasets.records.dataset import (
     AffectDataset,
     Partition,
@@ -155,6 +155,7 @@ class SEWADataset(AffectDataset):
         if faults or info is None or valence is None or arousal is None:
             return scan
         count = min(info.num_frames, len(valence), len(arousal))
+        times = uneven_times(video, info)
         boxes = None if boxes is None else boxes[:count]
         found = np.ones(count, dtype=np.bool_) if boxes is None else np.asarray(np.isfinite(boxes).all(axis=1))
         if not found.any():
@@ -172,6 +173,7 @@ class SEWADataset(AffectDataset):
             valid=np.ones(count, dtype=np.bool_),
             boxes=boxes,
             face_found=found,
+            times=None if times is None else times[:count],
         )
         scan.notes = {
             "lengths": (info.num_frames, len(valence), len(arousal)),

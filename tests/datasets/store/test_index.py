@@ -1,5 +1,7 @@
 """An index gives back the records that were written, whole, or one error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,21 @@ def test_records_come_back_whole(tmp_path, rows):
         else:
             assert np.array_equal(record.boxes, row.boxes, equal_nan=True)
         assert (int(index.num_frames[number]), index.subjects[number]) == (row.num_frames, row.subject)
+
+
+def test_uneven_times_are_kept_where_there_are_some(tmp_path, rows):
+    """And an index without any has the columns that it always had."""
+    write(tmp_path / "even.npz", rows)
+    with np.load(tmp_path / "even.npz") as file:
+        assert "times" not in file.files
+    times = np.array([0.0, 0.03])
+    write(tmp_path / "index.npz", [rows[0], replace(rows[1], times=times), rows[2]])
+    index = read_index(tmp_path / "index.npz")
+    assert index[0].times is None
+    assert index[2].times is None
+    assert np.array_equal(index[1].times, times)
+    assert index[1].results()["times"].tolist() == [0.0, 0.03]
+    assert "times" not in index[0].results()
 
 
 def test_a_record_is_fresh(tmp_path, rows):

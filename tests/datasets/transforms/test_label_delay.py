@@ -57,6 +57,17 @@ def test_advanced_labels_and_delayed_predictions_are_the_same_pairs():
     np.testing.assert_array_equal(back[:10], np.repeat(pred[:1], 10, axis=0))
 
 
+def test_where_frames_come_unevenly_labels_move_by_seconds_not_by_frames():
+    times = np.concatenate([np.arange(10) / 25, 0.4 + np.arange(20) / 10])
+    record = _record(30, 12.0, times=times)
+    truth = record["affect"].copy()
+    result = CompensateLabelDelay(0.4)(record)
+    assert result["valid"].tolist() == [True] * 26 + [False] * 4
+    np.testing.assert_array_equal(result["affect"][0], truth[10])  # shown at 0.4 s
+    np.testing.assert_array_equal(result["affect"][10:26], truth[14:])
+    np.testing.assert_array_equal(result["affect"][26:], 0)
+
+
 def test_sewa_labels_that_lag_meet_their_pictures_again(damaged_root):
     lag = 5
     for name, value_of in (("valence", valence_of), ("arousal", arousal_of)):
