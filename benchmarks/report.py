@@ -10,6 +10,7 @@ from benchmarks.markdown import table
 from benchmarks.networks import OURS, PUBLISHED, TWIN
 from benchmarks.networks import PARENT as PARENT_NETWORK
 from benchmarks.timing import geometric_mean
+from benchmarks.videos import video_lines
 
 Numbers = dict[str, Any]
 
@@ -29,6 +30,7 @@ def write_report(folder: Path, name: str) -> Path:
         "fits": _fits,
         "starts": _starts,
         "data": data_lines,
+        "video": video_lines,
     }
     lines = [
         f"# Benchmark: {name.replace('_', ', ')}",

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, data_throughput, decomposition, layers, networks, starts
+from benchmarks import choices, data_throughput, decomposition, layers, networks, starts, videos
 from benchmarks.contenders import cp_layer, tltorch_layer
 from benchmarks.report import write_report
 
@@ -99,6 +99,10 @@ def _data(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return data_throughput.measure(8 * seconds)
 
 
+def _video(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return videos.measure(2 * seconds)
+
+
 SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "layers": _layers,
     "memory": _memory,
@@ -107,6 +111,7 @@ SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "fits": _fits,
     "starts": _starts,
     "data": _data,
+    "video": _video,
 }
 
 
