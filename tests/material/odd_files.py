@@ -296,7 +296,7 @@ def _film(
             prepare(stream)
         sound = container.add_stream(audio, rate=48000, bit_rate=64000) if audio else None
         for number, tick in zip(numbers, ticks, strict=True):
-            frame = av.VideoFrame.from_ndarray(make(number), format=source)
+            frame = _frame(make(number), source)
             frame.pts, frame.time_base = tick + first, base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -309,6 +309,21 @@ def _film(
         variable=_uneven(seconds, fps),
         tolerance=_ROUNDED.get(path.suffix, 1e-4), coloured="gray" not in (pix_fmt or usual),
     )  # fmt: skip
+
+
+def _frame(values: NDArray[Any], source: str) -> av.VideoFrame:
+    """Return a frame of a drawing; PyAV 17 knows no way from an array to 10 bits."""
+    if source != "yuv420p10le":
+        return av.VideoFrame.from_ndarray(values, format=source)
+    height, width = values.shape[0] * 2 // 3, values.shape[1]
+    frame, start = av.VideoFrame(width, height, source), 0
+    for plane in frame.planes:
+        count = plane.height * plane.width
+        rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
+        rows[:, : plane.width] = values.ravel()[start : start + count].reshape(plane.height, plane.width)
+        plane.update(rows.tobytes())
+        start += count
+    return frame
 
 
 def _timed(film: OddFile, path: Path, frames: Sequence[int], times: Sequence[float]) -> OddFile:
@@ -592,7 +607,7 @@ def _plan_pixels() -> None:
                 f"{name}_{codec}.{suffix}", "high dynamic range", codec, pix_fmt="yuv420p10le", size=(96, 64),
                 picture=lambda number, t=transfer: hdr_signal(draw(number, 96, 64), t), source="yuv420p10le",
                 prepare=lambda stream, t=transfer: _tag(stream, t),
-                options={"x265-params": f"{_X265}:colorprim=9:transfer={transfer}:colormatrix=9"}
+                options={"crf": "4", "x265-params": f"{_X265}:colorprim=9:transfer={transfer}:colormatrix=9"}
                 if codec == "hevc" else {},
             )  # fmt: skip
 
@@ -736,6 +751,7 @@ def _rewritten(source: Path, target: Path, contents: Sequence[bytes]) -> Path:
     """Write an AVI with the stream of another and other contents of its packets, one per frame."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
+        stream.time_base = old.streams.video[0].time_base  # PyAV 17.0 takes a finer one
         keys = [packet.is_keyframe for packet in old.demux(video=0) if packet.size]
         for tick, content in enumerate(contents):
             packet = av.Packet(content)

@@ -82,7 +82,7 @@ def join_streams(path: Path, *sources: Path | bytes) -> Path:
             if isinstance(source, bytes):
                 stream = new.add_stream("mjpeg")
                 stream.width, stream.height, stream.pix_fmt = 40, 30, "yuvj420p"
-                stream.disposition = Disposition.attached_pic
+                stream.disposition = Disposition.attached_pic.value  # PyAV 17.0 wants a number
                 packet = av.Packet(source)
                 packet.pts = packet.dts = 0
                 packet.time_base = Fraction(1, 25)

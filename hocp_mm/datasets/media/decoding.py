@@ -66,7 +66,8 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
             raise DataError(f"{path}: {text}") from None
         raise
     try:
-        container = av.open(full_name(path), options={"pattern_type": "none"})  # "%03d.jpg" is one picture, no series
+        # "%03d.jpg" is one picture, no series. PyAV 17.0 crashes where streams get options, too.
+        container = av.open(full_name(path), container_options={"pattern_type": "none"})
     except (FFmpegError, ValueError, OSError) as error:
         raise DataError(f"{path}: not a readable video file ({said_by(error)}).") from error
     with container:
@@ -165,7 +166,8 @@ def to_rgb(path: str | Path, index: int, frame: av.VideoFrame) -> NDArray[np.uin
     threads = 0 if frame.width * frame.height >= _PIXELS_WORTH_THREADS else 1
     transfer, primaries = int(frame.color_trc), int(frame.color_primaries)  # conversion may change what the frame says
     if transfer in TRANSFERS:
-        signal = np.asarray(frame.to_ndarray(format="rgb48le", threads=threads), dtype=np.uint16)
+        # Planes, because the FFmpeg of PyAV 17.0 gets the green of 10-bit video wrong in packed pixels of 16 bits.
+        signal = np.asarray(frame.to_ndarray(format="gbrp12le", threads=threads), dtype=np.uint16)
         picture = tone_map(signal, transfer, primaries)
     else:
         # Rows of an odd width have padding behind them; who takes a checksum needs them without.
@@ -206,7 +208,7 @@ def _orientation(path: str, mtime_ns: int, size: int) -> tuple[bool, bool, bool]
     except ValueError:  # PyAV has no name for some kinds of side data, such as EXIF, and then gives none at all
         return _turned(path, frame)
     if side_data is None:
-        return False, False, False
+        return _turned(path, frame)
     # Rows of 3; FFmpeg maps a pixel (x, y) to (a x + c y, b x + d y) with a, b = m[0:2] and c, d = m[3:5].
     a, b, _, c, d = np.frombuffer(bytes(side_data), dtype=np.int32)[:5].tolist()
     if b == c == 0 and a and d:
@@ -217,7 +219,9 @@ def _orientation(path: str, mtime_ns: int, size: int) -> tuple[bool, bool, bool]
 
 
 def _turned(path: str, frame: Any) -> tuple[bool, bool, bool]:
-    """Return the orientation where the display matrix cannot be asked for: by EXIF, or by the angle alone."""
+    """Return the orientation where no display matrix can be had: by EXIF, else by the angle alone."""
+    if frame is None:
+        return _EXIF[1]
     with open_video(path) as (container, stream):
         if stream.codec_context.name in _IMAGE_CODECS:  # only EXIF itself tells of mirrors
             data = bytes(next(packet for packet in container.demux(stream) if packet.size))

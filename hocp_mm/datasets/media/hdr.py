@@ -20,7 +20,7 @@ TRANSFERS = {16: "PQ", 18: "HLG"}
 """FFmpeg's numbers of the two curves (``AVColorTransferCharacteristic``)."""
 BT2020 = 9  # AVCOL_PRI_BT2020
 
-_WHITE, _KNEE, _STEPS = 203.0, 0.8, 1 << 16
+_WHITE, _KNEE, _STEPS = 203.0, 0.8, 1 << 12
 _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
 
@@ -44,7 +44,7 @@ def tone_map(picture: NDArray[np.uint16], transfer: int, primaries: int) -> NDAr
     """Return a picture as a usual screen shows it, by the formulas above.
 
     Args:
-        picture: RGB signal, uint16 over its full range, ``[H, W, 3]``.
+        picture: RGB signal of 12 bits over their full range, uint16 ``[H, W, 3]``.
         transfer: One of `TRANSFERS`.
         primaries: FFmpeg's number; all but `BT2020` are taken for those of BT.709.
 

@@ -71,7 +71,7 @@ def test_a_grey_that_no_highlight_touches_comes_back_from_high_dynamic_range(tra
     """Up to the knee, 0.8 of white, tone mapping undoes what the standards say of a usual screen's picture."""
     picture = np.repeat(np.arange(4, 224, 4, dtype=np.uint8), 2 * 2 * 3).reshape(-1, 2, 3).repeat(1, axis=0)
     signal = hdr_signal(picture, transfer)[: len(picture)]
-    full = np.rint((signal.astype(float) - 64) / 876 * 65535).astype(np.uint16)
+    full = np.rint((signal.astype(float) - 64) / 876 * 4095).astype(np.uint16)
     shown = tone_map(np.repeat(full[..., None], 3, axis=2), transfer, 9)
     assert np.abs(shown.astype(int) - picture).max() <= 3
 
