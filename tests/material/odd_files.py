@@ -432,13 +432,15 @@ def _plan_variable() -> None:
     for suffix, codec in (("flv", "flv1"), ("ts", "h264"), ("wmv", "wmv2"), ("nut", "ffv1"), ("mkv", "av1")):
         _add_film(f"gaps_{codec}.{suffix}", "variable rate", codec, milliseconds=_GAPS)
     _add_film("gaps.gif", "variable rate", "gif", milliseconds=[10 * (time // 10) for time in _GAPS], pix_fmt="rgb8")
-    _add("dropped.avi", _dropped)
+    for codec in ("mjpeg", "xvid", "h264", "msmpeg4", "huffyuv", "ffv1"):
+        _add(f"dropped_{codec}.avi", lambda folder, codec=codec: _dropped(folder, codec))
     _add("ties.mkv", _ties)
 
 
-def _dropped(folder: Path) -> OddFile:
+def _dropped(folder: Path, codec: str) -> OddFile:
     """An AVI says "no new picture" by an empty packet: screen recorders, and FFmpeg itself where the rate varies."""
-    film = _film(folder / "whole.avi", "variable rate", "mjpeg")
+    only_p = {"bf": "0"} if codec in ("xvid", "h264") else {}
+    film = _film(folder / "whole.avi", "variable rate", codec, options=only_p)
     path = folder / "dropped.avi"
     ticks = [index + index // 3 + (5 if index > 8 else 0) for index in range(COUNT)]
     _restamped(film.path, path, ticks)  # the muxer fills the gaps

@@ -129,7 +129,7 @@ def _packet_stamps(path: str) -> list[int | None] | None:
     decoded: list[int | None] = []
     certain, started, first_pts = True, False, None
     with open_video(path) as (container, stream):
-        codec = stream.codec_context.name
+        codec, avi = stream.codec_context.name, container.format.name == "avi"
         try:
             for packet in container.demux(stream):
                 if packet.size == 0 and packet.dts is None:
@@ -153,9 +153,9 @@ def _packet_stamps(path: str) -> list[int | None] | None:
     if not certain or not _increases(decoded):
         return None
     if None not in decoded:
-        # Frames are shown in the order of their stamps; where a container (AVI) has none, they are shown one by one
-        # at the times of decoding, all later by as many as the decoder holds back.
-        return sorted(decoded if None in shown else shown)  # pyright: ignore[reportArgumentType]
+        # Frames are shown in the order of their stamps; an AVI has none (FFmpeg makes some up for H.264), there they
+        # are shown one by one at the times of decoding, all later by as many as the decoder holds back.
+        return sorted(decoded if avi or None in shown else shown)  # pyright: ignore[reportArgumentType]
     if None in shown:
         return shown if shown.count(None) == len(shown) else None
     # Matroska has no times of decoding, FFmpeg guesses most of them. Decoders hold back a few pictures, not more.
