@@ -26,10 +26,12 @@ from hocp_mm.datasets.media.hdr import TRANSFERS
 from hocp_mm.datasets.media.seek import read_by_jumps, seek_table
 from hocp_mm.datasets.media.stamps import read_stamps
 from hocp_mm.errors import DataError
+from hocp_mm.system.refusals import visible
 
 Decoder = Literal["auto", "pyav", "seek", "decord"]
 DECODERS = ("auto", "pyav", "seek", "decord")
 
+_WIDEST_PIXEL = 16
 _RATE_OF_A_PICTURE = Fraction(25)  # FFmpeg's
 # Making a table decodes, converts and compares every frame twice: about four times a decode that converts few.
 _PRICE_OF_A_TABLE = 4
@@ -50,7 +52,8 @@ class VideoInfo:
         height: Pixels of an upright frame.
         codec: FFmpeg's name of the codec, ``mpeg4`` for Xvid.
         header_frames: Number of frames that the header promises, 0 if it does not say.
-        pixel_aspect: Width of a pixel of an upright frame over its height; 1 if the file does not say.
+        pixel_aspect: Width of a pixel of an upright frame over its height; 1 if the file does not say, or says more
+            than 16 or less than 1/16.
         variable: Frames do not come evenly: one of them is half a frame or more away from its number over ``fps``,
             counted from the first; `video_times` gives their times.
     """
@@ -96,6 +99,12 @@ def probe_video(path: str | Path) -> VideoInfo:
     with open_video(path) as (container, stream):
         aspect = float(stream.sample_aspect_ratio or 1) or 1.0
         streams = [film.index for film in films(path, container)]
+    if not 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
+        # Nobody made such pixels, and a frame made square by them fills the memory.
+        _say_once(
+            str(path), f"{path}: pixels {aspect:.3g} times as wide as high are taken for square.", logging.WARNING
+        )
+        aspect = 1.0
     if len(streams) > 1:
         others = ", ".join(map(str, streams[1:]))
         text = f"has {len(streams)} video streams, stream {streams[0]} is read (FFmpeg's choice), not {others}."
@@ -265,4 +274,4 @@ def _say_once(key: str, text: str, level: int = logging.INFO) -> None:
     """Log a text, but nothing more of the same key in this process."""
     if key not in _told:
         _told.add(key)
-        print_log(text, logger="current", level=level)
+        print_log(visible(text), logger="current", level=level)  # names of files may hold line breaks

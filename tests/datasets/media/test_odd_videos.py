@@ -74,6 +74,17 @@ def test_pixels_that_are_not_square_are_reported_and_not_stretched(tmp_path):
     assert probe_video(turned).pixel_aspect == pytest.approx(15 / 16)
 
 
+@pytest.mark.parametrize("aspect", [Fraction(200), Fraction(1, 200)])
+def test_pixels_that_nobody_has_are_taken_for_square(tmp_path, monkeypatch, aspect):
+    """A broken header says such things; frames stretched by it would fill the memory."""
+    told = []
+    monkeypatch.setattr("hocp_mm.datasets.media.video.print_log", lambda text, **options: told.append(text))
+    path = write_video(tmp_path / "thin\n.avi", "mpeg4", 2, pixel_aspect=aspect)
+    assert [probe_video(path).pixel_aspect for _ in range(2)] == [1, 1]
+    (text,) = told
+    assert text.endswith(f"thin\\n.avi: pixels {float(aspect):.3g} times as wide as high are taken for square.")
+
+
 def _scene(index, height=241, width=323):
     """A picture without symmetry, odd in width and height."""
     y, x = np.mgrid[:height, :width]
