@@ -101,9 +101,8 @@ def probe_video(path: str | Path) -> VideoInfo:
         streams = [film.index for film in films(path, container)]
     if not 1 / _WIDEST_PIXEL <= aspect <= _WIDEST_PIXEL:
         # Nobody made such pixels, and a frame made square by them fills the memory.
-        _say_once(
-            str(path), f"{path}: pixels {aspect:.3g} times as wide as high are taken for square.", logging.WARNING
-        )
+        text = f"{path}: pixels {aspect:.3g} times as wide as high are taken for square."
+        _say_once(f"pixels of {path}", text, logging.WARNING)
         aspect = 1.0
     if len(streams) > 1:
         others = ", ".join(map(str, streams[1:]))

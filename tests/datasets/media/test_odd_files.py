@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hocp_mm.datasets.media.seek import seek_table
-from hocp_mm.datasets.media.video import probe_video
+from hocp_mm.datasets.media.video import probe_video, read_frames
 from hocp_mm.errors import DataError
-from tests.material.odd_files import PLAN, RATES, faults_of, make_odd_file
+from tests.material.odd_files import PLAN, RATES, faults_of, make_odd_file, read
 
 
 @pytest.mark.parametrize("name", PLAN, ids=ascii)
@@ -49,6 +49,22 @@ def test_the_plan_is_large_and_makes_the_same_files_again(tmp_path):
         assert (once.frames, once.times) == (again.frames, again.times)
     rates = Counter(name.split("_")[1].rpartition(".")[0] for name in PLAN if name.startswith("h264_"))
     assert {f"{float(rate):.4g}" for rate in RATES} <= set(rates)
+
+
+@pytest.mark.parametrize("name", ["av1_25.mp4", "vp9_24.webm", "live.webm", "ties.mkv", "size_3x5.mkv", "name 8"])
+def test_what_decord_fails_on_is_refused_in_one_line(tmp_path, name):
+    pytest.importorskip("decord")
+    file = make_odd_file(tmp_path, name)
+    with pytest.raises(DataError, match=r"decord cannot be trusted with this file: it .*Use decoder='auto'\.$"):
+        read_frames(file.path, [0, 1], "decord")
+
+
+@pytest.mark.parametrize("name", ["gaps_h264.mkv", "screen_vp8.webm", "phone_mjpeg.mov", "dropped_mjpeg.avi"])
+def test_decord_is_right_at_variable_rates(tmp_path, name):
+    pytest.importorskip("decord")
+    file = make_odd_file(tmp_path, name)
+    frames = read_frames(file.path, [20, 3, 27], "decord")
+    assert [read(frame) for frame in frames] == [file.frames[index] for index in (20, 3, 27)]
 
 
 def test_jumps_are_among_what_is_tried(tmp_path):
