@@ -173,3 +173,16 @@ def test_a_missing_source_of_sound_is_refused_and_leaves_nothing(tmp_path: Path)
     with pytest.raises(MissingDataError, match=r"nothing\.mp4: no such audio source"):
         write(tmp_path / "out.mp4", tmp_path / "nothing.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])
+def test_sound_and_pictures_lie_side_by_side_in_the_file(codec: str, tmp_path: Path):
+    source = make_film(tmp_path / "a.mkv", codec, seconds=4)
+    write(tmp_path / "out.mp4", source, 100)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        found = [(p.pos, p.stream.type, float(p.pts * p.time_base)) for p in container.demux() if p.size]
+    reached = {"video": 0.0, "audio": 0.0}
+    for _, kind, time in sorted(found):
+        reached[kind] = time
+        assert abs(reached["video"] - reached["audio"]) < 0.5
+    assert min(reached.values()) > 3.9
