@@ -139,6 +139,7 @@ def _fits(source: Any, sound: Any) -> bool:
     try:
         with av.open(io.BytesIO(), "w", format="mp4") as trial:
             stream = trial.add_stream_from_template(sound)
+            trial.start_encoding()  # without a packet, too
             for packet, _ in zip(_packets(source, sound), range(3), strict=False):
                 packet.stream = stream
                 trial.mux(packet)

@@ -126,6 +126,19 @@ def test_damaged_sound_never_ends_the_film(codec: str, damage: str, tmp_path: Pa
     np.testing.assert_allclose(content.times, np.arange(50) / 25, atol=1e-6)
 
 
+@pytest.mark.parametrize("codec", ["aac", "mp2", "ac3"])
+def test_sound_that_a_file_promises_and_does_not_hold(codec: str, tmp_path: Path):
+    source = make_film(tmp_path / "a.ts", codec)
+    data = source.read_bytes()
+    cells = [data[at : at + 188] for at in range(0, len(data), 188)]
+    with av.open(str(source)) as container:
+        number = container.streams.audio[0].id
+    source.write_bytes(b"".join(cell for cell in cells if (cell[1] & 31) << 8 | cell[2] != number))
+    with av.open(str(source)) as container:
+        assert len(container.streams.audio) == 1
+    assert len(write(tmp_path / "out.mp4", source).pictures) == SHOWN
+
+
 def test_packets_that_go_back_in_time_are_left_out(tmp_path: Path):
     source = make_film(tmp_path / "a.mkv", "aac")
     wild = tmp_path / "wild.mkv"
