@@ -139,22 +139,16 @@ def test_sound_that_a_file_promises_and_does_not_hold(codec: str, tmp_path: Path
     assert len(write(tmp_path / "out.mp4", source).pictures) == SHOWN
 
 
-def test_packets_that_go_back_in_time_are_left_out(tmp_path: Path):
-    source = make_film(tmp_path / "a.mkv", "aac")
-    wild = tmp_path / "wild.mkv"
-    with av.open(str(source)) as old, av.open(str(wild), "w") as new:
-        sound = old.streams.audio[0]
-        stream = new.add_stream_from_template(sound)
-        for index, packet in enumerate(old.demux(sound)):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
-                if index == 10:
-                    break
-    data = wild.read_bytes()
-    write(tmp_path / "out.mp4", wild)
-    assert [t for t, _ in packets(tmp_path / "out.mp4")] == sorted(t for t, _ in packets(tmp_path / "out.mp4"))
-    assert wild.read_bytes() == data
+@pytest.mark.parametrize("codec", ["aac", "mp2"])
+def test_packets_that_go_back_in_time_are_left_out(codec: str, tmp_path: Path):
+    source = make_film(tmp_path / "a.ts", codec)
+    source.write_bytes(2 * source.read_bytes())
+    assert (np.diff([time for time, _ in packets(source)]) < 0).any()
+    content = write(tmp_path / "out.mp4", source, 60)
+    times = [time for time, _ in content.sound]
+    assert times == sorted(times)
+    assert 1.2 < times[-1] < 1.6
+    np.testing.assert_allclose(content.times, np.arange(60) / 25, atol=1e-6)
 
 
 def test_a_cover_is_not_the_film_that_gives_the_time(tmp_path: Path):
