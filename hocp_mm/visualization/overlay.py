@@ -177,12 +177,11 @@ class _Clock:
 
 
 def _mark(timeline: AffectTimeline, row: int, box: NDArray[np.float32] | None) -> FaceMark:
-    person = getattr(timeline, "person", None)
     known = timeline.target is not None and timeline.valid is not None and timeline.valid[row]
     return FaceMark(
         box,
         timeline.pred[row],
         timeline.face_found is None or bool(timeline.face_found[row]),
-        None if person is None else int(person[row]) or None,
+        None if timeline.person is None else int(timeline.person[row]) or None,
         timeline.target[row] if known and timeline.target is not None else None,
     )

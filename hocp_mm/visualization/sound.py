@@ -126,7 +126,7 @@ def _examine(path: str | Path) -> tuple[float, bool]:
             raise ValueError("an unknown codec")
         copied = sound.codec_context.name.removesuffix("float") in _COPIED and _fits(source, sound)
     with av.open(str(path)) as source:
-        films = [film for film in source.streams.video if not film.disposition & Disposition.attached_pic]
+        films = [film for film in source.streams.video if Disposition.attached_pic not in Disposition(film.disposition)]
         best = source.streams.best("video")
         film: Any = best if best in films else next(iter(films), None)
         first = None if film is None else next(source.decode(film), None)

@@ -111,7 +111,7 @@ def _dress(axes: Axes, name: str, label: str) -> None:
 def _panel_label(timeline: AffectTimeline, index: int, name: str) -> str:
     if timeline.target is None or timeline.valid is None:
         return name
-    counted = timeline.valid & np.isfinite(timeline.pred).all(axis=1)
+    counted = timeline.valid & timeline.seen
     if counted.sum() < 2:
         return name
     pred, target = (torch.from_numpy(x[counted, index]).double() for x in (timeline.pred, timeline.target))
@@ -131,8 +131,7 @@ def _legend_handles(timeline: AffectTimeline) -> list[Any]:
 
 
 def _without_face(timeline: AffectTimeline) -> NDArray[np.bool_]:
-    missing = np.asarray(np.isnan(timeline.pred).any(axis=1))
-    return missing if timeline.face_found is None else np.logical_or(missing, ~timeline.face_found)
+    return ~timeline.seen if timeline.face_found is None else ~(timeline.seen & timeline.face_found)
 
 
 def _spans(timeline: AffectTimeline) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -168,11 +167,10 @@ def _missing(timeline: AffectTimeline) -> NDArray[Any]:
 
 def _changes(timeline: AffectTimeline) -> NDArray[np.intp]:
     """Return the rows at which another person follows, with or without a gap between."""
-    person = getattr(timeline, "person", None)
-    if person is None:
+    if timeline.person is None:
         return np.zeros(0, dtype=np.intp)
-    rows = np.flatnonzero(person)
-    return rows[1:][np.diff(person[rows]) != 0]
+    rows = np.flatnonzero(timeline.person)
+    return rows[1:][np.diff(timeline.person[rows]) != 0]
 
 
 def _with_breaks(timeline: AffectTimeline, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -3,7 +3,6 @@
 import logging
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -144,17 +143,9 @@ def test_frames_without_a_row_pass_unmarked(tmp_path: Path):
     np.testing.assert_allclose(content.times, np.arange(6) / 25, atol=1e-6)
 
 
-def table(times: list[float], pred: np.ndarray, frames: list[int] | None = None, **fields) -> SimpleNamespace:
-    """Stand-in for a timeline with times of its own, gaps without a number and persons."""
-    count = len(times)
-    rows = np.arange(count) if frames is None else np.array(frames)
-
-    class Rows(SimpleNamespace):
-        def __len__(self) -> int:
-            return count
-
-    empty = {"target": None, "valid": None, "face_found": None, "person": None}
-    return Rows(video="clip", fps=10.0, frames=rows, time_s=np.array(times), pred=pred, **(empty | fields))
+def table(times: list[float], pred: np.ndarray, frames: list[int] | None = None, **fields) -> AffectTimeline:
+    rows = np.arange(len(times)) if frames is None else np.array(frames)
+    return AffectTimeline("clip", 10.0, rows, pred, times=np.array(times), **fields)
 
 
 def test_times_and_gaps_and_persons_of_a_timeline_reach_the_video(tmp_path: Path):

@@ -1,7 +1,6 @@
 """The picture of a timeline."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -100,16 +99,9 @@ def test_lines_break_where_frames_are_missing_and_where_the_truth_is_not_valid(d
     assert np.isnan(target.get_ydata()).sum() == 11
 
 
-def rows(times: np.ndarray, pred: np.ndarray, frames: np.ndarray | None = None, **fields) -> SimpleNamespace:
-    """Stand-in for a timeline with times of its own, gaps without a number and persons."""
-
-    class Rows(SimpleNamespace):
-        def __len__(self) -> int:
-            return len(times)
-
-    empty = {"target": None, "valid": None, "face_found": None, "person": None}
+def rows(times: np.ndarray, pred: np.ndarray, frames: np.ndarray | None = None, **fields) -> AffectTimeline:
     frames = np.arange(len(times)) if frames is None else frames
-    return Rows(video="clip", fps=1e-3, frames=frames, time_s=times, pred=pred.astype(np.float32), **(empty | fields))
+    return AffectTimeline("clip", 1e-3, frames, pred, times=times, **fields)
 
 
 def spans(panel: Axes) -> np.ndarray:
