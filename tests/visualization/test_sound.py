@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from hocp_mm.errors import MissingDataError
 from hocp_mm.visualization import OverlayWriter
@@ -158,7 +159,7 @@ def test_a_cover_is_not_the_film_that_gives_the_time(tmp_path: Path):
         cover = new.add_stream("mjpeg", rate=1)
         cover.width = cover.height = 640
         cover.pix_fmt = "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic.value
+        cover.disposition = Disposition.attached_pic.value
         streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
         picture = av.VideoFrame.from_ndarray(np.zeros((640, 640, 3), np.uint8), format="rgb24")
         new.mux(cover.encode(picture))
@@ -168,7 +169,7 @@ def test_a_cover_is_not_the_film_that_gives_the_time(tmp_path: Path):
                 packet.stream = streams[packet.stream.index]
                 new.mux(packet)
     with av.open(str(covered)) as container:
-        films = [s for s in container.streams.video if "attached_pic" not in str(av.stream.Disposition(s.disposition))]
+        films = [s for s in container.streams.video if Disposition.attached_pic not in Disposition(s.disposition)]
         assert len(films) == 1
         start = next(container.decode(films[0])).time
     write(tmp_path / "out.mp4", covered)
