@@ -101,7 +101,7 @@ FACTS = {
     "mtcnn": (
         "MTCNN of facenet-pytorch",
         "wheel holds the weights, but asks for torch < 2.3 and numpy < 2: `--no-deps`, or it replaces both",
-        "MIT", "not offered: slower than CenterFace, its boxes shake 3 times as much, drawn animals are faces to it",
+        "MIT", "not offered: slower than CenterFace, its boxes shake more, drawn animals are faces to it",
     ),
     "blazeface": (
         "BlazeFace, full range", "mediapipe 1.2 holds no weights and asks for opencv-contrib-python (a second OpenCV); "

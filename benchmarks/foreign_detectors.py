@@ -66,7 +66,7 @@ def blazeface() -> Find | None:
         faces = network(Image.fromarray(frame))
         points, scores = np.zeros((len(faces), 5, 2)), np.array([face.score for face in faces], dtype=float)
         for face, five in zip(faces, points, strict=True):
-            six = np.array([(point.x * width, point.y * height) for point in face])
+            six = np.array(list(face)) * (width, height)
             half = 0.45 * (six[1] - six[0])
             five[:] = [six[0], six[1], six[2], six[3] - half, six[3] + half]
         return point_detections(points, scores)
