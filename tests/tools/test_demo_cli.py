@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hocp_mm.apis import AffectInferencer
+from hocp_mm.datasets import probe_video, video_times
+from hocp_mm.errors import HOCPError, NoFaceError
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.system.cli import run
+from tests.material import odd_videos
 from tests.material.processes import ROOT
 from tests.material.readings import count_readings
 from tests.material.tiny_configs import (
@@ -71,6 +75,98 @@ def test_given_box_and_no_video(demo: ModuleType, files: dict, tmp_path: Path):
     ]
 
 
+def run_demo(demo: ModuleType, files: dict, out: Path, *argv: str) -> None:
+    demo.main([*argv, "--checkpoint", str(files["checkpoint"]), "--out", str(out), "--device", "cpu"])
+
+
+def test_uneven_times_are_those_of_the_file(demo: ModuleType, files: dict, tmp_path: Path):
+    """As a browser records: 30, then 10 frames a second; table and overlay last as long as the film."""
+    times = [round(1000 * n / 30) for n in range(15)] + [500 + 100 * n for n in range(15)]
+    video = odd_videos.write_video(tmp_path / "chat.webm", "libvpx", 30, milliseconds=times)
+    run_demo(demo, files, tmp_path / "out", str(video), "--faces", "frame")
+    timeline = AffectTimeline.from_csv(tmp_path / "out" / "chat.csv")
+    np.testing.assert_allclose(timeline.time_s, np.array(times) / 1000, atol=2e-3)
+    assert timeline.seen.all()
+    info = probe_video(tmp_path / "out" / "chat_overlay.mp4")
+    np.testing.assert_allclose(video_times(tmp_path / "out" / "chat_overlay.mp4", info), timeline.time_s, atol=2e-3)
+
+
+def two_people(number: int) -> np.ndarray:
+    """Return a picture of one person, beside whom a smaller one comes in from the right."""
+    picture = portrait((-60, -20), 0.8, (640, 240))
+    picture[:, 360:] = portrait((max(-40, 280 - 16 * number), 20), 0.6, (280, 240))
+    return picture
+
+
+def test_everybody_is_in_one_table_or_whoever_is_largest(demo: ModuleType, files: dict, tmp_path: Path, capsys):
+    video = write_video(tmp_path / "two.mp4", [two_people(number) for number in range(40)])
+    run_demo(demo, files, tmp_path / "all", str(video), "--person", "all", "--faces", "centerface")
+    header, *rows = (tmp_path / "all" / "two.csv").read_text().splitlines()
+    assert header == "frame,time_s,person,valence,arousal,face_found"
+    people = {number: [int(row.split(",")[0]) for row in rows if row.split(",")[2] == number] for number in "12"}
+    entry = people["2"][0]
+    assert 5 <= entry <= 25
+    assert people == {"1": list(range(40)), "2": list(range(entry, 40))}
+    plots = sorted(path.name for path in (tmp_path / "all").glob("*.png"))
+    assert plots == ["two_timeline_1.png", "two_timeline_2.png"]
+    assert "40 of 40 frames (100 %) with a face, 2 people, 0 cuts" in capsys.readouterr().out
+    run_demo(demo, files, tmp_path / "one", str(video), "--faces", "centerface")
+    timeline = AffectTimeline.from_csv(tmp_path / "one" / "two.csv")
+    assert timeline.person.tolist() == [1] * 40
+    assert f"not watched: person 2 ({40 - entry} frames)" in capsys.readouterr().out
+    run_demo(demo, files, tmp_path / "point", str(video), "--faces", "centerface", "--person", "500,120")
+    timeline = AffectTimeline.from_csv(tmp_path / "point" / "two.csv")
+    arrived = int(np.flatnonzero(timeline.person)[0])
+    assert arrived >= entry
+    assert timeline.person.tolist() == [0] * arrived + [2] * (40 - arrived)
+    assert timeline.seen.tolist() == (timeline.person > 0).tolist()
+
+
+def test_where_nobody_is_seen_there_is_no_number(demo: ModuleType, files: dict, tmp_path: Path, capsys):
+    frames = [portrait((-50, -20)) if n < 20 else np.full((240, 320, 3), 90, np.uint8) for n in range(60)]
+    video = write_video(tmp_path / "gone.mp4", frames)
+    run_demo(demo, files, tmp_path / "out", str(video), "--faces", "centerface")
+    timeline = AffectTimeline.from_csv(tmp_path / "out" / "gone.csv")
+    assert timeline.seen.tolist() == [n < 20 for n in range(60)]
+    out = capsys.readouterr().out
+    assert "20 of 60 frames (33 %) with a face, 1 person, 1 cut" in out
+    assert "warning: " in out
+    with pytest.raises(NoFaceError, match=r"at least 50 % of the frames \(--min-faces\), got 20 of 60 frames"):
+        run_demo(demo, files, tmp_path / "new", str(video), "--faces", "centerface", "--min-faces", "50")
+    assert list((tmp_path / "new").iterdir()) == []  # no half of it
+
+
+def test_several_videos_and_what_another_one_left(demo: ModuleType, files: dict, tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    videos = [write_video(tmp_path / name, noise(9, (64, 48), seed)) for seed, name in enumerate(("a.mp4", "b.avi"))]
+    out, options = tmp_path / "out", ("--faces", "frame", "--no-video")
+    run_demo(demo, files, out, *map(str, videos), *options)
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("a.csv", "a.json", "a_timeline.png", "b.csv", "b.json", "b_timeline.png"),
+    ]
+    before = (out / "a.csv").read_bytes()
+    run_demo(demo, files, out, str(videos[0]), *options)  # the same video again: nothing is lost
+    other = write_video(tmp_path / "other" / "a.mp4", noise(9, (64, 48), 7))
+    with pytest.raises(HOCPError, match=r"a\.csv: is there already, of .*/a\.mp4; name another --out, or give --overw"):
+        run_demo(demo, files, out, str(other), *options)
+    assert (out / "a.csv").read_bytes() == before
+    (out / "b.json").unlink()
+    with pytest.raises(HOCPError, match=r"b\.csv: is there already, of an unknown video"):
+        run_demo(demo, files, out, str(videos[1]), *options)
+    run_demo(demo, files, out, str(other), *options, "--overwrite")
+    assert (out / "a.csv").read_bytes() != before
+    with pytest.raises(HOCPError, match="two videos of one name would be written to one place"):
+        run_demo(demo, files, out, str(videos[0]), str(other), *options)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_is_a_clip_of_one_frame(demo: ModuleType, files: dict, tmp_path: Path, suffix: str):
+    Image.fromarray(portrait((-50, -20))).save(tmp_path / f"me{suffix}")
+    run_demo(demo, files, tmp_path / "out", str(tmp_path / f"me{suffix}"), "--faces", "centerface")
+    timeline = AffectTimeline.from_csv(tmp_path / "out" / "me.csv", fps=25)
+    assert timeline.seen.tolist() == [True]
+
+
 MISTAKES = {
     "a missing video": ({"video": "missing.mp4"}, [], "missing.mp4: no such video"),
     "not a video": ({"video": "tiny.pth"}, [], "tiny.pth: not a readable video"),
@@ -110,7 +206,21 @@ def test_mistakes_end_in_one_line(demo: ModuleType, files: dict, capsys, change:
     assert not any("Traceback" in line for line in lines)
 
 
-@pytest.mark.parametrize("option", [["--box", "1,2,3"], ["--box", "a,b,c,d"], ["--stride", "0"], ["--faces", "dlib"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--box", "1,2,3"],
+        ["--box", "a,b,c,d"],
+        ["--box", "1,2,nan,3"],
+        ["--stride", "0"],
+        ["--faces", "dlib"],
+        ["--person", "smallest"],
+        ["--person", "0"],
+        ["--person", "1,2,3"],
+        ["--min-faces", "101"],
+        ["--min-faces", "some"],
+    ],
+)
 def test_wrong_options_are_refused_by_the_parser(demo: ModuleType, option: list, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as caught:
         demo.parse_args(["v.mp4", "--checkpoint", "c.pth", "--out", "o", *option])
