@@ -19,6 +19,7 @@ from tests.material.readings import count_readings
 from tests.material.tiny_configs import (
     noise,
     portrait,
+    portrait_box,
     read_video,
     tiny_config,
     tiny_network,
@@ -114,7 +115,9 @@ def test_everybody_is_in_one_table_or_whoever_is_largest(demo: ModuleType, files
     timeline = AffectTimeline.from_csv(tmp_path / "one" / "two.csv")
     assert timeline.person.tolist() == [1] * 40
     assert f"not watched: person 2 ({40 - entry} frames)" in capsys.readouterr().out
-    run_demo(demo, files, tmp_path / "point", str(video), "--faces", "centerface", "--person", "500,120")
+    x1, y1, x2, y2 = portrait_box((-40, 20), 0.6)
+    point = f"{360 + (x1 + x2) / 2:.1f},{(y1 + y2) / 2:.1f}"
+    run_demo(demo, files, tmp_path / "point", str(video), "--faces", "centerface", "--person", point)
     timeline = AffectTimeline.from_csv(tmp_path / "point" / "two.csv")
     arrived = int(np.flatnonzero(timeline.person)[0])
     assert arrived >= entry
