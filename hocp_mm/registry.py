@@ -26,7 +26,9 @@ TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, loca
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["hocp_mm.evaluation"])
 DATA_SAMPLERS = Registry("data sampler", parent=roots.DATA_SAMPLERS, scope=SCOPE, locations=["hocp_mm.engine.sampling"])
 LOOPS = Registry("loop", parent=roots.LOOPS, scope=SCOPE, locations=["hocp_mm.engine.loops"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["hocp_mm.engine.hooks", "hocp_mm.compat.sharding"])
+HOOKS = Registry(
+    "hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["hocp_mm.engine.hooks", "hocp_mm.compat.sharding"]
+)
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper", parent=MMENGINE_OPTIM_WRAPPERS, scope=SCOPE, locations=["hocp_mm.compat.mixed_precision"]
 )

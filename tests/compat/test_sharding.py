@@ -14,8 +14,8 @@ from mmengine.hooks import EMAHook
 from torch.utils.data import DataLoader
 
 from hocp_mm.checkpoints import read_checkpoint
-from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.compat import sharding as module_under_test
+from hocp_mm.compat.sharding import ShardHook
 from hocp_mm.engine import RankSelectionHook, StagedUnfreezeHook, SyncNormHook
 from hocp_mm.errors import HOCPError
 from tests.material.processes import ROOT
