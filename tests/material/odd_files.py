@@ -392,10 +392,16 @@ _HOLDS: dict[str, tuple[str, ...]] = {
     "y4m": ("raw",),
     "h264": ("h264",),
     "hevc": ("hevc",),
+    "raw.m4v": ("mpeg4",),
+    "m1v": ("mpeg1",),
+    "m2v": ("mpeg2",),
     "ivf": ("vp8", "vp9", "av1"),
 }  # fmt: skip
 _STANDARD_RATES = (24, 25, NTSC, 50, 60)
-_ALL_RATES = ("mp4/h264", "mkv/h264", "avi/xvid", "webm/vp8", "ts/h264", "mov/mjpeg")
+_ALL_RATES = (
+    "mp4/h264", "mkv/h264", "avi/xvid", "webm/vp8", "ts/h264", "mov/mjpeg", "h264/h264", "hevc/hevc", "m1v/mpeg1",
+    "raw.m4v/mpeg4",
+)  # fmt: skip
 
 
 def _plan_containers() -> None:
@@ -405,7 +411,7 @@ def _plan_containers() -> None:
     for suffix, codecs in _HOLDS.items():
         for codec in codecs:
             allowed = _STANDARD_RATES if codec in ("mpeg1", "mpeg2", "h263") or suffix == "mxf" else RATES
-            allowed = (25,) if suffix in ("h264", "hevc", "mxf", "mjpeg") else (NTSC,) if codec == "h263" else allowed
+            allowed = (25,) if suffix in ("mxf", "mjpeg") else (NTSC,) if codec == "h263" else allowed
             rates = allowed if f"{suffix}/{codec}" in _ALL_RATES else (allowed[turn % len(allowed)],)
             turn += 1
             for rate in rates:
@@ -413,6 +419,7 @@ def _plan_containers() -> None:
                 # The small sizes of H.263 have pixels of 12:11 by their standard.
                 how: dict[str, Any] = {"size": (176, 144), "aspect": Fraction(12, 11)} if codec == "h263" else {}
                 how |= {"count": 16} if codec == "raw" else {}
+                how |= {"format": "m4v"} if suffix == "raw.m4v" else {}
                 _add_film(name, f"container {suffix}", codec, rate=rate, **how)
 
 

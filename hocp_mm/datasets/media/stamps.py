@@ -20,6 +20,8 @@ from hocp_mm.system.reading import check_file
 
 # An MPEG-4 picture header alone takes 7 bytes; FFmpeg calls a packet up to 19 bytes a "not coded" picture.
 _SMALLEST_PICTURE = 20
+# Elementary streams of MPEG-1 and 2 have no stamps; FFmpeg makes some up, not all of them right.
+_MAKES_UP = "mpegvideo"
 _MOST_HELD_BACK = 16  # pictures, in H.264 and HEVC
 
 
@@ -111,13 +113,15 @@ def read_stamps(path: str | Path) -> Stamps:
 @lru_cache(maxsize=32)
 def _read_stamps(path: str, mtime_ns: int, size: int) -> Stamps:
     """Read the stamps; ``mtime_ns`` and ``size`` end the cached answer when the file changes."""
-    with open_video(path) as (_, stream):
-        base = stream.time_base
+    with open_video(path) as (container, stream):
+        base, made_up = stream.time_base, container.format.name == _MAKES_UP
     stamps = _packet_stamps(path)
     if stamps is None:
         stamps = [frame.pts for frame in decode(path)]
     if not stamps:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
+    if made_up:
+        return Stamps(np.zeros(len(stamps), np.int64), base, 0)
     if None in stamps:
         return Stamps(np.zeros(len(stamps), np.int64), base, stamps.index(None))
     return Stamps(np.array(stamps, np.int64), base)

@@ -87,11 +87,16 @@ def probe_video(path: str | Path) -> VideoInfo:
     """
     with open_video(path) as (_, stream):
         average, guessed = (Fraction(rate or 0) for rate in (stream.average_rate, stream.guessed_rate))
+        coded = Fraction(stream.codec_context.framerate or 0)
         codec, promised = stream.codec_context.name, stream.frames
     stamps = read_stamps(path)
     # Of the single picture of a GIF the guess is the unit of its clock.
     single = len(stamps.values) == 1 and not average
-    fps, variable = stamps.rate(average, _RATE_OF_A_PICTURE if single else guessed)
+    said = (average, _RATE_OF_A_PICTURE if single else guessed)
+    if not stamps.are_times:
+        # The average is FFmpeg's default of 25, the guess what the pictures say, for some codecs in fields.
+        said = (coded if coded == guessed / 2 else guessed, average)
+    fps, variable = stamps.rate(*said)
     first = next(decode(path), None)
     if first is None:
         raise DataError(f"{path}: a video must hold at least one frame, got none.")
