@@ -150,7 +150,7 @@ def video_times(path: str | Path, info: VideoInfo) -> NDArray[np.float64]:
 
     From the time stamps, wherever each frame has one and none lies before the one in front of it. Frames of one and
     the same stamp (a recorder rounds to milliseconds) are spread evenly up to the next one. Elsewhere frame k is
-    shown at ``k / info.fps``: elementary streams (``.h264``, ``.hevc``) have no stamps, and those of recordings
+    shown at ``k / info.fps``: elementary streams (``.h264``, ``.m2v``) have no stamps, and those of recordings
     that were joined byte by byte (transport streams) start again in the middle.
 
     Args:
