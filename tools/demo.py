@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hocp_mm.errors import HOCPError, NoFaceError
-from hocp_mm.system.cli import ProgressLine, positive, run
+from hocp_mm.system.cli import ProgressLine, importing, positive, run
 from hocp_mm.system.files import require_writable, write_text
 from hocp_mm.system.reading import read_json
 
@@ -79,15 +79,16 @@ def main(argv: list[str] | None = None) -> None:
     require_writable(args.out, "--out")
     check_names(args.videos, args.out, args.overwrite)
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
-    from hocp_mm import compat
+    with importing():
+        from hocp_mm import compat
 
-    compat.apply()
-    from hocp_mm.apis import AffectInferencer
-    from hocp_mm.datasets import probe_video
+        compat.apply(training=False)
+        from hocp_mm.apis import AffectInferencer
+        from hocp_mm.datasets import probe_video
 
-    for video in args.videos:
-        probe_video(video)  # all of them, before the first is worked on
-    inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
+        for video in args.videos:
+            probe_video(video)  # all of them, before the first is worked on
+        inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
     faces = look_for(args)

@@ -5,13 +5,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +26,9 @@ from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline
 from hocp_mm.system.parallel import read_ahead
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
 
 _AHEAD = 4  # frames
 _SAME_RATE = 0.98  # a rate that is said with two digits

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Returns:
         The bare model.
     """
+    from mmengine.model import is_model_wrapper  # here, where it costs no error about a file a second
+
     return cast("nn.Module", model.module if is_model_wrapper(model) else model)
 
 
@@ -32,9 +33,9 @@ def rewrap_(runner: "Runner", trained: Collection[nn.Parameter] = ()) -> None:
         runner: The runner; ``model`` is replaced. All processes must call this at the same time.
         trained: Parameters whose gradients the new wrapper must know, besides those that train now.
     """
-    if not is_model_wrapper(runner.model):
-        return
     model = unwrapped(runner.model)
+    if model is runner.model:
+        return
     training = runner.model.training
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     # The old wrapper goes first: its hooks on gradients go with it.

@@ -4,7 +4,9 @@ Imports nothing heavy, so that ``--help`` and data preparation start at once.
 """
 
 import argparse
+import atexit
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -52,6 +54,29 @@ def run(main: Callable[[], object]) -> NoReturn:
         _tell(text)
         sys.exit(USER_ERROR)
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import large packages, and build from them, without Python's collector of cycles.
+
+    It is called by the number of new objects, would walk all that was imported again and again, which is a fifth of
+    the time until a network is there, and find nothing: modules stay. What is there at the end, once in a process, it
+    never walks again (``gc.freeze``).
+
+    Yields:
+        Nothing.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if gc.get_freeze_count() == 0:
+            gc.freeze()
+            atexit.register(gc.unfreeze)  # or libraries complain of what they find alive at the end
+        if was_enabled:
+            gc.enable()
 
 
 def _tell(text: str) -> None:

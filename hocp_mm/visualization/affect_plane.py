@@ -4,10 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from hocp_mm.functional.agreement import ccc
@@ -46,6 +42,11 @@ def plot_affect_plane(
         )
     if most < 1:
         raise ValueError(f"plot_affect_plane: most must be 1 or more, got {most}.")
+    from matplotlib.collections import LineCollection  # here, where it costs no overlay half a second
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.patches import Circle
+
     path = Path(path)
     valence, arousal = ccc(torch.from_numpy(pred).double(), torch.from_numpy(target).double()).tolist()
     chosen = np.unique(np.linspace(0, len(pred) - 1, min(most, len(pred))).round().astype(int))

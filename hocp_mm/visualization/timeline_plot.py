@@ -3,20 +3,18 @@
 from itertools import pairwise
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from hocp_mm.functional.agreement import ccc
 from hocp_mm.structures.timeline import AffectTimeline
 from hocp_mm.system.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DIMENSIONS = ("valence", "arousal")
 # Okabe-Ito blue and vermilion: distinct in every common colour blindness, and different in lightness.
@@ -47,6 +45,9 @@ def plot_timeline(timeline: AffectTimeline, path: str | Path, title: str | None 
     Returns:
         The path written.
     """
+    from matplotlib.figure import Figure  # here, where it costs no overlay half a second
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     path = Path(path)
     # A Figure of its own, not pyplot: no global state, no display, safe beside a user's notebook.
     figure = Figure(figsize=(10, 4.7), dpi=144, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.09))
@@ -63,7 +64,7 @@ def plot_timeline(timeline: AffectTimeline, path: str | Path, title: str | None 
     return path
 
 
-def _draw_panel(axes: Axes, timeline: AffectTimeline, index: int, name: str) -> None:
+def _draw_panel(axes: "Axes", timeline: AffectTimeline, index: int, name: str) -> None:
     starts, ends = _spans(timeline)
     axes.set_ylim(-1, 1)
     axes.set_xlim(starts[0], ends[-1])
@@ -83,7 +84,7 @@ def _draw_panel(axes: Axes, timeline: AffectTimeline, index: int, name: str) -> 
     _dress(axes, name, _panel_label(timeline, index, name))
 
 
-def _draw_line(axes: Axes, timeline: AffectTimeline, values: NDArray[Any], **style: Any) -> None:
+def _draw_line(axes: "Axes", timeline: AffectTimeline, values: NDArray[Any], **style: Any) -> None:
     times, values = _thinned(*_with_breaks(timeline, values))
     axes.plot(times, values, **style)
     # A number between two gaps has no line.
@@ -94,7 +95,7 @@ def _draw_line(axes: Axes, timeline: AffectTimeline, values: NDArray[Any], **sty
         axes.scatter(times[alone], values[alone], linewidth=0, **dots)
 
 
-def _dress(axes: Axes, name: str, label: str) -> None:
+def _dress(axes: "Axes", name: str, label: str) -> None:
     axes.set_title(label, loc="left", fontsize=11.5, color=COLOURS[name], fontweight="bold", pad=5)
     axes.set_yticks([-1, -0.5, 0, 0.5, 1], [f"{_MINUS}1", "", "0", "", "1"])
     axes.grid(axis="both", color=_GRID, linewidth=0.8, zorder=0)
@@ -120,6 +121,9 @@ def _panel_label(timeline: AffectTimeline, index: int, name: str) -> str:
 
 
 def _legend_handles(timeline: AffectTimeline) -> list[Any]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     handles: list[Any] = [Line2D([], [], color=COLOURS[name], linewidth=2.2, label=name) for name in DIMENSIONS]
     if timeline.target is not None:
         handles.append(Line2D([], [], color=_INK, linewidth=1.5, linestyle=(0, (4, 1.6)), label="ground truth"))

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from hocp_mm.system.cli import ProgressLine
+from tests.material.processes import run_python
 
 
 class Terminal(io.StringIO):
@@ -60,3 +61,25 @@ def test_progress_starts_no_thread(capsys):
     before = threading.active_count()
     ProgressLine("check", "records")(1, 2)
     assert threading.active_count() == before
+
+
+def test_while_importing_the_collector_rests_and_afterwards_leaves_alone_what_is_there():
+    printed = run_python("""
+        import gc
+        from hocp_mm.system.cli import importing
+        runs = []
+        gc.callbacks.append(lambda phase, info: runs.append(phase))
+        with importing():
+            kept = [[] for _ in range(100_000)]
+            print(len(runs), gc.isenabled())
+        print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+        first = gc.get_freeze_count()
+        with importing():
+            more = [[] for _ in range(1000)]
+        print(gc.get_freeze_count() <= first)
+        gc.disable()
+        with importing():
+            pass
+        print(gc.isenabled())
+    """)
+    assert printed.splitlines() == ["0 False", "True True", "True", "False"]

@@ -7,13 +7,15 @@ is in two parts of a fold.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor, same_actor
-from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults
-from hocp_mm.datasets.splits import Parts, check_folds, count_folds, make_folds, read_fold, write_fold_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
 from hocp_mm.system.files import refuse_links, require_writable
+
+if TYPE_CHECKING:
+    from hocp_mm.datasets.records.faults import Fault
+    from hocp_mm.datasets.splits import Parts
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
         refuse_links(args.root / "folds", *(args.root / "folds").glob("fold_*"))
+    # Heavy imports after the parser, so that --help and a wrong option answer at once.
+    from hocp_mm.datasets.splits import check_folds, count_folds, make_folds, write_fold_files
+
     actors = read_actors(args.root)
     try:
         folds = make_folds(list(actors), list(actors.values()), args.folds, args.seed, args.val_share)
@@ -55,6 +60,9 @@ def read_actors(root: Path) -> dict[str, str]:
     Returns:
         Actors by clip name; an error names every clip whose JSON does not say.
     """
+    from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor, same_actor
+    from hocp_mm.datasets.records.faults import attempt, raise_faults
+
     faults: list[Fault] = []
     clips = find_afew_va_clips(root)
     files = {clip: root / clip / f"{clip}.json" for clip in clips}
@@ -63,12 +71,14 @@ def read_actors(root: Path) -> dict[str, str]:
     return {clip: same_actor(actor) for clip, actor in actors.items() if actor is not None}
 
 
-def refuse_to_replace(root: Path, folds: Sequence[Parts]) -> None:
+def refuse_to_replace(root: Path, folds: Sequence["Parts"]) -> None:
     """Refuse to overwrite other folds, with which results would no longer compare.
 
     Raises:
         DataError: If there are some.
     """
+    from hocp_mm.datasets.splits import count_folds, read_fold
+
     known = count_folds(root)
     if known and (known != len(folds) or any(read_fold(root, fold) != parts for fold, parts in enumerate(folds))):
         raise DataError(

@@ -8,8 +8,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
-from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError
 from hocp_mm.system.cli import run
 from hocp_mm.system.files import refuse_links, require_writable
@@ -28,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
         refuse_links(args.root / "splits")
+    # Heavy imports after the parser, so that --help and a wrong option answer at once.
+    from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
+    from hocp_mm.datasets.splits import check_no_leak, split_by_group, write_split_files
+
     keys = find_sewa_keys(args.root)
     names = {key: parse_sewa_key(key) for key in keys}
     try:
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse_to_replace(folder: Path, parts: dict[str, list[str]]) -> None:
+    from hocp_mm.datasets.splits import read_split_file
+
     for part, keys in parts.items():
         file = folder / f"{part}.txt"
         if file.is_file() and read_split_file(file, allow_empty=True) != keys:
