@@ -47,7 +47,7 @@ class AffectDataSample(BaseDataElement):
         frame_inds: Frame number of each row, ``T`` ints; -1 is padding beyond the end of the video.
         num_frames: Frames of the whole video.
         fps: Frames per second, on average where they do not come evenly.
-        times: When each row is shown, ``T`` seconds, where frames do not come evenly; else None.
+        times: When each row is shown, ``T`` seconds; absent where frames come evenly.
         subject: Person (or conversation) that splits must keep together.
 
     Example:
@@ -67,7 +67,7 @@ class AffectDataSample(BaseDataElement):
     frame_inds: list[int]
     num_frames: int
     fps: float
-    times: list[float] | None
+    times: list[float]
     subject: str
 
     @classmethod
@@ -106,14 +106,15 @@ class AffectDataSample(BaseDataElement):
             ValueError: If the lengths differ, or a label on a valid frame is not finite.
         """
         inds = [int(i) for i in frame_inds]
-        meta = {
+        meta: dict[str, Any] = {
             "video": video,
             "frame_inds": inds,
             "num_frames": int(num_frames),
             "fps": float(fps),
-            "times": None if times is None else [float(time) for time in times],
             "subject": subject,
         }
+        if times is not None:
+            meta["times"] = [float(time) for time in times]
         sample = cls(metainfo=meta)
         real = torch.tensor(inds, dtype=torch.int64) >= 0
         if expression is not None:
