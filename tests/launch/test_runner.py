@@ -10,7 +10,7 @@ from hocp_mm.launch import runner as runners
 @pytest.mark.parametrize("gpu", [False, True])
 def test_memory_is_pinned_where_there_is_a_gpu_to_copy_to(gpu, monkeypatch):
     monkeypatch.setattr(runners.torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(runners, "Runner", FakeRunner)
+    monkeypatch.setattr("mmengine.runner.Runner", FakeRunner)
     loaders = {"train_dataloader": {"pin_memory": True}, "val_dataloader": {"pin_memory": False}, "test_dataloader": {}}
     cfg = Config({"work_dir": "w", **loaders})
     runner = runners.make_runner(cfg, {"train": [1], "val": [2], "test": [3]})
@@ -50,7 +50,7 @@ def test_mmengines_parts_give_way_to_ours_and_others_stay():
 
 @pytest.mark.parametrize("seed", [0, None])
 def test_a_run_with_a_seed_measures_no_form(seed, monkeypatch):
-    monkeypatch.setattr(runners, "Runner", FakeRunner)
+    monkeypatch.setattr("mmengine.runner.Runner", FakeRunner)
     runners.make_runner(Config({"work_dir": "w", "randomness": {"seed": seed}}), {})
     assert choice._measuring_allowed == (seed is None)
 

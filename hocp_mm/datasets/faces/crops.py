@@ -134,7 +134,8 @@ class CropSettings:
         quality: Of JPEG, 1 to 100.
         faces: Where the boxes come from: the data set's own word (``"landmarks"``, ``"box"``, ``"frame"`` …) or the
             name of a detector.
-        pixel_aspect: Width of a pixel of the source over its height; the pictures have square pixels.
+        pixel_aspect: Width of a pixel of all sources over its height; 1 where each says its own. The pictures have
+            square pixels.
     """
 
     size: int = 176
