@@ -106,3 +106,15 @@ def test_a_circle_is_found(case: str, tmp_path: Path):
         file.write_text(text)
     found = set(circle(imports(tmp_path / "p")))
     assert found == ({f"p.{name[:-3].replace('/', '.')}" for name in CIRCLES.get(case, {}) if "__init__" not in name})
+
+
+def test_whatever_ffmpeg_opens_has_an_absolute_name():
+    """It takes what is before a colon in another one for a protocol."""
+    calls = [
+        (path.name, ast.unparse(call.args[0]))
+        for path in Path(hocp_mm.__file__).parent.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("av.open", "decord.VideoReader")
+    ]
+    assert len(calls) > 8
+    assert [call for call in calls if not call[1].startswith(("full_name(", "io.BytesIO("))] == []

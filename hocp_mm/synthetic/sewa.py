@@ -20,6 +20,7 @@ from hocp_mm.synthetic.clip import FPS, SyntheticClip
 from hocp_mm.synthetic.staging import write_staged
 from hocp_mm.synthetic.trajectories import MOTION_SHARE, smooth_process
 from hocp_mm.system.parallel import Progress, run_tasks
+from hocp_mm.system.reading import full_name
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,7 +95,7 @@ def write_xvid(path: str | Path, images: Iterable[npt.NDArray[np.uint8]], fps: i
     Raises:
         ValueError: If there are no images.
     """
-    with av.open(str(path), "w", format="avi", container_options={"fflags": "+bitexact"}) as container:
+    with av.open(full_name(path), "w", format="avi", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.codec_context.codec_tag = "XVID"
         stream.codec_context.pix_fmt = "yuv420p"

@@ -65,6 +65,11 @@ def check_file(path: str | Path, what: str) -> os.stat_result:
     return state
 
 
+def full_name(path: str | os.PathLike[str]) -> str:
+    """Return the absolute name of a file: FFmpeg takes what is before a colon in another for a protocol (``12:30``)."""
+    return os.path.abspath(path)  # noqa: PTH100 - a text, not a Path, is wanted
+
+
 def reason_of(error: Exception) -> str:
     """Return what the system says of a file that cannot be read, without its path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError
-from hocp_mm.system.reading import check_file
+from hocp_mm.system.reading import check_file, full_name
 from hocp_mm.visualization.sound import Sound, add_sound
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Film:
         # Even times of this rate become whole ticks, all others the nearest.
         ticks = min(rate.numerator * max(min(_TICKS, most) // rate.numerator, 1), most)
         self._tick, self._length = Fraction(1, ticks), max(round(ticks / fps), 1)
-        self._container: Any = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self._container: Any = av.open(full_name(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: Any = self._container.add_stream(codec, rate=rate, options=options)
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"

@@ -13,6 +13,8 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition
 from numpy.typing import NDArray
 
+from hocp_mm.system.reading import full_name
+
 _LOG = logging.getLogger(__name__)
 
 _COPIED = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # what players take from an MP4
@@ -87,7 +89,7 @@ def add_sound(container: Any, path: str | Path, name: str) -> Sound | None:
     source = None
     try:
         start, copied = _examine(path)
-        source = av.open(str(path))
+        source = av.open(full_name(path))
         sound: Any = source.streams.audio[0]
         if copied:
             stream = container.add_stream_from_template(sound)
@@ -118,14 +120,14 @@ def _examine(path: str | Path) -> tuple[float, bool]:
         _NoSoundError: If it has none.
         ValueError: If its codec is unknown.
     """
-    with av.open(str(path)) as source:
+    with av.open(full_name(path)) as source:
         if not source.streams.audio:
             raise _NoSoundError(str(path))
         sound: Any = source.streams.audio[0]
         if sound.codec_context is None:
             raise ValueError("an unknown codec")
         copied = sound.codec_context.name.removesuffix("float") in _COPIED and _fits(source, sound)
-    with av.open(str(path)) as source:
+    with av.open(full_name(path)) as source:
         films = [film for film in source.streams.video if Disposition.attached_pic not in Disposition(film.disposition)]
         best = source.streams.best("video")
         film: Any = best if best in films else next(iter(films), None)

@@ -194,3 +194,15 @@ def test_sound_and_pictures_lie_side_by_side_in_the_file(codec: str, tmp_path: P
         reached[kind] = time
         assert abs(reached["video"] - reached["audio"]) < 0.5
     assert min(reached.values()) > 3.9
+
+
+def test_a_relative_name_with_a_colon_is_a_file_and_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """FFmpeg would ask the net for the first one, and read its standard input for the second."""
+    monkeypatch.chdir(tmp_path)
+    source = make_film(tmp_path / "a.mp4", "aac")
+    write(tmp_path / "plain.mp4", source)
+    for name in ("http:talk.mp4", "pipe:0", "12:30 interview.mp4"):
+        Path(name).write_bytes(source.read_bytes())
+        content = write(Path(f"out {name}.mp4"), Path(name))
+        assert len(content.pictures) == SHOWN
+        assert packets(tmp_path / f"out {name}.mp4") == packets(tmp_path / "plain.mp4") != []

@@ -5,7 +5,6 @@ workers. One picture is held at a time; who wants more keeps it.
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from PIL import Image
 from hocp_mm.datasets.media.hdr import TRANSFERS, tone_map
 from hocp_mm.datasets.media.images import ORIENTATION
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.reading import check_file, reason_of
+from hocp_mm.system.reading import check_file, full_name, reason_of
 
 # From about this size on threads pay; a chat video of 320x240 takes twice the time with them.
 _PIXELS_WORTH_THREADS = 1280 * 720
@@ -85,11 +84,6 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
 def said_by(error: Exception) -> str:
     """Return what FFmpeg says, without the file and without the last line of its log, which may be about another."""
     return getattr(error, "strerror", None) or reason_of(error)
-
-
-def full_name(path: str | Path) -> str:
-    """Return the absolute name of a file: FFmpeg takes what is before a colon in another for a protocol (``12:30``)."""
-    return os.path.abspath(path)  # noqa: PTH100 - a text, not a Path, is wanted
 
 
 def films(path: str | Path, container: Any) -> list[Any]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.media.decoding import decode, full_name, orientation, to_rgb
+from hocp_mm.datasets.media.decoding import decode, orientation, to_rgb
 from hocp_mm.errors import DataError
-from hocp_mm.system.reading import check_file
+from hocp_mm.system.reading import check_file, full_name
 
 # decord 0.6.0 hangs on transport streams until it is killed, so they are not even opened for the self-check.
 _SUFFIXES = (".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.system.files import replacing
+from hocp_mm.system.reading import full_name
 
 Codec = Literal["jpeg", "png"]
 CODECS = ("jpeg", "png")
@@ -86,7 +87,7 @@ def write_pack(
     sizes: list[int] = []
     checksums: list[int] = []
     with replacing(path, follow=False) as draft:
-        with av.open(str(draft), "w", format="avi", options={"fflags": "+bitexact"}) as container:
+        with av.open(full_name(draft), "w", format="avi", options={"fflags": "+bitexact"}) as container:
             rate = Fraction(fps).limit_denominator(1001) if fps > 0 else Fraction(1)
             stream: Any = container.add_stream("mjpeg" if codec == "jpeg" else "png", rate=rate)
             stream.width = stream.height = size
@@ -196,7 +197,7 @@ def _find_pictures(path: Path, sizes: list[int], checksums: list[int]) -> NDArra
     """
     offsets = np.zeros(len(sizes), dtype=np.int64)
     frames = np.flatnonzero(sizes)
-    with av.open(str(path)) as container, path.open("rb") as file:
+    with av.open(full_name(path)) as container, path.open("rb") as file:
         found = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
         if len(found) != len(frames):
             raise DataError(f"{path}: must hold {len(frames)} pictures, got {len(found)} back; is the disk sound?")
