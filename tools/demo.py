@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,7 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
         if not args.no_video:
             size = {"width": info.width, "height": info.height, "fps": info.fps, "pixel_aspect": info.pixel_aspect}
             writer = stack.enter_context(OverlayWriter(overlay, **size, audio=video))
+        stack.enter_context(closing(watched))  # with its thread, whatever ends the loop
         for item in watched:
             log.add(item)
             if writer is not None:

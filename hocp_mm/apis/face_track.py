@@ -30,7 +30,7 @@ Faces = str | Path | Sequence[float]
 
 def track_faces(
     video: str | Path,
-    faces: Faces = "cascade",
+    faces: Faces = "auto",
     every: int = 5,
     progress: Progress | None = None,
     model: str | Path | None = None,

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +105,8 @@ class AffectInferencer:
         """
         if person == "all":
             raise ValueError("predict: person must be one at a time, got 'all'; predict_people watches all.")
-        watched = self.watch(video, faces, stride, batch_size, flip, progress, person)
         log = WatchLog(video, probe_video(video))
-        for row in watched:
-            log.add(row)
+        log.fill(self.watch(video, faces, stride, batch_size, flip, progress, person))
         return log.timeline(told_apart=isinstance(faces, str) and faces in DETECTORS)
 
     def predict_people(
@@ -126,8 +124,7 @@ class AffectInferencer:
             A timeline of those frames in which the person is.
         """
         log = WatchLog(video, probe_video(video))
-        for row in self.watch(video, faces, stride, batch_size, flip, progress, "all"):
-            log.add(row)
+        log.fill(self.watch(video, faces, stride, batch_size, flip, progress, "all"))
         return log.timelines()
 
     def watch(
@@ -139,7 +136,7 @@ class AffectInferencer:
         flip: bool = False,
         progress: Progress | None = None,
         person: People = "largest",
-    ) -> Iterator[Watched]:
+    ) -> Generator[Watched, None, None]:
         """Return the frames of a video, one after the other, with the affect of those who are watched.
 
         The video is decoded once. A frame comes out about two seconds of film after it went in, and only what lies
@@ -162,7 +159,7 @@ class AffectInferencer:
             person: Whom to watch (see `choose_people`).
 
         Returns:
-            An iterator over all frames, in order.
+            A generator of all frames, in order; close it if you leave it early, as a thread of its own reads ahead.
 
         Raises:
             MissingDataError: If there is no such video.

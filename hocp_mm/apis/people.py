@@ -1,7 +1,8 @@
 """Whom to watch in a video with several people, and what was seen of everybody."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,12 @@ class WatchLog:
             row = _Row(watched.frame.number, watched.frame.time, person, valence, arousal, seen[person])
             self._rows.append(row)
         self.with_face += bool(watched.affect)
+
+    def fill(self, watched: Generator[Watched, None, None]) -> None:
+        """Take in all frames of a video, one after the other."""
+        with contextlib.closing(watched):  # with its thread, whatever ends the loop
+            for frame in watched:
+                self.add(frame)
 
     def summary(self) -> str:
         """Return how much of the video shows a face, how many people and cuts there are, and who was left out."""

@@ -10,7 +10,7 @@ moments has the value between theirs. All of it is done as in training and in te
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -226,7 +226,7 @@ def watch(
     pixel_aspect: float = 1.0,
     batch_size: int = 8,
     where: str = "the video",
-) -> Iterator[Watched]:
+) -> Generator[Watched, None, None]:
     """Yield every frame with valence and arousal of those who are watched, as soon as they are final.
 
     Args:
