@@ -19,9 +19,10 @@ from hocp_mm.apis.people import People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
 from hocp_mm.apis.watching import Clip, Watched, watch
 from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
-from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video, video_times
+from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video
 from hocp_mm.datasets.faces.detection import DETECTORS, Progress
 from hocp_mm.datasets.faces.following import Face, Followed, Frame, follow_faces
+from hocp_mm.datasets.media.video import uneven_times
 from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline
@@ -107,7 +108,7 @@ class AffectInferencer:
             raise ValueError("predict: person must be one at a time, got 'all'; predict_people watches all.")
         log = WatchLog(video, probe_video(video))
         log.fill(self.watch(video, faces, stride, batch_size, flip, progress, person))
-        return log.timeline(told_apart=isinstance(faces, str) and faces in DETECTORS)
+        return log.timeline(told_apart=callable(faces) or (isinstance(faces, str) and faces in DETECTORS))
 
     def predict_people(
         self,
@@ -139,12 +140,14 @@ class AffectInferencer:
     ) -> Generator[Watched, None, None]:
         """Return the frames of a video, one after the other, with the affect of those who are watched.
 
-        The video is decoded once. A frame comes out about two seconds of film after it went in, and only what lies
-        between is in memory, so the length of the video does not matter.
+        The video is decoded once. A frame comes out some seconds of film after it went in (two for what must be known of
+        its future, and more for a batch to fill as long as few pictures wait), and only what lies between is in memory,
+        so the length of the video does not matter.
 
         The network sees faces at the rate at which it was trained, if its config says it (``SampleClip(fps=…)``): of a
         faster video the nearest frames, of a slower one frames that are held. What it says between two moments is
-        interpolated. Windows cross neither cuts nor gaps in which a face is out of sight for longer than a window.
+        interpolated. Windows cross neither cuts nor gaps in which a face is out of sight, or a picture stands, for longer
+        than a window.
 
         Args:
             video: Video file.
@@ -178,7 +181,7 @@ class AffectInferencer:
         if not info.fps > 0:
             raise DataError(f"{video}: the file must state its frame rate.")
         self._tell_rate(video, info)
-        bridge = self.rule.clip_len * self.rule.frame_interval / (self.rule.fps or info.fps)
+        bridge = self.rule.seconds(info.fps)
         frames = _frames(video, info, progress)
         detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
         if callable(detector):
@@ -239,7 +242,9 @@ def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> It
     Raises:
         DataError: If there are fewer than the file was found to hold.
     """
-    times, number = video_times(video, info).tolist(), -1
+    uneven, number = uneven_times(video, info), -1
+    # Stamps of even frames are rounded, to milliseconds in many files: by them no moment would be a frame's own.
+    times = (np.arange(info.num_frames) / info.fps if uneven is None else uneven).tolist()
     for number, picture in enumerate(iter_frames(video)):
         if number >= len(times):
             break

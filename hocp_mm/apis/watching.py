@@ -27,6 +27,9 @@ Predict = Callable[[Sequence[Clip]], NDArray[np.float32]]
 """Returns valence and arousal of each frame of each window, ``[B, T, 2]``."""
 Choose = Callable[[Followed], Iterable[int]]
 """Returns the numbers of those in a frame who are to be watched."""
+_MOST_WAITING = 2**28  # bytes of pictures that may wait for a batch to fill
+_FRAME_BYTES = 2**12  # of what is held of a frame beside its picture
+_STILL_SECONDS = 1.0  # for which one picture may stand
 
 
 @dataclass
@@ -127,7 +130,7 @@ class _Scene:
         self._boxes: deque[NDArray[np.float32] | None] = deque()  # of frames from cut - reach on
         self._frames: deque[Frame] = deque()  # of frames from cut on
         self._last: tuple[float, Clip] | None = None  # time and crop of the frame before, whose moments are not settled
-        self._gap = 1 / fps
+        self._gap = min(1 / fps, _longest_still(rule, fps))
         self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
 
     def add(self, frame: Frame, box: NDArray[np.float32] | None) -> list[tuple[_Steps, int, Clip]]:
@@ -216,6 +219,11 @@ class _Scene:
         return np.clip(value, -1, 1).astype(np.float32)
 
 
+def _longest_still(rule: ClipRule, fps: float) -> float:
+    """Return for how many seconds a picture may stand within a scene; ever where windows count frames, not seconds."""
+    return math.inf if rule.fps is None else 1.001 * max(_STILL_SECONDS, rule.seconds(fps))
+
+
 def watch(
     followed: Iterable[Followed],
     choose: Choose,
@@ -237,7 +245,7 @@ def watch(
         stride: Moments from one window to the next.
         fps: Frames per second of the video, on average where they do not come evenly.
         pixel_aspect: Width of a pixel over its height.
-        batch_size: Windows that go through the network together.
+        batch_size: Windows that go through the network together; fewer where large pictures would wait for them.
         where: The video, for messages.
 
     Yields:
@@ -264,8 +272,11 @@ def watch(
             held.popleft()
             yield item
 
+    time, longest = 0.0, _longest_still(rule, fps)
     for frame, faces, cut in followed:
-        if cut:
+        # A picture that stands still says no more of a face than one frame does, however long it stands.
+        stood, time = frame.time - time > longest, frame.time
+        if cut or stood:
             windows.extend(window for scene in scenes.values() for window in scene.close())
             scenes.clear()
         there = {face.person: face for face in faces}
@@ -277,7 +288,9 @@ def watch(
                 scenes[person] = _Scene(rule, stride, fps, pixel_aspect, where)
             windows.extend(scenes[person].add(frame, there[person].box))
         held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
-        answer(batch_size)
+        # Whoever left may leave too few windows for a batch, for as long as nobody comes.
+        crowded = len(held) * (frame.picture.nbytes + _FRAME_BYTES) > _MOST_WAITING
+        answer(1 if crowded else batch_size)
         yield from settled()
     windows.extend(window for scene in scenes.values() for window in scene.close())
     answer(1)

@@ -50,6 +50,10 @@ class ClipRule:
     fps: float | None = None
     slowest: float | None = None
 
+    def seconds(self, fps: float) -> float:
+        """Return how long a window lasts in a video of ``fps`` frames per second."""
+        return self.clip_len * self.frame_interval / (self.fps or fps)
+
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | Config, source: str) -> "ClipRule":
         """Read the pipeline and the ``windows`` of the data set for test, or else for validation.

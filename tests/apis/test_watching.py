@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hocp_mm.apis import watching
 from hocp_mm.apis.watching import watch
 from hocp_mm.datasets.faces.boxes import face_track
 from hocp_mm.datasets.faces.crops import crop_frame
@@ -204,3 +205,37 @@ def test_what_is_held_does_not_depend_on_the_length():
         return most
 
     assert most_held(1500, 25.0) == most_held(400, 25.0) < 120
+
+
+def test_who_leaves_does_not_make_frames_wait_for_ever(monkeypatch):
+    """A face of a second fills no batch, and the hours without one that follow are not held until another comes."""
+    monkeypatch.setattr(watching, "_MOST_WAITING", 200 * (3 * SIDE * SIDE + watching._FRAME_BYTES))
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for item in followed(np.arange(2000) / 25, lambda number: (Face(1, None, True),) if number < 25 else ()):
+            taken += 1
+            yield item
+
+    own = rule(16, 8, fps=25.0)
+    nothing = lambda clips: np.zeros((len(clips), 16, 2), np.float32)  # noqa: E731
+    for item in watch(stream(), lambda item: [1], nothing, own, 8, 25.0, batch_size=8):
+        assert (1 in item.affect) == (item.frame.number < 25)
+        assert taken - item.frame.number <= 201
+
+
+@pytest.mark.parametrize("gap", [3.0, 36000.0])
+def test_a_picture_that_stands_gives_as_many_windows_however_long_it_stands(gap):
+    times = np.concatenate([np.arange(20) / 25, gap + np.arange(20) / 25])
+    seen, windows = run(times, rule(fps=25.0), 40 / gap)
+    assert all(1 in item.affect for item in seen)
+    assert all(len({number < 20 for number in clip}) == 1 for clip in windows)
+    assert len(windows) <= 2 * ((20 + 25) / 4 + 2)
+
+
+@pytest.mark.parametrize("fps", [1.0, 1 / 15, 1 / 3600])
+def test_frames_may_lie_hours_apart(fps):
+    seen, windows = run(np.arange(6) / fps, rule(fps=25.0), fps)
+    assert [item.frame.number for item in seen if 1 in item.affect] == list(range(6))
+    assert len(windows) <= 6 * 8
