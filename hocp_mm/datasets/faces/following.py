@@ -25,7 +25,7 @@ _LINK_MARGIN = 1.5  # squares of faces, not boxes of brows to mouth, overlap whi
 _SAME_PLACE = 0.1  # least overlap of one person's squares from one look to the next
 _SAME_PLACE_LATER = 0.3  # and after a gap, in which another may have come
 _LARGER = 1.8  # a face grows no more than this from one look to the next
-_MEMORY_SECONDS = 10.0  # for which somebody who is gone keeps her number
+_MEMORY_SECONDS = 10.0  # of looks without her, for which somebody keeps her number
 _SURE = 2  # looks that make a person of a detection: chance does not strike twice in one place
 
 
@@ -118,39 +118,39 @@ class _Follower:
         for track in self.tracks:
             if track.times[-1] == self.look_time:
                 track.until[-1] = frame.time
-        self.tracks = [track for track in self.tracks if frame.time - track.times[-1] <= _MEMORY_SECONDS]
+        # Up to the look before: while a film stands still nobody is missed. Frames that are held still ask for theirs.
+        oldest = self.look_time - max(_MEMORY_SECONDS, self.bridge)
+        self.tracks = [track for track in self.tracks if track.until[-1] >= oldest]
+        likeness = self._likeness(found.boxes, frame.time)
         taken: set[int] = set()
-        squares = square_boxes(found.boxes, _LINK_MARGIN) if len(found.boxes) else found.boxes
-        pairs = [
-            (likeness, t, d)
-            for t, track in enumerate(self.tracks)
-            for d, square in enumerate(squares)
-            if (likeness := self._likeness(track, square, frame.time)) > 0
-        ]
         given: set[int] = set()
-        for _, t, d in sorted(pairs, reverse=True):
+        pairs = np.argwhere(likeness > 0)
+        for t, d in pairs[np.argsort(-likeness[tuple(pairs.T)], kind="stable")].tolist():
             if t not in taken and d not in given:
                 taken.add(t)
                 given.add(d)
                 self._add(self.tracks[t], found.boxes[d], frame.time)
-        for d in sorted(set(range(len(squares))) - given, key=lambda d: -float(found.scores[d])):
+        for d in sorted(set(range(len(found.boxes))) - given, key=lambda d: -float(found.scores[d])):
             track = _Track()
             self.tracks.append(track)
             self._add(track, found.boxes[d], frame.time)
         self.look_time = frame.time
         self.looks += 1
 
-    def _likeness(self, track: _Track, square: NDArray[np.float32], time: float) -> float:
-        """Return how well a face may be a person's next one; 0 if it may not."""
-        last = square_boxes(track.boxes[-1][None], _LINK_MARGIN)[0]
-        low, high = np.maximum(last[:2], square[:2]), np.minimum(last[2:], square[2:])
-        common = float(np.clip(high - low, 0, None).prod())
-        sides = float(last[2] - last[0]), float(square[2] - square[0])
-        overlap = common / (sides[0] ** 2 + sides[1] ** 2 - common)
-        least = _SAME_PLACE if track.times[-1] == self.look_time else _SAME_PLACE_LATER
-        if max(sides) > _LARGER * min(sides) or overlap < least:
-            return 0.0
-        return overlap / (1 + time - track.times[-1])  # who was just there comes first
+    def _likeness(self, boxes: NDArray[np.float32], time: float) -> NDArray[np.float64]:
+        """Return how well each face ``[D, 4]`` may be the next one of each track, ``[T, D]``; 0 if it may not."""
+        if not self.tracks or not len(boxes):
+            return np.zeros((len(self.tracks), len(boxes)))
+        last = square_boxes(np.array([track.boxes[-1] for track in self.tracks]), _LINK_MARGIN)[:, None].astype(float)
+        squares = square_boxes(boxes, _LINK_MARGIN)[None].astype(float)
+        low, high = np.maximum(last[..., :2], squares[..., :2]), np.minimum(last[..., 2:], squares[..., 2:])
+        common = np.clip(high - low, 0, None).prod(axis=2)
+        own, new = last[..., 2] - last[..., 0], squares[..., 2] - squares[..., 0]
+        overlap = common / np.maximum(own**2 + new**2 - common, np.finfo(float).tiny)
+        times = np.array([track.times[-1] for track in self.tracks])[:, None]
+        least = np.where(times == self.look_time, _SAME_PLACE, _SAME_PLACE_LATER)
+        may_be = (np.maximum(own, new) <= _LARGER * np.minimum(own, new)) & (overlap >= least)
+        return np.where(may_be, overlap / (1 + time - times), 0.0)  # who was just there comes first
 
     @staticmethod
     def _add(track: _Track, box: NDArray[np.float32], time: float) -> None:

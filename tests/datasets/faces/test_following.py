@@ -183,3 +183,20 @@ def test_nothing_is_made_up(presence, cuts, fps):
         for person in item.faces:
             scene_of.setdefault(person.person, set()).add(int(scenes[item.frame.number]))
     assert all(len(own) == 1 for own in scene_of.values())
+
+
+@pytest.mark.parametrize("pause", [0.5, 9.0, 11.0, 3600.0])
+def test_a_film_that_stands_still_loses_nobody(pause):
+    times = np.concatenate([np.arange(50) / 25, 2 + pause + np.arange(50) / 25])
+    found, _ = follow(lambda n: [face(20)], times=times)
+    assert people(found) == [[1]] * 100
+
+
+@pytest.mark.parametrize("fps", [1.0, 1 / 9, 1 / 11, 1 / 3600])
+def test_frames_far_apart_have_faces(fps):
+    assert people(follow(lambda n: [face(20)], frames=5, fps=fps)[0]) == [[1]] * 5
+
+
+def test_a_box_without_a_size_is_no_error():
+    found, _ = follow(lambda n: [face(20), [50, 30, 50, 30]], frames=20)
+    assert all(1 in [face.person for face in item.faces] for item in found)
