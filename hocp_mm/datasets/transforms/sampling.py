@@ -48,7 +48,9 @@ def clip_frames(
         return np.where(frames < num_frames, frames, -1)
     frames = np.searchsorted((ticks[:-1] + ticks[1:]) / 2, ticks[start] + steps + _TIE, side="right")
     last = (ticks[-1] - ticks[-2]) / 2 if len(ticks) > 1 else 0.5
-    return np.where(ticks[start] + steps < ticks[-1] + last, frames, -1)
+    frames = np.where(ticks[start] + steps < ticks[-1] + last, frames, -1)
+    frames[:1] = start  # however near the next frame is
+    return frames
 
 
 def clip_ticks(
@@ -213,8 +215,8 @@ class SampleClip:
         require_rate("SampleClip", fps)
         if fps is not None and frame_interval != 1:
             raise ValueError(f"SampleClip: fps takes the place of frame_interval, got {fps} and {frame_interval}.")
-        if hold and (min(hold) < 2 or any(int(factor) != factor for factor in hold)):
-            raise ValueError(f"SampleClip: hold must be whole numbers of 2 or more, got {hold!r}.")
+        if not isinstance(hold, list | tuple) or any(type(factor) is not int or factor < 2 for factor in hold):
+            raise ValueError(f"SampleClip: hold must be whole numbers of 2 or more, got {hold!r:.100}.")
         if hold and mode != "random":
             raise ValueError(f"SampleClip: frames are held in mode 'random', got hold={hold!r} in mode {mode!r}.")
         self.clip_len = clip_len

@@ -203,9 +203,23 @@ def test_half_of_the_clips_hold_frames():
         ({"fps": 25, "frame_interval": 2}, "takes the place of frame_interval"),
         ({"hold": (1,)}, "hold must be whole numbers of 2 or more"),
         ({"hold": (2.5,)}, "hold must be whole numbers of 2 or more"),
+        ({"hold": (2.0,)}, "hold must be whole numbers of 2 or more"),
+        ({"hold": 2}, "hold must be whole numbers of 2 or more"),
+        ({"hold": "23"}, "hold must be whole numbers of 2 or more"),
+        ({"hold": (float("nan"),)}, "hold must be whole numbers of 2 or more"),
         ({"hold": (2,), "mode": "window"}, "frames are held in mode 'random'"),
     ],
 )
 def test_rates_and_factors_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SampleClip(4, **options)
+
+
+@pytest.mark.parametrize("near", [1e-4, 1e-7, 1e-9])
+def test_frames_of_nearly_one_moment_are_covered_too(near):
+    """Stamps may be nanoseconds apart; a window begins with its own frame, or the search for windows never ends."""
+    ticks = np.array([0, near, 1, 1 + near, 2, 3 - near, 3, 3 + near])
+    starts = window_starts(8, 3, 2, 1, ticks)
+    clips = [clip_frames(8, start, 3, 1, ticks) for start in starts]
+    assert [clip[0] for clip in clips] == starts
+    assert {int(frame) for clip in clips for frame in clip if frame >= 0} == set(range(8))
