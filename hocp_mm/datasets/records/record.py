@@ -75,8 +75,8 @@ class Record:
             array = getattr(self, name)
             if array is not None and np.shape(array) != shape:
                 return f"{name} must have one row per frame, {list(shape)}, got {list(np.shape(array))}"
-        if self.times is not None and not (np.diff(self.times) > 0).all():
-            return "times must increase from frame to frame"
+        if self.times is not None and not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
+            return "times must be finite and increase from frame to frame"
         if boxes is not None and not np.isfinite(boxes).all(axis=1).any():
             return f"at least one frame must have a box, got none of {count}; boxes=None stands for whole frames"
         try:

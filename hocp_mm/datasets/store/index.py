@@ -161,11 +161,22 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     if "times" in columns:  # of videos whose frames do not come evenly
         expected["times"] = (np.float64, (frames,))
     check_kinds(columns, expected)
+    if "times" in columns and not _increase(columns["times"], columns["num_frames"]):
+        raise ValueError("times of a record must be finite and increase, or NaN where they are those of its rate")
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
     packs = PackedStrings.from_arrays(columns["packs"], columns["packs_ends"]).tolist()
     if odd := next((name for name in set(packs) if not _PACK_NAME.fullmatch(name)), None):
         raise ValueError(f"a pack must have the name of a file in {PACKS}, got {odd!r:.100}")
+
+
+def _increase(times: NDArray[np.float64], num_frames: NDArray[np.int64]) -> bool:
+    """Tell whether the times of each record increase from frame to frame; those of even frames are NaN."""
+    within = np.ones(max(0, len(times) - 1), np.bool_)
+    within[np.cumsum(num_frames)[:-1] - 1] = False
+    even = np.isnan(times)
+    step = (np.diff(times, prepend=-np.inf)[1:] > 0) | (even[1:] & even[:-1])
+    return bool((step | ~within).all() and (even | np.isfinite(times)).all())
 
 
 def write_index(path: str | Path, records: Iterable[Record], first_rows: Iterable[int], crop: CropSettings) -> None:

@@ -192,3 +192,17 @@ def test_zeros_that_were_packed_are_not_unpacked(tmp_path, rows, name):
     np.savez_compressed(tmp_path / "index.npz", **columns)
     with pytest.raises(DataError, match=r"index\.npz: .*arrays must be stored as they are, got \d+ bytes in a file of"):
         read_index(tmp_path / "index.npz")
+
+
+@pytest.mark.parametrize("times", [[0, 0.03, 0.02], [0, 0.03, 0.03], [0, 0.03, np.inf], [0, np.nan, 0.03]])
+def test_times_that_do_not_increase_are_refused(tmp_path, rows, times):
+    """Windows over them would never end."""
+    path = tmp_path / "index.npz"
+    write(path, [rows[0], replace(rows[1], times=np.array([7.0, 7.5])), replace(rows[2], times=np.array([0, 1.0, 2]))])
+    assert read_index(path)[1].times.tolist() == [7, 7.5]  # and the next one starts anew
+    with np.load(path) as file:
+        columns = dict(file)
+    columns["times"][-3:] = times
+    np.savez(path, **columns)
+    with pytest.raises(DataError, match="times of a record must be finite and increase"):
+        read_index(path)
