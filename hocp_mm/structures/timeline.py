@@ -302,7 +302,7 @@ def _frame_rate(
     for rate in (simple, even, float(np.nextafter(even, 0)), float(np.nextafter(even, np.inf))):
         if np.array_equal(frames / rate, times):
             return rate, None
-    if np.allclose(frames / even, times, rtol=1e-3, atol=1e-3):
+    if np.allclose(frames / simple, times, rtol=0, atol=1e-3):
         return simple, None  # a file written by hand or rounded by a spreadsheet
     if not 0 < estimate < np.inf:
         raise DataError(f"timeline: {path}: time_s must be finite and increase with the frames.")

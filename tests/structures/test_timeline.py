@@ -220,3 +220,17 @@ def test_from_csv_names_a_missing_file_and_takes_a_given_rate(tmp_path: Path):
         AffectTimeline.from_csv(tmp_path / "nothing.csv")
     single = AffectTimeline("b", 25, np.array([0]), np.zeros((1, 2))).to_csv(tmp_path / "b.csv")
     assert AffectTimeline.from_csv(single, video="c", fps=25).video == "c"
+
+
+def test_uneven_times_of_a_long_video_are_not_taken_for_rounded_ones(tmp_path: Path):
+    """A tenth of a second is much, however late in the video."""
+    even = np.arange(18000) / 30
+    times = even + 0.135 * np.sin(np.pi * even / even[-1]) ** 2
+    before = AffectTimeline("a", 30.0, np.arange(18000), np.zeros((18000, 2)), times=times)
+    after = AffectTimeline.from_csv(before.to_csv(tmp_path / "a.csv"))
+    np.testing.assert_array_equal(after.time_s, times)
+    rows = [f"{frame},{frame / 29.97:.3f},0,0" for frame in range(18000)]
+    (tmp_path / "b.csv").write_text("\n".join(["frame,time_s,valence,arousal", *rows]))
+    rounded = AffectTimeline.from_csv(tmp_path / "b.csv")
+    assert rounded.times is None
+    assert rounded.fps == pytest.approx(29.97, abs=1e-4)
