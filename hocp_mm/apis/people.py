@@ -175,9 +175,11 @@ class WatchLog:
 
     def timelines(self) -> dict[int, AffectTimeline]:
         """Return the affect of each person who is watched, by number: a row for every frame in which she is."""
+        rows_of: dict[int, list[_Row]] = {}
+        for row in self._rows:
+            rows_of.setdefault(row.person, []).append(row)
         found = {}
-        for person in sorted({row.person for row in self._rows}):
-            rows = [row for row in self._rows if row.person == person]
+        for person, rows in sorted(rows_of.items()):
             found[person] = AffectTimeline(
                 video=self.video.stem,
                 fps=self.info.fps,
