@@ -4,12 +4,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from hocp_mm.apis import AffectInferencer, FaceTrack
-from hocp_mm.datasets import probe_video
+from hocp_mm.datasets import probe_video, video_times
+from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.datasets.transforms.sampling import window_starts
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError
@@ -212,3 +214,33 @@ def test_a_device_that_does_not_exist_is_named(tmp_path: Path, network: Any):
     checkpoint = write_checkpoint(tmp_path / "tiny.pth", tiny_config(), network)
     with pytest.raises(HOCPError, match="device: must be one that torch can use here, got 'abacus'"):
         AffectInferencer(checkpoint, device="abacus")
+
+
+def test_a_detector_that_was_made_tells_people_apart_as_its_name_does(tmp_path: Path, network: Any, video: Path):
+    def detector(frame: np.ndarray) -> Detections:
+        return Detections(np.float32([[14, 8, 40, 30]]), np.float32([0.9]))
+
+    assert make(tmp_path, network).predict(video, detector).person is not None
+
+
+def test_stamps_rounded_to_milliseconds_are_those_of_an_even_rate(tmp_path: Path, network: Any):
+    """Each frame has the values of its own moment, as in a test, not a mean with its neighbour's."""
+    file = tmp_path / "v.mkv"
+    with av.open(str(file), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in noise(40, (64, 48)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    info = probe_video(file)
+    assert (info.fps, info.variable) == (30, False)
+    assert np.ptp(np.diff(video_times(file, info))) > 5e-4
+    cfg = tiny_config()
+    cfg.test_dataloader.dataset.pipeline[0].update(fps=30.0)
+    inferencer = AffectInferencer(write_checkpoint(tmp_path / "tiny.pth", cfg, network), device="cpu")
+    assert inferencer.rule.fps == 30
+    plain = make(tmp_path, network)
+    assert plain.rule.fps is None
+    np.testing.assert_allclose(
+        inferencer.predict(file, "frame").pred, plain.predict(file, "frame").pred, atol=1e-6
+    )
