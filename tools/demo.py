@@ -7,6 +7,7 @@ Writes for each video ``<video>.csv`` (one row per frame), ``<video>_timeline.pn
 import argparse
 import json
 import math
+import os
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -17,8 +18,10 @@ from hocp_mm.errors import HOCPError, NoFaceError
 from hocp_mm.system.cli import ProgressLine, importing, positive, run
 from hocp_mm.system.files import require_writable, write_text
 from hocp_mm.system.reading import read_json
+from hocp_mm.system.refusals import visible
 
 FEW_FACES = 50  # percent of the frames: with fewer, a warning
+TABLE, PLOT, OVERLAY, NOTE = ENDS = (".csv", "_timeline.png", "_overlay.mp4", ".json")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -97,29 +100,33 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
-    """Refuse names that would let one video take the place of another.
+    """Refuse names that would let one video take the place of another, or of a file that is not ours.
 
     Args:
         videos: The videos.
         out: Folder for what is written.
-        overwrite: Allow the place of one that an earlier call left.
+        overwrite: Allow the place of what is there, but for the videos themselves.
 
     Raises:
-        HOCPError: If two videos have one name, or the files of another video lie there.
+        HOCPError: If two videos have one name, or files that are not of this video have the names of its own.
     """
     twice = next((stem for stem, count in Counter(video.stem for video in videos).items() if count > 1), None)
     if twice is not None:
         both = " and ".join(str(video) for video in videos if video.stem == twice)
         raise HOCPError(f"VIDEO: two videos of one name would be written to one place ({both}); use two folders.")
+    read = {os.path.realpath(video) for video in videos}  # which takes circles of links, too
     for video in videos:
-        table, note = out / f"{video.stem}.csv", note_of(video, out)
-        if overwrite or not table.exists():
+        there = [file for end in ENDS if os.path.lexists(file := out / f"{video.stem}{end}")]
+        if own := next((file for file in there if os.path.realpath(file) in read), None):
+            raise HOCPError(f"{own}: is read and would be written, too; name another --out ({video}).")
+        if overwrite or not there:
             continue
+        note = out / f"{video.stem}{NOTE}"
         known = read_json(note, "note on a video") if note.is_file() else None
         source = known.get("video") if isinstance(known, dict) else None
         if source != str(video.absolute()):
             of = f"of {source!s:.100}" if source else "of an unknown video"
-            raise HOCPError(f"{table}: is there already, {of}; name another --out, or give --overwrite ({video}).")
+            raise HOCPError(f"{there[0]}: is there already, {of}; name another --out, or give --overwrite ({video}).")
 
 
 def look_for(args: argparse.Namespace) -> Any:
@@ -159,7 +166,7 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
     info = probe_video(video)
     log = WatchLog(video, info)
     truth = with_ground_truth(log.empty_timeline(), args.labels, inferencer.cfg) if args.labels else None
-    table, plot, overlay = (args.out / f"{video.stem}{end}" for end in (".csv", "_timeline.png", "_overlay.mp4"))
+    table, plot, overlay = (args.out / f"{video.stem}{end}" for end in (TABLE, PLOT, OVERLAY))
     progress = ProgressLine("", "frames").stage
     watched = inferencer.watch(video, faces, args.stride, args.batch_size, args.flip, progress, args.person)
     with ExitStack() as stack:
@@ -178,6 +185,9 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
                 f"{video}: a face must be seen in at least {args.min_faces:g} % of the frames (--min-faces), got "
                 f"{log.summary()}. Give the face with --box x,y,w,h, or take another detector with --faces."
             )
+        # Before all else: whatever ends the process, the next call knows whose files lie there.
+        facts = {"video": str(video.absolute()), "checkpoint": str(args.checkpoint.absolute()), **log.facts()}
+        write_text(args.out / f"{video.stem}{NOTE}", f"{json.dumps(facts, indent=2)}\n")
     if args.person == "all":
         log.write_people(table)
         plots = [
@@ -189,14 +199,11 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
         timeline = timeline if truth is None else replace(timeline, target=truth.target, valid=truth.valid)
         timeline.to_csv(table)
         plots = [plot_timeline(timeline, plot)]
-    facts = {"video": str(video.absolute()), "checkpoint": str(args.checkpoint.absolute()), **log.facts()}
-    write_text(
-        note_of(video, args.out), json.dumps(facts, indent=2, ensure_ascii=False) + "\n", errors="surrogateescape"
-    )
-    print(f"{video}: {log.summary()}")
+    told = [f"{video}: {log.summary()}"]
     if share < FEW_FACES:
-        print(f"warning: {video}: a face is seen in {share:.0f} % of the frames only")
-    print(table, *plots, *([] if writer is None else [overlay]), sep="\n")
+        told.append(f"warning: {video}: a face is seen in {share:.0f} % of the frames only")
+    files = [table, *plots, *([] if writer is None else [overlay])]
+    print(*(visible(str(line)) for line in (*told, *files)), sep="\n")
 
 
 def marks(item: Any, truth: Any) -> list[Any]:
@@ -217,11 +224,6 @@ def marks(item: Any, truth: Any) -> list[Any]:
         for face in faces
     ]
     return found if item.affect else [FaceMark(None, None, False, None, target), *found]
-
-
-def note_of(video: Path, out: Path) -> Path:
-    """Return the file that says which video the others of its name are of."""
-    return out / f"{video.stem}.json"
 
 
 def _box(text: str) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hocp_mm.functional.agreement import ccc
 from hocp_mm.structures.timeline import AffectTimeline
 from hocp_mm.system.files import replacing
+from hocp_mm.system.refusals import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +56,8 @@ def plot_timeline(timeline: AffectTimeline, path: str | Path, title: str | None 
     for index, (name, axes) in enumerate(zip(DIMENSIONS, panels, strict=True)):
         _draw_panel(axes, timeline, index, name)
     panels[1].set_xlabel("time (s)", color=_INK, fontsize=11)
-    heading = shorten(timeline.video if title is None else title, width=48, placeholder="…")
-    figure.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK)
+    heading = shorten(visible(timeline.video if title is None else title), width=48, placeholder="…")
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=13, fontweight="bold", color=_INK, parse_math=False)
     handles = _legend_handles(timeline)
     figure.legend(handles=handles, loc="upper right", ncols=len(handles), frameon=False, fontsize=10, labelcolor=_INK)
     with replacing(path) as draft:

@@ -241,6 +241,4 @@ def test_stamps_rounded_to_milliseconds_are_those_of_an_even_rate(tmp_path: Path
     assert inferencer.rule.fps == 30
     plain = make(tmp_path, network)
     assert plain.rule.fps is None
-    np.testing.assert_allclose(
-        inferencer.predict(file, "frame").pred, plain.predict(file, "frame").pred, atol=1e-6
-    )
+    np.testing.assert_allclose(inferencer.predict(file, "frame").pred, plain.predict(file, "frame").pred, atol=1e-6)

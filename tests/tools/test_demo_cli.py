@@ -1,5 +1,6 @@
 """The command from video to timeline."""
 
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -244,3 +245,34 @@ def test_the_checkpoint_is_read_once(config: bool, files: dict, tmp_path: Path, 
     read = count_readings(monkeypatch)
     AffectInferencer(files["checkpoint"], tmp_path / "tiny.py" if config else None, "cpu")
     assert read == ["tiny.pth"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a_timeline.png", "a_overlay.mp4"])
+def test_a_file_that_is_not_ours_is_not_replaced(demo: ModuleType, files: dict, tmp_path: Path, name: str):
+    """Beside a video lie others of its name: what was downloaded with it, labels, a film that somebody cut."""
+    video = write_video(tmp_path / "a.mp4", noise(4, (64, 48)))
+    (tmp_path / name).write_text("[1]")
+    with pytest.raises(HOCPError, match=rf"{name}: is there already, of an unknown video; name another --out"):
+        run_demo(demo, files, tmp_path, str(video), "--faces", "frame")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"a.mp4", name})
+    assert (tmp_path / name).read_text() == "[1]"
+
+
+def test_a_video_that_is_still_to_be_read_is_not_replaced(demo: ModuleType, files: dict, tmp_path: Path):
+    videos = [write_video(tmp_path / name, noise(4, (64, 48))) for name in ("a.mp4", "a_overlay.mp4")]
+    before = videos[1].read_bytes()
+    with pytest.raises(HOCPError, match=r"a_overlay\.mp4: is read and would be written, too; name another --out"):
+        run_demo(demo, files, tmp_path, *map(str, videos), "--faces", "frame", "--overwrite")
+    assert videos[1].read_bytes() == before
+
+
+def test_a_call_that_was_ended_is_no_other_video(demo: ModuleType, files: dict, tmp_path: Path, monkeypatch):
+    """And a name need not be UTF-8 to be known again."""
+    video = write_video(tmp_path / "a.mp4", noise(4, (64, 48))).rename(tmp_path / os.fsdecode(b"\xe4 \xff.mp4"))
+    with monkeypatch.context() as patch:
+        patch.setattr(AffectTimeline, "to_csv", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(demo, files, tmp_path / "out", str(video), "--faces", "frame")
+    run_demo(demo, files, tmp_path / "out", str(video), "--faces", "frame")
+    run_demo(demo, files, tmp_path / "out", str(video), "--faces", "frame", "--no-video")
+    assert len(list((tmp_path / "out").iterdir())) == 4

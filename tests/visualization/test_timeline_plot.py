@@ -1,5 +1,6 @@
 """The picture of a timeline."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -211,3 +212,11 @@ def test_many_changes_of_person_are_one_mark_a_column(drawn):
 def test_a_single_frame_can_be_drawn(tmp_path: Path):
     table = AffectTimeline("image", 25, np.array([0]), np.zeros((1, 2)), np.zeros((1, 2)))
     assert plot_timeline(table, tmp_path / "a.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["cost$_{x$", "a$b$c", r"\frac$\frac{$", "\udcff", "a\nb"])
+def test_the_name_of_a_file_is_no_formula(drawn, name: str):
+    (axes, _) = drawn(replace(timeline(), video=name))
+    heading = axes.figure.get_suptitle()
+    assert heading == name.encode("unicode_escape").decode().replace("\\\\", "\\")
+    assert not next(text for text in axes.figure.texts if text.get_text() == heading).get_parse_math()
