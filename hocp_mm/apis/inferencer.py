@@ -140,14 +140,14 @@ class AffectInferencer:
     ) -> Generator[Watched, None, None]:
         """Return the frames of a video, one after the other, with the affect of those who are watched.
 
-        The video is decoded once. A frame comes out some seconds of film after it went in (two for what must be known of
-        its future, and more for a batch to fill as long as few pictures wait), and only what lies between is in memory,
+        The video is decoded once. A frame comes out some seconds of film after it went in: two for what must be known
+        of its future, and more for a batch to fill, as long as few pictures wait. Only what lies between is in memory,
         so the length of the video does not matter.
 
         The network sees faces at the rate at which it was trained, if its config says it (``SampleClip(fps=…)``): of a
         faster video the nearest frames, of a slower one frames that are held. What it says between two moments is
-        interpolated. Windows cross neither cuts nor gaps in which a face is out of sight, or a picture stands, for longer
-        than a window.
+        interpolated. Windows cross neither cuts nor gaps in which a face is out of sight, or a picture stands, for
+        longer than a window.
 
         Args:
             video: Video file.
