@@ -195,7 +195,7 @@ class AffectInferencer:
                     f"{info.num_frames} frames ({video})."
                 )
             followed = _given(frames, track, round(bridge * info.fps))
-        return watch(
+        watched = watch(
             followed,
             choose_people(person),
             lambda clips: self._predict_batch(clips, Path(video).stem, info, flip),
@@ -206,13 +206,14 @@ class AffectInferencer:
             batch_size,
             str(video),
         )
+        return _closing(watched, followed)
 
     def _tell_rate(self, video: str | Path, info: VideoInfo) -> None:
         """Warn of a video that is slower than all that training showed."""
         slowest = self.rule.slowest
         if slowest is not None and info.num_frames > 1 and info.fps < _SAME_RATE * slowest:
             text = (
-                f"{video}: has {info.fps:.3g} frames per second, training showed {slowest:.3g} to {self.rule.fps:.3g}: "
+                f"{video}: has {info.fps:.3g} frames per second, training showed no less than {slowest:.3g}: "
                 "what moves looks faster than it is, and arousal may be wrong."
             )
             print_log(text, logger="current", level=logging.WARNING)
@@ -255,7 +256,13 @@ def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> It
         raise DataError(f"{video}: must have {len(times)} frames, but the stream ends after {number + 1}.")
 
 
-def _given(frames: Iterable[Frame], track: FaceTrack, bridge: int) -> Iterator[Followed]:
+def _closing(watched: Iterator[Watched], followed: Generator[Followed]) -> Iterator[Watched]:
+    """Yield what is watched, and end the thread and the file behind it at once, even if an error is kept."""
+    with contextlib.closing(followed):
+        yield from watched
+
+
+def _given(frames: Iterable[Frame], track: FaceTrack, bridge: int) -> Generator[Followed]:
     """Yield frames with the one face of a track, but where it is out of sight for more than ``bridge`` frames."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], ~track.face_found, [False])).astype(np.int8)))
     shown = np.ones(len(track.face_found), dtype=np.bool_)

@@ -88,7 +88,7 @@ class WatchLog:
 
     Attributes:
         frames: Frames so far.
-        with_face: Frames in which somebody who is watched is seen.
+        with_face: Frames in which somebody who is watched is seen, or out of sight no longer than may be bridged.
         cuts: Cuts so far.
         people: Frames in which each person is, watched or not.
     """

@@ -21,6 +21,7 @@ LOADERS = ("test_dataloader", "val_dataloader")
 _MOST_PIXELS = 2**27  # of a clip: 32 frames of 2048 x 2048 pixels; the config may come from a stranger's checkpoint
 _LARGEST, _WIDEST = 2**16, 16  # numbers that say how a clip is cut; faces in one crop, side by side
 _SLOWEST = 1e-3  # frames per second
+_LONGEST_SECONDS, _USUAL_RATE = 60, 25  # of a window: the pictures of as long a time are held
 _STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
 
 
@@ -101,6 +102,12 @@ class ClipRule:
             if sample.fps is not None and not _SLOWEST <= sample.fps <= 1 / _SLOWEST:
                 raise CheckpointError(
                     f"{source}: fps must lie between {_SLOWEST:g} and {1 / _SLOWEST:g}, got {sample.fps!r:.100}."
+                )
+            seconds = sample.clip_len * interval / (sample.fps or _USUAL_RATE)
+            if seconds > _LONGEST_SECONDS:
+                raise CheckpointError(
+                    f"{source}: a window must last {_LONGEST_SECONDS} seconds at most, got {seconds:.3g} (clip_len "
+                    f"{sample.clip_len})."
                 )
             slowest = None if sample.fps is None else sample.fps / _held(cfg)
             return cls(

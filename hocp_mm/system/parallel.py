@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -63,7 +63,7 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
-def read_ahead(items: Iterable[_T], most: int) -> Iterator[_T]:
+def read_ahead(items: Iterable[_T], most: int) -> Generator[_T]:
     """Yield items that a thread of its own makes ahead of the one who takes them.
 
     Args:

@@ -1,5 +1,6 @@
 """Sliding windows over a video equal the network on the same windows."""
 
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,21 @@ def test_stamps_rounded_to_milliseconds_are_those_of_an_even_rate(tmp_path: Path
     plain = make(tmp_path, network)
     assert plain.rule.fps is None
     np.testing.assert_allclose(inferencer.predict(file, "frame").pred, plain.predict(file, "frame").pred, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["error", "left"])
+def test_no_thread_outlives_the_frames(tmp_path: Path, network: Any, kind: str):
+    """Not even while a notebook keeps the error and all that hangs on it."""
+    file = write_video(tmp_path / "v.mp4", [np.full((48, 64, 3), 90, np.uint8)] * 200)
+    inferencer = make(tmp_path, network)
+    inferencer._predict_batch = lambda clips, *rest: 1 // (kind != "error") + np.zeros((len(clips), 8, 2), np.float32)
+    before = threading.active_count()
+    frames = inferencer.watch(file, lambda frame: Detections(np.float32([[14, 8, 40, 30]]), np.float32([0.9])))
+    if kind == "error":
+        with pytest.raises(ZeroDivisionError) as kept:
+            list(frames)
+        assert kept.tb is not None
+    else:
+        assert next(frames).frame.number == 0
+        frames.close()
+    assert threading.active_count() == before

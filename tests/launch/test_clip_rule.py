@@ -86,6 +86,8 @@ ODD_PIPELINES = {
     "text for a rate": {"fps": "25"},
     "an absurd rate": {"fps": 1e9},
     "a slow rate": {"fps": 1e-9},
+    "a window of hours": {"fps": 1e-3},
+    "a window of hours without a rate": {"frame_interval": 1 << 16},
     "no stride": {"windows": {"stride": 0}},
     "text for a stride": {"windows": {"stride": "1"}},
     "text for windows": {"windows": "abc"},
