@@ -98,7 +98,7 @@ def check(file: OddFile) -> None:
     """Check a file as ``tools/check_data.py`` checks the record of a data set.
 
     Raises:
-        HOCPError: The faults of the record.
+        DataError: The first fault of the record.
         WrongError: If a file that must be read has one.
     """
     with working_folder(file):

@@ -256,7 +256,7 @@ def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> It
         raise DataError(f"{video}: must have {len(times)} frames, but the stream ends after {number + 1}.")
 
 
-def _closing(watched: Iterator[Watched], followed: Generator[Followed]) -> Iterator[Watched]:
+def _closing(watched: Iterator[Watched], followed: Generator[Followed, None, None]) -> Generator[Watched, None, None]:
     """Yield what is watched, and end the thread and the file behind it at once, even if an error is kept."""
     with contextlib.closing(followed):
         yield from watched

@@ -63,7 +63,7 @@ def run_tasks(
         pool.shutdown(cancel_futures=True)
 
 
-def read_ahead(items: Iterable[_T], most: int) -> Generator[_T]:
+def read_ahead(items: Iterable[_T], most: int) -> Generator[_T, None, None]:
     """Yield items that a thread of its own makes ahead of the one who takes them.
 
     Args:
