@@ -232,9 +232,7 @@ class AffectTimeline:
         if missing:
             raise DataError(f"timeline: {path} lacks the columns {', '.join(missing)}, got {', '.join(header)}.")
         column = dict(zip(header, cells.T, strict=True))
-        frames, target = column["frame"].astype(np.int64), None
-        if (frames != column["frame"]).any():
-            raise DataError(f"timeline: {path}: the column frame must hold integers.")
+        frames, target = _whole(column["frame"], "frame", path), None
         if _TARGET[0] in column:
             target = np.stack([column[name] for name in _TARGET[:2]], axis=1)
         flags: dict[str, Any] = {}
@@ -244,9 +242,7 @@ class AffectTimeline:
                     raise DataError(f"timeline: {path}: the column {name} must hold 0 or 1.")
                 flags[name] = column[name].astype(np.bool_)
         if "person" in column:
-            flags["person"] = column["person"].astype(np.int64)
-            if (flags["person"] != column["person"]).any():
-                raise DataError(f"timeline: {path}: the column person must hold integers.")
+            flags["person"] = _whole(column["person"], "person", path)
         rate, times = _frame_rate(frames, column["time_s"], path) if fps is None else (fps, None)
         pred = np.stack([column[name] for name in _PRED], axis=1)
         try:
@@ -260,6 +256,12 @@ def _column(here: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...]
     if array.shape != shape:
         raise ValueError(f"{here}: {name} must have shape {shape}, one row per frame, got {array.shape}.")
     return array.astype(dtype)
+
+
+def _whole(numbers: NDArray[np.float64], name: str, path: Path) -> NDArray[np.int64]:
+    if not ((np.abs(numbers) < 2**53) & (np.floor(numbers) == numbers)).all():
+        raise DataError(f"timeline: {path}: the column {name} must hold integers.")
+    return numbers.astype(np.int64)
 
 
 def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:

@@ -234,3 +234,13 @@ def test_uneven_times_of_a_long_video_are_not_taken_for_rounded_ones(tmp_path: P
     rounded = AffectTimeline.from_csv(tmp_path / "b.csv")
     assert rounded.times is None
     assert rounded.fps == pytest.approx(29.97, abs=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e300", "0.5", "1e18"])
+@pytest.mark.parametrize("name", ["frame", "person"])
+def test_what_is_no_whole_number_is_refused_without_a_word_of_numpy(tmp_path: Path, name: str, number: str):
+    cells = {"frame": "1", "time_s": "0.04", "valence": "0", "arousal": "0", "person": "1"} | {name: number}
+    (tmp_path / "a.csv").write_text(f"{','.join(cells)}\n0,0,0,0,1\n{','.join(cells.values())}\n")
+    with pytest.raises(DataError, match=f"the column {name} must hold integers"):
+        AffectTimeline.from_csv(tmp_path / "a.csv")
