@@ -24,6 +24,8 @@ LOOK_SECONDS = 0.2
 _LINK_MARGIN = 1.5  # squares of faces, not boxes of brows to mouth, overlap while a head moves
 _SAME_PLACE = 0.1  # least overlap of one person's squares from one look to the next
 _SAME_PLACE_LATER = 0.3  # and after a gap, in which another may have come
+_GOES_ON_SECONDS, _GOES_ON_LOOKS = 0.6, 3  # for which somebody out of sight is thought to go on as before
+_STOPPED = 0.5  # how much less it speaks for somebody that a face is where she was, not where she was going
 _LARGER = 1.8  # a face grows no more than this from one look to the next
 _MEMORY_SECONDS = 10.0  # of looks without her, for which somebody keeps her number
 _SURE = 2  # looks that make a person of a detection: chance does not strike twice in one place
@@ -88,6 +90,14 @@ class _Track:
     until: list[float] = field(default_factory=list)
     person: int = 0
 
+    def expected(self, time: float) -> NDArray[np.float32]:
+        """Return where she would be if she went on as before, for a short time."""
+        if len(self.times) < 2:
+            return self.boxes[-1]
+        ahead = min(time - self.times[-1], _GOES_ON_SECONDS) / (self.times[-1] - self.times[-2])
+        way = (self.boxes[-1] - self.boxes[-2]).reshape(2, 2).mean(axis=0)  # of the centre
+        return self.boxes[-1] + np.float32(min(ahead, _GOES_ON_LOOKS)) * np.tile(way, 2)
+
     def forget(self, before: float) -> None:
         """Drop what lies before a time, but for the last look and that before the time."""
         while len(self.times) > 2 and self.times[1] <= before:
@@ -141,16 +151,17 @@ class _Follower:
         """Return how well each face ``[D, 4]`` may be the next one of each track, ``[T, D]``; 0 if it may not."""
         if not self.tracks or not len(boxes):
             return np.zeros((len(self.tracks), len(boxes)))
-        last = square_boxes(np.array([track.boxes[-1] for track in self.tracks]), _LINK_MARGIN)[:, None].astype(float)
-        squares = square_boxes(boxes, _LINK_MARGIN)[None].astype(float)
-        low, high = np.maximum(last[..., :2], squares[..., :2]), np.minimum(last[..., 2:], squares[..., 2:])
-        common = np.clip(high - low, 0, None).prod(axis=2)
-        own, new = last[..., 2] - last[..., 0], squares[..., 2] - squares[..., 0]
-        overlap = common / np.maximum(own**2 + new**2 - common, np.finfo(float).tiny)
+        last = square_boxes(np.array([track.boxes[-1] for track in self.tracks]), _LINK_MARGIN)
+        # Who walks past another is where she was going, not where she was.
+        ahead = square_boxes(np.array([track.expected(time) for track in self.tracks]), _LINK_MARGIN)
+        squares = square_boxes(boxes, _LINK_MARGIN)
+        stayed, moved = _overlaps(last, squares), _overlaps(ahead, squares)
         times = np.array([track.times[-1] for track in self.tracks])[:, None]
         least = np.where(times == self.look_time, _SAME_PLACE, _SAME_PLACE_LATER)
-        may_be = (np.maximum(own, new) <= _LARGER * np.minimum(own, new)) & (overlap >= least)
-        return np.where(may_be, overlap / (1 + time - times), 0.0)  # who was just there comes first
+        own, new = (last[:, 2] - last[:, 0])[:, None], squares[:, 2] - squares[:, 0]
+        may_be = (np.maximum(own, new) <= _LARGER * np.minimum(own, new)) & (np.maximum(stayed, moved) >= least)
+        # Who was just there comes first.
+        return np.where(may_be, np.maximum(moved, _STOPPED * stayed) / (1 + time - times), 0.0)
 
     @staticmethod
     def _add(track: _Track, box: NDArray[np.float32], time: float) -> None:
@@ -193,6 +204,15 @@ class _Follower:
             return (track.boxes[last], True) if seen else None
         share = np.float32((time - track.times[last]) / gap)
         return track.boxes[last] + share * (track.boxes[after] - track.boxes[last]), seen
+
+
+def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the intersection over union of each of some squares ``[N, 4]`` with each of others ``[M, 4]``."""
+    one, other = a[:, None].astype(np.float64), b[None].astype(np.float64)
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    common = np.clip(sides, 0, None).prod(axis=2)
+    areas = ((square[..., 2:] - square[..., :2]).prod(axis=2) for square in (one, other))
+    return common / np.maximum(sum(areas) - common, np.finfo(float).tiny)
 
 
 def follow_faces(

@@ -200,3 +200,23 @@ def test_frames_far_apart_have_faces(fps):
 def test_a_box_without_a_size_is_no_error():
     found, _ = follow(lambda n: [face(20), [50, 30, 50, 30]], frames=20)
     assert all(1 in [face.person for face in item.faces] for item in found)
+
+
+@pytest.mark.parametrize("speed", [0.3, 0.5, 0.7, 1.0])
+@pytest.mark.parametrize("higher", [0, 3])
+def test_who_is_hidden_by_somebody_passing_is_herself_afterwards(speed, higher):
+    """Two walk past each other, and one face hides the other for some looks: both go on as they went."""
+
+    def places(number):
+        return 5 + speed * number, 75 - speed * number
+
+    def plan(number):
+        front, behind = places(number)
+        return [face(front, 20), *([face(behind, 20 + higher)] if abs(front - behind) > 6 else [])]
+
+    found, _ = follow(plan, frames=int(70 / speed))
+    for item in found[:-5]:
+        if abs(np.subtract(*places(item.frame.number))) > 14:
+            for one in item.faces:
+                assert abs(one.box[0] - places(item.frame.number)[one.person - 1]) < 6
+    assert people(found)[-10] == [1, 2]
