@@ -30,6 +30,7 @@ _PIXELS_WORTH_THREADS, _MOST_THREADS = 1280 * 720, 4
 _WAITING = 2  # pictures between the caller and the encoder, and the arrays that they take turns in
 # Ticks a second, of which MPEG-4 counts 16 bits, and an MP4 31 from one picture to the next.
 _TICKS, _MOST_TICKS, _MOST_TICKS_MPEG4, _LONGEST = 90_000, 1_000_000, 65_535, (1 << 31) - 1
+_SLOWEST = Fraction(1, _LONGEST)
 _BT601, _LIMITED = 6, 1  # FFmpeg's numbers for the matrix and the range of OpenCV's I420
 
 
@@ -59,10 +60,11 @@ class Film:
         if not _has_encoder(codec):
             _LOG.warning("write_overlay: this PyAV has no libx264; writing %s with mpeg4 instead.", name)
             codec, options, most = "mpeg4", {"qscale": "3"}, _MOST_TICKS_MPEG4
-        rate = Fraction(fps).limit_denominator(1001) or Fraction(fps)
+        # Of pictures that come once in an hour, too; both numbers have 31 bits.
+        rate = Fraction(fps).limit_denominator(1001) or max(Fraction(fps).limit_denominator(_LONGEST), _SLOWEST)
         # Even times of this rate become whole ticks, all others the nearest.
         ticks = min(rate.numerator * max(min(_TICKS, most) // rate.numerator, 1), most)
-        self._tick, self._length = Fraction(1, ticks), max(round(ticks / fps), 1)
+        self._tick, self._length = Fraction(1, ticks), min(max(round(ticks / fps), 1), _LONGEST)
         self._container: Any = av.open(full_name(path), "w", format="mp4", options={"movflags": "faststart"})
         self._stream: Any = self._container.add_stream(codec, rate=rate, options=options)
         self._stream.width, self._stream.height = size

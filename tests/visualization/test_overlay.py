@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from hocp_mm.datasets import frame_times
 from hocp_mm.errors import DataError
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.visualization import FaceMark, OverlayWriter, film, write_overlay
@@ -244,3 +245,12 @@ def test_memory_does_not_grow_with_the_video(tmp_path: Path):
         for index in range(300):
             writer.write(grey(1, 64, 64)[0], index / 25, ())
             assert len(writer._film._waiting) <= 2
+
+
+@pytest.mark.parametrize("fps", [1 / 2160, 1e-4, 3e-10, 1e-300])
+def test_pictures_may_come_once_in_an_hour(tmp_path: Path, fps: float):
+    picture = np.full((16, 16, 3), 90, np.uint8)
+    with OverlayWriter(tmp_path / "a.mp4", width=16, height=16, fps=fps) as writer:
+        for number in range(3):
+            writer.write(picture, 3600.0 * number, [])
+    np.testing.assert_allclose(frame_times(tmp_path / "a.mp4"), [0, 3600, 7200])
