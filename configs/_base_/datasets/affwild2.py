@@ -10,7 +10,7 @@ with read_base():
     from .clips import *
 
 train_pipeline = [
-    dict(type="hocp_mm.SampleClip", clip_len=16, fps=30, mode="random", hold=(2, 3)),
+    dict(type="hocp_mm.SampleClip", clip_len=16, fps=30, mode="random", hold=(2,)),
     dict(type="hocp_mm.LoadFaceClip", size=124),
     dict(type="hocp_mm.RandomResizedClipCrop", size=112, scale=(0.7, 1.0)),
     dict(type="hocp_mm.ClipFlip", p=0.5),

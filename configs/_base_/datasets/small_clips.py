@@ -4,7 +4,7 @@ From scratch on a few dozen people: without strong changes of colour the network
 """
 
 train_pipeline: list = [
-    dict(type="hocp_mm.SampleClip", clip_len=16, fps=25, mode="random", hold=(2, 3)),
+    dict(type="hocp_mm.SampleClip", clip_len=16, fps=25, mode="random", hold=(2,)),
     dict(type="hocp_mm.LoadFaceClip", size=54, margin=1.5, cache_mb=1024),
     dict(type="hocp_mm.RandomResizedClipCrop", size=48, scale=(0.55, 1.0)),
     dict(type="hocp_mm.ClipFlip", p=0.5),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hocp_mm.registry import TRANSFORMS
 
-_HELD = 0.5  # share of the clips
+_HELD = 0.25  # share of the clips
 _TIE = 1e-6  # of a frame: half a frame is half a frame, whatever the rounding of a rate says
 
 
@@ -189,7 +189,7 @@ class SampleClip:
             ``"window"`` starts where the data set says, at ``start`` (test).
         fps: Frames per second of the clip, in the place of ``frame_interval``: each of its moments takes the nearest
             frame of the video, so that videos of all rates are shown alike. It is the rate that the network knows.
-        hold: Training: half of the clips show every second, third … frame only, held for its neighbours, by one of
+        hold: Training: a quarter of the clips show every second, third … frame only, held for its neighbours, by one of
             these factors: what a slower camera would show. A network that never saw it takes held frames for a face
             that jerks, and calls it excited. The label of a held frame is its own.
 
