@@ -180,8 +180,9 @@ class AffectInferencer:
         info = probe_video(video)
         if not info.fps > 0:
             raise DataError(f"{video}: the file must state its frame rate.")
-        self._tell_rate(video, info)
-        bridge = self.rule.seconds(info.fps)
+        rate = _usual_rate(video, info)
+        self._tell_rate(video, info, rate)
+        bridge = self.rule.seconds(rate)
         frames = _frames(video, info, progress)
         detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
         if callable(detector):
@@ -194,26 +195,26 @@ class AffectInferencer:
                     f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
                     f"{info.num_frames} frames ({video})."
                 )
-            followed = _given(frames, track, round(bridge * info.fps))
+            followed = _given(frames, track, round(bridge * rate))
         watched = watch(
             followed,
             choose_people(person),
             lambda clips: self._predict_batch(clips, Path(video).stem, info, flip),
             self.rule,
             stride,
-            info.fps,
+            rate,
             info.pixel_aspect,
             batch_size,
             str(video),
         )
         return _closing(watched, followed)
 
-    def _tell_rate(self, video: str | Path, info: VideoInfo) -> None:
+    def _tell_rate(self, video: str | Path, info: VideoInfo, rate: float) -> None:
         """Warn of a video that is slower than all that training showed."""
         slowest = self.rule.slowest
-        if slowest is not None and info.num_frames > 1 and info.fps < _SAME_RATE * slowest:
+        if slowest is not None and info.num_frames > 1 and rate < _SAME_RATE * slowest:
             text = (
-                f"{video}: has {info.fps:.3g} frames per second, training showed no less than {slowest:.3g}: "
+                f"{video}: has {rate:.3g} frames per second, training showed no less than {slowest:.3g}: "
                 "what moves looks faster than it is, and arousal may be wrong."
             )
             print_log(text, logger="current", level=logging.WARNING)
@@ -235,6 +236,12 @@ class AffectInferencer:
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
         return values
+
+
+def _usual_rate(video: str | Path, info: VideoInfo) -> float:
+    """Return the frames per second of most of a video; a pause in it, in which no frame comes, is no slow film."""
+    times = uneven_times(video, info)
+    return info.fps if times is None or len(times) < 2 else float(1 / np.median(np.diff(times)))
 
 
 def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> Iterator[Frame]:

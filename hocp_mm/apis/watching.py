@@ -243,7 +243,7 @@ def watch(
         predict: The network.
         rule: Crop and windows.
         stride: Moments from one window to the next.
-        fps: Frames per second of the video, on average where they do not come evenly.
+        fps: Frames per second of the video, usually where they do not come evenly.
         pixel_aspect: Width of a pixel over its height.
         batch_size: Windows that go through the network together; fewer where large pictures would wait for them.
         where: The video, for messages.

@@ -261,3 +261,25 @@ def test_no_thread_outlives_the_frames(tmp_path: Path, network: Any, kind: str):
         assert next(frames).frame.number == 0
         frames.close()
     assert threading.active_count() == before
+
+
+def test_a_pause_does_not_change_what_was_before(tmp_path: Path, network: Any):
+    """The mean rate of a film that stands still for a minute says nothing of its motion, nor of how to smooth boxes."""
+    pictures = noise(50, (64, 48))
+    files = []
+    for name, count in (("whole", 50), ("part", 25)):
+        stamps = [40 * n + 60_000 * (n >= 25) for n in range(count)]
+        options: dict[str, Any] = {"draw": pictures.__getitem__, "milliseconds": stamps}
+        files.append(odd_videos.write_video(tmp_path / f"{name}.mkv", "mpeg4", count, **options))
+    assert probe_video(files[0]).fps < 1
+    cfg = tiny_config()
+    cfg.test_dataloader.dataset.pipeline[0].update(fps=25.0)
+    inferencer = AffectInferencer(write_checkpoint(tmp_path / "tiny.pth", cfg, network), device="cpu")
+    jitter = np.random.default_rng(0).uniform(-6, 6, (50, 1))
+    boxes = np.float32([14, 8, 40, 30]) + jitter.astype(np.float32)
+    whole, part = (
+        inferencer.predict(file, FaceTrack(boxes[:count], np.ones(count, bool)))
+        for file, count in zip(files, (50, 25), strict=True)
+    )
+    assert whole.times is not None
+    np.testing.assert_allclose(whole.pred[:25], part.pred, atol=1e-5)
