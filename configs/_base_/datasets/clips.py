@@ -1,7 +1,7 @@
 """What all sets share: random clips of 16 frames for training, sliding windows for validation and test, the metric.
 
 Clips are sampled by time, 25 frames a second whatever the rate of a video, and a quarter of those of training hold
-every second frame: the network then knows the motion of cameras from 12.5 to 25 frames a second, and of all faster ones.
+every second frame: the network knows the motion of cameras from 12.5 to 25 frames a second, and of all faster ones.
 
 A set names its files and says what differs. A number inside of a pipeline is changed by giving the whole pipeline anew,
 under its name, to the loaders: ``train_dataloader.update(dataset=dict(pipeline=train_pipeline))``. Names that no child
