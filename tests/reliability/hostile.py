@@ -33,6 +33,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import cv2
 import torch
 
+from hocp_mm.functional.native import native_available
 from hocp_mm.system import cli
 from hocp_mm.system.refusals import LONGEST_LINE
 from tests.reliability.hostile_doors import Door, doors, files_of, prepare
@@ -317,6 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     sys.dont_write_bytecode = True
+    native_available()  # once, before the forks: each of them, at home elsewhere, would compile it for itself
     wanted = args.doors.split(",") if args.doors else [door.name for door in doors()]
     total = Counter[str]()
     with tempfile.TemporaryDirectory() as name:
