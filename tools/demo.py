@@ -95,8 +95,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
     faces = look_for(args)
+    failed: list[HOCPError] = []
     for video in args.videos:
-        annotate(video, faces, inferencer, args)
+        try:
+            annotate(video, faces, inferencer, args)
+        except HOCPError as error:
+            if len(args.videos) == 1:
+                raise
+            failed.append(error)
+            print(f"failed: {visible(str(error))}")
+    if failed:
+        raise HOCPError(f"VIDEO: {len(failed)} of {len(args.videos)} failed (see above), the first one: {failed[0]}")
 
 
 def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
@@ -182,7 +191,8 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
         share = 100 * log.with_face / log.frames
         if share < args.min_faces or not log.with_face:
             raise NoFaceError(
-                f"{video}: a face must be seen in at least {args.min_faces:g} % of the frames (--min-faces), got "
+                f"{video}: a face must be seen in {f'at least {args.min_faces:g} %' if args.min_faces else 'some'} of "
+                "the frames (--min-faces), got "
                 f"{log.summary()}. Give the face with --box x,y,w,h, or take another detector with --faces."
             )
         # Before all else: whatever ends the process, the next call knows whose files lie there.

@@ -73,6 +73,7 @@ class AffectInferencer:
                 self.model: BaseModel = build_model(self.cfg)
             load_weights(self.model, self.checkpoint)
         self.model.to(self.device).eval()
+        self._told = False
 
     def predict(
         self,
@@ -210,8 +211,15 @@ class AffectInferencer:
         return _closing(watched, followed)
 
     def _tell_rate(self, video: str | Path, info: VideoInfo, rate: float) -> None:
-        """Warn of a video that is slower than all that training showed."""
+        """Warn of a video that is slower than all that training showed, or where nobody knows."""
         slowest = self.rule.slowest
+        if self.rule.fps is None and info.num_frames > 1 and not self._told:
+            self._told = True
+            text = (
+                f"{self.checkpoint}: its config does not say at how many frames per second it was trained "
+                f"(SampleClip(fps=…)); it is shown frame after frame, {info.fps:.3g} a second in {video}."
+            )
+            print_log(text, logger="current", level=logging.WARNING)
         if slowest is not None and info.num_frames > 1 and rate < _SAME_RATE * slowest:
             text = (
                 f"{video}: has {rate:.3g} frames per second, training showed no less than {slowest:.3g}: "
@@ -255,7 +263,7 @@ def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> It
     times = (np.arange(info.num_frames) / info.fps if uneven is None else uneven).tolist()
     for number, picture in enumerate(iter_frames(video)):
         if number >= len(times):
-            break
+            raise DataError(f"{video}: must have {len(times)} frames, but the stream has more.")
         if progress:
             progress("reading affect", number + 1, info.num_frames)
         yield Frame(number, times[number], picture)

@@ -163,6 +163,15 @@ def test_several_videos_and_what_another_one_left(demo: ModuleType, files: dict,
         run_demo(demo, files, out, str(videos[0]), str(other), *options)
 
 
+def test_one_video_that_fails_does_not_keep_the_others(demo: ModuleType, files: dict, tmp_path: Path, capsys):
+    shown = {"a": portrait((-50, -20)), "b": np.full((240, 320, 3), 90, np.uint8), "c": portrait((-50, -20))}
+    videos = [str(write_video(tmp_path / f"{name}.mp4", [picture] * 6)) for name, picture in shown.items()]
+    with pytest.raises(HOCPError, match=r"VIDEO: 1 of 3 failed \(see above\), the first one: .*b\.mp4: a face must be"):
+        run_demo(demo, files, tmp_path / "out", *videos, "--faces", "centerface", "--no-video")
+    assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {"a.csv", "c.csv"}
+    assert "failed: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_picture_is_a_clip_of_one_frame(demo: ModuleType, files: dict, tmp_path: Path, suffix: str):
     Image.fromarray(portrait((-50, -20))).save(tmp_path / f"me{suffix}")
