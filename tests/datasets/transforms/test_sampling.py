@@ -103,9 +103,12 @@ def test_a_video_without_any_label_still_gives_clips():
     assert len(clip["frame_inds"]) == 3
 
 
-def nearest(times, moments):
-    """Return the frames nearest to some moments, the later one of two, by looking at all of them."""
-    return [int(np.flatnonzero(np.abs(times - m) <= np.abs(times - m).min() + 1e-9)[-1]) for m in moments]
+def are_nearest(frames, times, moments):
+    """Return whether no frame is nearer to its moment, but for rounding, than the one that is shown."""
+    return all(
+        abs(times[frame] - moment) <= np.abs(times - moment).min() + 1e-6
+        for frame, moment in zip(frames, moments, strict=True)
+    )
 
 
 @given(
@@ -128,7 +131,7 @@ def test_windows_at_a_rate_cover_every_frame_and_show_the_nearest(frames, length
         clip = clip_frames(frames, start, length, interval, ticks)
         moments = times[start] + np.arange(length) / 25
         real = clip >= 0
-        assert clip[real].tolist() == nearest(times, moments[real])
+        assert are_nearest(clip[real], times, moments[real])
         assert (np.diff(real.astype(int)) <= 0).all()  # padding at the end alone
         assert (moments[~real] > times[-1]).all()
         covered |= set(clip[real].tolist())
@@ -154,10 +157,9 @@ def test_a_clip_of_the_rate_of_its_video_is_frame_after_frame():
     frames=st.integers(1, 80), length=st.integers(1, 12), fps=st.sampled_from([8.0, 30.0, 60.0]), uneven=st.booleans()
 )
 def test_random_clips_at_a_rate_stay_in_the_video(frames, length, fps, uneven):
-    times = (
-        np.sort(np.random.default_rng(frames).uniform(0, frames / fps, frames)) if uneven else np.arange(frames) / fps
-    )
-    times += np.arange(frames) * 1e-3
+    times = np.arange(frames) / fps
+    if uneven:
+        times = np.sort(np.random.default_rng(frames).uniform(0, frames / fps, frames)) + np.arange(frames) * 1e-3
     record = {"video": "v", "num_frames": frames, "fps": fps, **({"times": times} if uneven else {})}
     random.seed(length)
     for _ in range(5):
@@ -165,7 +167,7 @@ def test_random_clips_at_a_rate_stay_in_the_video(frames, length, fps, uneven):
         real = clip >= 0
         assert real[0]
         assert (np.diff(clip[real]) >= 0).all()
-        if (times[-1] - times[0]) * 25 >= length - 1:
+        if (times[-1] - times[0]) * 25 >= length - 1 + 1e-5:
             assert real.all()
 
 
