@@ -330,6 +330,8 @@ def pickle_module(records: Mapping[str, int] | None, size: int) -> Any:
         nonlocal loads
         loads += 1
         made = kind(file, **options).load()
+        if records is not None and file.read(1):
+            raise RefusedError("data behind the end of the pickle")
         if loads == 4:
             storages.check_keys(made)
         elif loads < 4 and not isinstance(made, int | dict):

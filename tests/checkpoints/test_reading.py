@@ -365,3 +365,16 @@ def test_within_a_block_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_pat
     for _ in range(2):
         read_checkpoint(other)
     assert read == ["c.safetensors"] * 2
+
+
+def test_data_behind_the_end_of_the_pickle_is_refused(tmp_path):
+    """Nothing reads it, and nothing of ours writes it."""
+    torch.save(WEIGHTS, tmp_path / "good.pth")
+    assert_same_weights(read_checkpoint(tmp_path / "good.pth"))
+    with zipfile.ZipFile(tmp_path / "good.pth") as good, zipfile.ZipFile(tmp_path / "more.pth", "w") as more:
+        for entry in good.infolist():
+            more.writestr(
+                entry.filename, good.read(entry) + (b"cos\nsystem\n." if "data.pkl" in entry.filename else b"")
+            )
+    with pytest.raises(CheckpointError, match=r"more\.pth: .*data behind the end of the pickle"):
+        read_checkpoint(tmp_path / "more.pth")

@@ -24,7 +24,7 @@ from hocp_mm.datasets.records.dataset import AffectDataset, Partition, Scan, aff
 from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
-from hocp_mm.datasets.splits import PARTS, count_folds, read_fold, read_split_file, split_path
+from hocp_mm.datasets.splits import PARTS, check_folders, count_folds, read_fold, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -273,6 +273,7 @@ class AFEWVADataset(AffectDataset):
         if self.fold is None:
             path = split_path(self.root, self.split)
             keys = read_split_file(path)
+            check_folders(keys, self.root, path)
             if paths := [key for key in keys if Path(key).name != key]:  # 001 and ./001 would be two clips of one name
                 raise DataError(f"{path}: a clip must be the name of a folder, got {paths[0]!r}.")
             return keys
@@ -281,7 +282,9 @@ class AFEWVADataset(AffectDataset):
                 f"AFEWVADataset: {self.root / 'folds'} holds no folds; `python tools/prepare/split_afew_va.py "
                 f"{self.root}` writes them."
             )
-        return read_fold(self.root, self.fold)[self.split]
+        keys = read_fold(self.root, self.fold)[self.split]
+        check_folders(keys, self.root, self.root / "folds" / f"fold_{self.fold}" / f"{self.split}.txt")
+        return keys
 
     def partition(self) -> Partition | None:
         """Return the parts of the fold, and their actors by the JSON files as they are now."""

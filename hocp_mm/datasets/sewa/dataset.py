@@ -23,7 +23,7 @@ from hocp_mm.datasets.records.faults import Fault, attempt
 from hocp_mm.datasets.records.record import Record, RecordTable
 from hocp_mm.datasets.records.twins import Claim
 from hocp_mm.datasets.sewa.files import contradictions, parse_sewa_key, read_affect_csv, read_landmarks_zip
-from hocp_mm.datasets.splits import PARTS, read_split_file, split_path
+from hocp_mm.datasets.splits import PARTS, check_folders, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
 
@@ -117,6 +117,7 @@ class SEWADataset(AffectDataset):
                 "writes train, val and test."
             )
         keys = read_split_file(path)
+        check_folders(keys, self.root, path)
         self.at_hand = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         return keys
 

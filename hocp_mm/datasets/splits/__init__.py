@@ -10,6 +10,7 @@ from hocp_mm.datasets.splits.folds import (
 )
 from hocp_mm.datasets.splits.splits import (
     PARTS,
+    check_folders,
     check_no_leak,
     read_split_file,
     split_by_group,
@@ -20,6 +21,7 @@ from hocp_mm.datasets.splits.splits import (
 __all__ = [
     "PARTS",
     "Parts",
+    "check_folders",
     "check_folds",
     "check_no_leak",
     "count_folds",

@@ -5,6 +5,7 @@ made of whole groups: the conversation in SEWA (both partners share the talk), t
 """
 
 import hashlib
+import os
 import random
 import re
 from collections import Counter
@@ -158,6 +159,26 @@ def read_split_file(path: str | Path, allow_empty: bool = False) -> list[str]:
             "if the change is meant."
         )
     return keys
+
+
+def check_folders(keys: Sequence[str], root: Path, where: str | Path) -> None:
+    """Refuse a split that cannot be one of a set whose clips are folders: it names far more than there are.
+
+    Told one by one they would take minutes and all memory; of a set that is only in part there each is named.
+
+    Args:
+        keys: What the split names.
+        root: Folder of the set.
+        where: File of the split, for the message.
+
+    Raises:
+        DataError: If it names more than ten times the folders.
+    """
+    there = sum(entry.is_dir() for entry in os.scandir(root))
+    if len(keys) > 1000 + 10 * there:
+        raise DataError(
+            f"{where}: names {len(keys)} videos, but {root} has {there} folders; it must be the split of this set."
+        )
 
 
 def _checksum(keys: Sequence[str]) -> str:

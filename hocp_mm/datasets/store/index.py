@@ -56,6 +56,7 @@ DAMAGE = (
     NotImplementedError,
     RuntimeError,
     OverflowError,
+    MemoryError,
     SyntaxError,
     struct.error,
     tokenize.TokenError,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hocp_mm.datasets.splits import check_no_leak, read_split_file, split_by_group, write_split_files
+from hocp_mm.datasets.splits import check_folders, check_no_leak, read_split_file, split_by_group, write_split_files
 from hocp_mm.errors import DataError, MissingDataError
 
 
@@ -114,3 +114,10 @@ def test_a_split_of_many_repeated_names_is_refused_soon(tmp_path):
     (tmp_path / "train.txt").write_text("1\n" * 300_000)
     with pytest.raises(DataError, match=r"train\.txt: a video may be named once, got '1' more than once"):
         read_split_file(tmp_path / "train.txt")
+
+
+def test_a_split_of_another_set_is_refused_before_each_of_its_names_is(tmp_path):
+    (tmp_path / "a").mkdir()
+    check_folders([f"key{n}" for n in range(1010)], tmp_path, "train.txt")
+    with pytest.raises(DataError, match=r"train\.txt: names 300000 videos, but .* has 1 folders"):
+        check_folders([f"key{n}" for n in range(300_000)], tmp_path, "train.txt")

@@ -1,5 +1,7 @@
 """An index gives back the records that were written, whole, or one error."""
 
+import io
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -206,3 +208,14 @@ def test_times_that_do_not_increase_are_refused(tmp_path, rows, times):
     np.savez(path, **columns)
     with pytest.raises(DataError, match="times of a record must be finite and increase"):
         read_index(path)
+
+
+def test_a_header_that_claims_a_terabyte_is_refused(tmp_path, rows):
+    write(tmp_path / "good.npz", rows)
+    claim = io.BytesIO()
+    np.lib.format.write_array_header_1_0(claim, {"descr": "<f4", "fortran_order": False, "shape": (1 << 41,)})
+    with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "index.npz", "w") as index:
+        for entry in good.infolist():
+            index.writestr(entry.filename, claim.getvalue() if entry.filename == "affect.npy" else good.read(entry))
+    with pytest.raises(DataError, match=r"index\.npz: the index is damaged"):
+        read_index(tmp_path / "index.npz")
