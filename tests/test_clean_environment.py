@@ -77,6 +77,7 @@ def test_the_environment_is_clean(clean_path):
 WORK = """
 import torch
 torch.set_num_threads(1)
+torch.manual_seed(0)  # not every kernel of rank 2 is found within the sweeps
 import hocp_mm.functional, hocp_mm.layers
 from hocp_mm.functional import cp_conv, decompose, dense_kernel
 from hocp_mm.layers import FrameAxis, HOCPConv2d, HOCPConv3d, factorize_, transduct_

@@ -99,6 +99,14 @@ class Unpickler(_PythonUnpickler):
         # Bytes in memory give what they have.
         super().__init__(file if isinstance(file, io.BytesIO) else _Source(file), **options)
         self.__dict__["dispatch"] = _Metered(type(self).dispatch, self.allowance)
+        self._file = file
+
+    def load(self) -> Any:
+        """Read the pickle; one that is a record of its own must end with it."""
+        made = super().load()
+        if isinstance(self._file, io.BytesIO) and self._file.read(1):
+            raise RefusedError("data behind the end of the pickle")
+        return made
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Resolve a name from the list; any other is a `RefusedError`."""
@@ -330,8 +338,6 @@ def pickle_module(records: Mapping[str, int] | None, size: int) -> Any:
         nonlocal loads
         loads += 1
         made = kind(file, **options).load()
-        if records is not None and file.read(1):
-            raise RefusedError("data behind the end of the pickle")
         if loads == 4:
             storages.check_keys(made)
         elif loads < 4 and not isinstance(made, int | dict):
