@@ -119,5 +119,5 @@ def test_a_split_of_many_repeated_names_is_refused_soon(tmp_path):
 def test_a_split_of_another_set_is_refused_before_each_of_its_names_is(tmp_path):
     (tmp_path / "a").mkdir()
     check_folders([f"key{n}" for n in range(1010)], tmp_path, "train.txt")
-    with pytest.raises(DataError, match=r"train\.txt: names 300000 videos, but .* has 1 folders"):
+    with pytest.raises(DataError, match=r"train\.txt: names 300000 videos, but .* holds 1 names"):
         check_folders([f"key{n}" for n in range(300_000)], tmp_path, "train.txt")
