@@ -117,7 +117,7 @@ def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
         overwrite: Allow the place of what is there, but for the videos themselves.
 
     Raises:
-        HOCPError: If two videos have one name, or files that are not of this video have the names of its own.
+        HOCPError: If two videos have one name, files that are not of this video have the names of its own, or links.
     """
     twice = next((stem for stem, count in Counter(video.stem for video in videos).items() if count > 1), None)
     if twice is not None:
@@ -128,6 +128,8 @@ def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
         there = [file for end in ENDS if os.path.lexists(file := out / f"{video.stem}{end}")]
         if own := next((file for file in there if os.path.realpath(file) in read), None):
             raise HOCPError(f"{own}: is read and would be written, too; name another --out ({video}).")
+        if link := next((file for file in there if file.is_symlink()), None):
+            raise HOCPError(f"{link}: is a link, and what it leads to would be lost; name another --out ({video}).")
         if overwrite or not there:
             continue
         note = out / f"{video.stem}{NOTE}"
@@ -212,6 +214,8 @@ def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace)
     told = [f"{video}: {log.summary()}"]
     if share < FEW_FACES:
         told.append(f"warning: {video}: a face is seen in {share:.0f} % of the frames only")
+    if writer is None and args.overwrite:
+        overlay.unlink(missing_ok=True)  # of another video, or of other numbers
     files = [table, *plots, *([] if writer is None else [overlay])]
     print(*(visible(str(line)) for line in (*told, *files)), sep="\n")
 

@@ -20,6 +20,7 @@ from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_r
 from hocp_mm.apis.watching import Clip, Watched, watch
 from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video
+from hocp_mm.datasets.faces.boxes import usual_rate
 from hocp_mm.datasets.faces.detection import DETECTORS, Progress
 from hocp_mm.datasets.faces.following import Face, Followed, Frame, follow_faces
 from hocp_mm.datasets.media.video import uneven_times
@@ -181,10 +182,11 @@ class AffectInferencer:
         info = probe_video(video)
         if not info.fps > 0:
             raise DataError(f"{video}: the file must state its frame rate.")
-        rate = _usual_rate(video, info)
+        rate = usual_rate(info.fps, uneven_times(video, info))
         self._tell_rate(video, info, rate)
         bridge = self.rule.seconds(rate)
-        frames = _frames(video, info, progress)
+        times = _times(video, info)
+        frames = _frames(video, times, progress)
         detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
         if callable(detector):
             # Decoding and detection run beside the network.
@@ -196,7 +198,7 @@ class AffectInferencer:
                     f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
                     f"{info.num_frames} frames ({video})."
                 )
-            followed = _given(frames, track, round(bridge * rate))
+            followed = _given(frames, times, track, bridge)
         watched = watch(
             followed,
             choose_people(person),
@@ -246,26 +248,25 @@ class AffectInferencer:
         return values
 
 
-def _usual_rate(video: str | Path, info: VideoInfo) -> float:
-    """Return the frames per second of most of a video; a pause in it, in which no frame comes, is no slow film."""
-    times = uneven_times(video, info)
-    return info.fps if times is None or len(times) < 2 else float(1 / np.median(np.diff(times)))
+def _times(video: str | Path, info: VideoInfo) -> list[float]:
+    """Return when each frame of a video is shown, in seconds."""
+    uneven = uneven_times(video, info)
+    # Stamps of even frames are rounded, to milliseconds in many files: by them no moment would be a frame's own.
+    return (np.arange(info.num_frames) / info.fps if uneven is None else uneven).tolist()
 
 
-def _frames(video: str | Path, info: VideoInfo, progress: Progress | None) -> Iterator[Frame]:
+def _frames(video: str | Path, times: Sequence[float], progress: Progress | None) -> Iterator[Frame]:
     """Yield the frames of a video with their times.
 
     Raises:
-        DataError: If there are fewer than the file was found to hold.
+        DataError: If there are fewer or more than the file was found to hold.
     """
-    uneven, number = uneven_times(video, info), -1
-    # Stamps of even frames are rounded, to milliseconds in many files: by them no moment would be a frame's own.
-    times = (np.arange(info.num_frames) / info.fps if uneven is None else uneven).tolist()
+    number = -1
     for number, picture in enumerate(iter_frames(video)):
         if number >= len(times):
             raise DataError(f"{video}: must have {len(times)} frames, but the stream has more.")
         if progress:
-            progress("reading affect", number + 1, info.num_frames)
+            progress("reading affect", number + 1, len(times))
         yield Frame(number, times[number], picture)
     if number + 1 < len(times):
         raise DataError(f"{video}: must have {len(times)} frames, but the stream ends after {number + 1}.")
@@ -277,12 +278,16 @@ def _closing(watched: Iterator[Watched], followed: Generator[Followed, None, Non
         yield from watched
 
 
-def _given(frames: Iterable[Frame], track: FaceTrack, bridge: int) -> Generator[Followed]:
-    """Yield frames with the one face of a track, but where it is out of sight for more than ``bridge`` frames."""
+def _given(
+    frames: Iterable[Frame], times: Sequence[float], track: FaceTrack, bridge: float
+) -> Generator[Followed, None, None]:
+    """Yield frames with the one face of a track, but where it is out of sight for more than ``bridge`` seconds."""
     edges = np.flatnonzero(np.diff(np.concatenate(([False], ~track.face_found, [False])).astype(np.int8)))
     shown = np.ones(len(track.face_found), dtype=np.bool_)
     for start, stop in edges.reshape(-1, 2).tolist():
-        shown[start:stop] = stop - start <= bridge
+        # The last frame is shown for as long as the one before it.
+        end = times[stop] if stop < len(times) else 2 * times[-1] - times[max(0, len(times) - 2)]
+        shown[start:stop] = end - times[start] <= bridge * (1 + 1e-6)
     for frame in frames:
         box = None if track.boxes is None else track.boxes[frame.number]
         faces = [Face(1, box, bool(track.face_found[frame.number]))] if shown[frame.number] else []

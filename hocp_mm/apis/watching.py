@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.boxes import square_boxes
+from hocp_mm.datasets.faces.boxes import smoothing_window, square_boxes
 from hocp_mm.datasets.faces.crops import check_face, crop_frame, square_scale
 from hocp_mm.datasets.faces.following import Face, Followed, Frame
 from hocp_mm.launch import ClipRule
@@ -121,9 +121,7 @@ class _Scene:
 
     def __init__(self, rule: ClipRule, stride: int, fps: float, pixel_aspect: float, where: str) -> None:
         self.rule, self.aspect, self.where = rule, pixel_aspect, where
-        # As long a time as in training, whatever the rate.
-        window = rule.smooth if rule.fps is None else max(1, round(rule.smooth * fps / rule.fps))
-        self.reach = window // 2
+        self.reach = smoothing_window(rule.smooth, fps) // 2
         self.steps = [_Steps(rule.clip_len, stride) for _ in range(rule.frame_interval)]
         self.begin = 0.0
         self.count = self.cut = 0  # frames that came in, that were cropped

@@ -32,7 +32,7 @@ class ClipRule:
     Attributes:
         size: Side of the crops, pixels.
         margin: Side of the crop in units of the longer side of the smoothed landmark box.
-        smooth: Window of the moving average of the boxes, frames.
+        smooth: Window of the moving average of the boxes, in 25ths of a second.
         clip_len: Frames of a window.
         frame_interval: Distance of neighbouring frames in a window, whatever the rate; 1 where ``fps`` is given.
         stride: Sampled frames from one window to the next.

@@ -276,6 +276,8 @@ def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
         raise DataError(f"timeline: {path}: must be a CSV file in UTF-8 ({error}).") from error
     if not rows:
         raise DataError(f"timeline: {path} holds no row.")
+    if twice := next((name for number, name in enumerate(header) if name in header[:number]), None):
+        raise DataError(f"timeline: {path}: each column must be there once, got {twice:.100} twice.")
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(f"timeline: {path}, line {line}: expected {len(header)} cells, got {len(row)}.")

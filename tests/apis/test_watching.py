@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from hocp_mm.apis import watching
 from hocp_mm.apis.watching import watch
-from hocp_mm.datasets.faces.boxes import face_track
-from hocp_mm.datasets.faces.crops import crop_frame
+from hocp_mm.datasets.faces.crops import crop_frame, squares_of
 from hocp_mm.datasets.faces.following import Face, Followed, Frame
 from hocp_mm.datasets.transforms import clip_frames, window_starts
 from hocp_mm.launch import ClipRule
@@ -109,9 +108,10 @@ def test_uneven_frames_are_taken_at_their_times():
     frames=st.integers(1, 40),
     smooth=st.integers(1, 30),
     aspect=st.sampled_from([1.0, 2.0, 0.5]),
+    fps=st.sampled_from([10.0, 25.0, 30.0, 50.0]),
     seed=st.integers(0, 9),
 )
-def test_crops_are_those_of_training(frames, smooth, aspect, seed):
+def test_crops_are_those_of_training(frames, smooth, aspect, fps, seed):
     rng = np.random.default_rng(seed)
     pictures = rng.integers(0, 255, (frames, 40, 60, 3), dtype=np.uint8)
     corner = rng.uniform(0, 20, (frames, 2))
@@ -123,17 +123,16 @@ def test_crops_are_those_of_training(frames, smooth, aspect, seed):
         clips.extend(clip[0] for clip in batch)
         return np.zeros((len(batch), 1, 2), np.float32)
 
-    stream = [Followed(Frame(n, n / 25, pictures[n]), (Face(1, boxes[n], True),), False) for n in range(frames)]
-    list(watch(stream, lambda item: [1], predict, own, 1, 25.0, aspect))
-    wide = np.array([max(aspect, 1), max(1 / aspect, 1)] * 2)
-    squares = face_track(boxes * wide, 1.3, smooth)
+    stream = [Followed(Frame(n, n / fps, pictures[n]), (Face(1, boxes[n], True),), False) for n in range(frames)]
+    list(watch(stream, lambda item: [1], predict, own, 1, fps, aspect))
+    squares = squares_of(boxes, aspect, 1.3, smooth, fps)
     for number, crop in enumerate(clips):
         expected = crop_frame(pictures[number], squares, number, aspect, 12)
         assert np.abs(crop.astype(int) - expected).max() <= 1  # sums of another order
         assert (crop == expected).mean() > 0.99
 
 
-def test_boxes_are_smoothed_over_as_long_a_time_as_in_training():
+def test_boxes_are_smoothed_over_as_long_a_time_at_every_rate():
     """At 50 frames per second over twice the frames of 25: the same film, the same crops."""
 
     def clips(fps):

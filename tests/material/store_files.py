@@ -108,7 +108,7 @@ def store_of(folder: Path, parts: Mapping[str, AffectDataset], settings: CropSet
 
 def _crops(record: Record, settings: CropSettings) -> Iterator[NDArray[np.uint8] | None]:
     aspect, files = record.pixel_aspect, record.frame_files
-    squares = squares_of(record.boxes, aspect, settings.margin, settings.smooth)
+    squares = squares_of(record.boxes, aspect, settings.margin, settings.smooth, record.fps)
     frames = iter_frames(record.filename) if files is None else (read_image(file) if file else None for file in files)
     for index, frame in zip(range(record.num_frames), frames, strict=False):
         yield None if frame is None else crop_frame(frame, squares, index, aspect, settings.size)

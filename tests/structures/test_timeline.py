@@ -167,6 +167,7 @@ def test_timeline_refuses(change: dict, message: str):
         ("", "lacks the columns|holds no row"),
         ("frame,time_s,valence,arousal\n", "holds no row"),
         ("frame,valence,arousal\n0,0,0\n", "lacks the columns time_s"),
+        ("frame,time_s,valence,arousal,frame\n0,0,0,0,1\n", "each column must be there once, got frame twice"),
         ("frame,time_s,valence,arousal,valence_true\n0,0,0,0,0\n", "arousal_true, valid"),
         ("frame,time_s,valence,arousal\n0,0,x,0\n", "every cell must be a number"),
         ("frame,time_s,valence,arousal\n0,0,0\n", "line 2: expected 4 cells, got 3"),

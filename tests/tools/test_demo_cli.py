@@ -157,10 +157,22 @@ def test_several_videos_and_what_another_one_left(demo: ModuleType, files: dict,
     (out / "b.json").unlink()
     with pytest.raises(HOCPError, match=r"b\.csv: is there already, of an unknown video"):
         run_demo(demo, files, out, str(videos[1]), *options)
+    (out / "a_overlay.mp4").write_bytes(b"of the other one")
     run_demo(demo, files, out, str(other), *options, "--overwrite")
     assert (out / "a.csv").read_bytes() != before
+    assert not (out / "a_overlay.mp4").exists()
     with pytest.raises(HOCPError, match="two videos of one name would be written to one place"):
         run_demo(demo, files, out, str(videos[0]), str(other), *options)
+
+
+def test_nothing_is_written_through_a_link(demo: ModuleType, files: dict, tmp_path: Path):
+    video = write_video(tmp_path / "a.mp4", noise(9, (64, 48), 0))
+    (tmp_path / "mine.csv").write_text("precious")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.csv").symlink_to(tmp_path / "mine.csv")
+    with pytest.raises(HOCPError, match=r"out/a\.csv: is a link"):
+        run_demo(demo, files, tmp_path / "out", str(video), "--faces", "frame", "--no-video", "--overwrite")
+    assert (tmp_path / "mine.csv").read_text() == "precious"
 
 
 def test_one_video_that_fails_does_not_keep_the_others(demo: ModuleType, files: dict, tmp_path: Path, capsys):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 FIRST_INNER = 17
 """Of 68 landmarks, the ones before it are the jaw line; SEWA's 49 points have none."""
+_SMOOTH_RATE = 25.0  # of the steps in which an average over time is told
 _WIDEST = 4  # frames side by side; pixels of larger squares are not averaged
 
 
@@ -82,6 +83,33 @@ def smooth_boxes(boxes: NDArray[np.floating], window: int) -> NDArray[np.float32
     sums = np.concatenate([np.zeros((1, 4)), np.cumsum(boxes, axis=0, dtype=np.float64)])
     means = (sums[frames + reach + 1] - sums[frames - reach]) / (2 * reach + 1)[:, None]
     return means.astype(np.float32)
+
+
+def smoothing_window(smooth: int, fps: float) -> int:
+    """Return over how many frames of a video boxes are averaged, which is as long a time in every video.
+
+    Args:
+        smooth: Length of the average in 25ths of a second: frames of a video of 25 a second.
+        fps: Frames per second of the video; 0 for pictures that are no video, whose frames are counted.
+
+    Returns:
+        Frames, 1 or more.
+
+    Example:
+        >>> smoothing_window(25, 25.0), smoothing_window(25, 30.0), smoothing_window(25, 0.0)
+        (25, 30, 25)
+    """
+    return max(1, round(smooth * fps / _SMOOTH_RATE)) if fps > 0 else smooth
+
+
+def usual_rate(fps: float, times: NDArray[np.float64] | None) -> float:
+    """Return the frames per second of most of a video; a pause in it, in which no frame comes, is no slow film.
+
+    Args:
+        fps: Of the video, on average.
+        times: When each frame is shown, in seconds, ``[F]``; None if they come evenly.
+    """
+    return fps if times is None or len(times) < 2 else float(1 / np.median(np.diff(times)))
 
 
 def square_boxes(boxes: NDArray[np.floating], margin: float) -> NDArray[np.float32]:

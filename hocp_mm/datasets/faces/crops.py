@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.boxes import crop_faces, face_track, square_boxes
+from hocp_mm.datasets.faces.boxes import crop_faces, face_track, smoothing_window, square_boxes
 from hocp_mm.datasets.media.frames import Frames
 from hocp_mm.datasets.media.pack import CODECS, Codec
 from hocp_mm.errors import DataError
@@ -59,7 +59,7 @@ def square_scale(pixel_aspect: float) -> tuple[float, float]:
 
 
 def squares_of(
-    boxes: NDArray[np.floating] | None, pixel_aspect: float, margin: float | None, smooth: int
+    boxes: NDArray[np.floating] | None, pixel_aspect: float, margin: float | None, smooth: int, fps: float
 ) -> NDArray[np.float32] | None:
     """Return the square to cut from every frame of a record.
 
@@ -68,14 +68,15 @@ def squares_of(
             for whole frames.
         pixel_aspect: Width of a pixel over its height.
         margin: Side of the square in units of the longer side of the smoothed box; None for whole frames.
-        smooth: Window of the moving average of the boxes, in frames.
+        smooth: Window of the moving average of the boxes, in 25ths of a second.
+        fps: Frames per second of the record (see `smoothing_window`).
 
     Returns:
         Squares in pixels of the frame after `square_pixels`, float32 ``[F, 4]``; None for whole frames.
     """
     if boxes is None or margin is None:
         return None
-    return face_track(boxes * (2 * square_scale(pixel_aspect)), margin, smooth)
+    return face_track(boxes * (2 * square_scale(pixel_aspect)), margin, smoothing_window(smooth, fps))
 
 
 def crop_frame(
@@ -129,7 +130,7 @@ class CropSettings:
     Attributes:
         size: Side of the pictures, pixels.
         margin: Side of the square in units of the longer side of the smoothed face box; None = whole frames.
-        smooth: Window of the moving average of the boxes, in frames.
+        smooth: Window of the moving average of the boxes, in 25ths of a second.
         codec: ``"jpeg"`` or ``"png"`` (without loss, about four times the bytes and the time to decode).
         quality: Of JPEG, 1 to 100.
         faces: Where the boxes come from: the data set's own word (``"landmarks"``, ``"box"``, ``"frame"`` …) or the
@@ -212,7 +213,8 @@ class Crops:
             for whole frames.
         size: Side of the crops, pixels.
         margin: Side of the square in units of the longer side of the smoothed face box.
-        smooth: Window of the moving average of the boxes, in frames.
+        smooth: Window of the moving average of the boxes, in 25ths of a second.
+        fps: Frames per second of the video; 0 for pictures that are no video.
         pixel_aspect: Width of a pixel over its height.
         stored: How the frames, which are pictures of a store, were cut from their files; None for the files themselves.
 
@@ -227,6 +229,7 @@ class Crops:
         size: int,
         margin: float,
         smooth: int,
+        fps: float,
         pixel_aspect: float = 1.0,
         stored: CropSettings | None = None,
     ) -> None:
@@ -235,10 +238,10 @@ class Crops:
         self._stored, self._aspect = stored, pixel_aspect
         if stored is None:
             self._boxes = boxes
-            self._squares: NDArray[np.floating] | None = squares_of(boxes, pixel_aspect, margin, smooth)
+            self._squares: NDArray[np.floating] | None = squares_of(boxes, pixel_aspect, margin, smooth, fps)
         else:
             faces = boxes is not None
-            self._squares = stored_square(stored, faces, len(frames), size, margin, smooth, frames.filename)
+            self._squares = stored_square(stored, faces, len(frames), size, margin, smooth, fps, frames.filename)
 
     @property
     def key(self) -> Hashable:
@@ -273,7 +276,7 @@ class Crops:
 
 
 def stored_square(
-    crop: CropSettings, faces: bool, num_frames: int, size: int, margin: float, smooth: int, where: str
+    crop: CropSettings, faces: bool, num_frames: int, size: int, margin: float, smooth: int, fps: float, where: str
 ) -> NDArray[np.float64] | None:
     """Return the square to cut from every picture of a record in a store.
 
@@ -284,7 +287,8 @@ def stored_square(
         num_frames: Frames of the record; nothing was averaged over one.
         size: Side wanted, pixels.
         margin: Margin wanted.
-        smooth: Average wanted, in frames.
+        smooth: Average wanted, in 25ths of a second.
+        fps: Frames per second of the record.
         where: File, for the message.
 
     Returns:
@@ -294,9 +298,9 @@ def stored_square(
         DataError: If the store cannot give it without blur; says how to prepare it again.
     """
     faces = faces and crop.margin is not None
-    if faces and num_frames > 1 and smooth // 2 != crop.smooth // 2:
+    if faces and num_frames > 1 and smoothing_window(smooth, fps) // 2 != smoothing_window(crop.smooth, fps) // 2:
         raise DataError(
-            f"{where}: the boxes were averaged over {crop.smooth} frames, LoadFaceClip wants smooth={smooth}; prepare "
+            f"{where}: the boxes were averaged with smooth={crop.smooth}, LoadFaceClip wants smooth={smooth}; prepare "
             f"the store again with --smooth {smooth}, or set smooth={crop.smooth}."
         )
     ratio = margin / crop.margin if faces and crop.margin is not None else 1.0

@@ -58,7 +58,7 @@ def store_parser(
     parser.set_defaults(margin=None, smooth=25, detector=None, detector_model=None)
     if margin:
         parser.add_argument("--margin", type=float, help=f"crop over face box, default: {_MARGIN}")
-        parser.add_argument("--smooth", type=int, help="frames that a box is averaged over, default: 25")
+        parser.add_argument("--smooth", type=int, help="25ths of a second that a box is averaged over, default: 25")
         parser.add_argument("--detector", choices=DETECTORS, help="find the faces, instead of what the data set says")
         parser.add_argument("--detector-model", type=Path, help="file of the detector, e.g. the onnx file of yunet")
     parser.add_argument("--codec", choices=CODECS, default="jpeg", help="png loses nothing, default: jpeg")

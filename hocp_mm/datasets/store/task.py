@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.faces.boxes import usual_rate
 from hocp_mm.datasets.faces.crops import CropSettings, check_face, crop_frame, squares_of
 from hocp_mm.datasets.faces.detection import FaceDetector, track_detections
 from hocp_mm.datasets.media.pack import PackTable, write_pack
@@ -35,7 +36,7 @@ _ONCE: dict[str, tuple[Any, tuple[int, ...]]] = {
     "length": (np.int64, ()),
     "complete": (np.bool_, ()),
 }
-_VERSION = 1  # raise it when the same files and settings give other pictures
+_VERSION = 2  # raise it when the same files and settings give other pictures
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class _Crops:
 
     def _crops_of(self, record: Record, boxes: NDArray[np.float32] | None) -> Iterator[NDArray[np.uint8] | None]:
         crop, aspect = self._settings, record.pixel_aspect
-        squares = squares_of(boxes, aspect, crop.margin, crop.smooth)
+        squares = squares_of(boxes, aspect, crop.margin, crop.smooth, usual_rate(record.fps, record.times))
         for index, frame in enumerate(_frames_of(record, self.faults)):
             if frame is None or not self._shows_face(record, frame, boxes, index):
                 yield None

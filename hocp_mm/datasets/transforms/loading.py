@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hocp_mm.datasets.faces.boxes import usual_rate
 from hocp_mm.datasets.faces.crops import Crops
 from hocp_mm.datasets.media.frames import frames_of
 from hocp_mm.datasets.media.video import Decoder
@@ -78,7 +79,7 @@ class LoadFaceClip:
     Args:
         size: Side of the crops, pixels.
         margin: Side of the square in units of the longer side of the smoothed landmark box.
-        smooth: Window of the moving average of the boxes, in frames (25 = 1 s of a chat video).
+        smooth: Window of the moving average of the boxes, in 25ths of a second: 25 is 1 s in every video.
         cache_mb: Megabytes (2**20 bytes) in which whole videos of crops are kept; 0 decodes every clip anew.
             The pixels are the same. Each process, and so each data loader worker, has its own cache.
         decoder: ``"auto"``, ``"pyav"``, ``"seek"`` or ``"decord"`` (see `read_frames`); a store needs none.
@@ -108,7 +109,8 @@ class LoadFaceClip:
         side = None if crop is None else crop.size
         frames = frames_of(results["filename"], num_frames, files, pack, side, self.decoder)
         aspect = results.get("pixel_aspect", 1.0)
-        crops = Crops(frames, results["boxes"], self.size, self.margin, self.smooth, aspect, crop)
+        fps = usual_rate(results.get("fps", 0.0), results.get("times"))
+        crops = Crops(frames, results["boxes"], self.size, self.margin, self.smooth, fps, aspect, crop)
         inds = frames.shown()[np.where(inds < 0, num_frames - 1, inds)]
         # size, margin and smooth are fixed here.
         size_in_memory = num_frames * self.size**2 * 3

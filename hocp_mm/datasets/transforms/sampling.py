@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from hocp_mm.registry import TRANSFORMS
 
 _HELD = 0.25  # share of the clips
+_DRAWS = 20  # at random, before all starts are looked at
+_LONGEST = 2**24  # moments of a clip's rate in one video: a week at 25 a second
 _TIE = 1e-6  # of a frame: half a frame is half a frame, whatever the rounding of a rate says
 
 
@@ -68,7 +70,7 @@ def clip_ticks(
         The interval in frames, and the ticks where they do not come evenly (see `clip_frames`).
 
     Raises:
-        ValueError: If the clip has a rate and the video has none.
+        ValueError: If the clip has a rate and the video has none, or lasts for weeks.
 
     Example:
         >>> clip_ticks(50.0, 25.0), clip_ticks(20.0, 25.0)
@@ -78,7 +80,14 @@ def clip_ticks(
         return 1.0, None
     if not fps > 0:
         raise ValueError(f"clips of {clip_fps:g} frames per second need a video with a rate, got {fps:g} ({where}).")
-    return fps / clip_fps, None if times is None else times * clip_fps
+    ticks = None if times is None else times * clip_fps
+    if ticks is not None and not ticks[-1] - ticks[0] < _LONGEST:
+        longest = f"{_LONGEST / clip_fps:.3g} s"
+        raise ValueError(
+            f"clips of {clip_fps:g} frames per second need a video of less than {longest}, got one of "
+            f"{(ticks[-1] - ticks[0]) / clip_fps:.3g} s ({where})."
+        )
+    return fps / clip_fps, ticks
 
 
 def window_starts(
@@ -91,8 +100,8 @@ def window_starts(
     """Return the first frames of sliding windows that together cover every frame.
 
     Windows lie ``stride`` steps apart; the last one is moved back to end with the video, and only a video shorter
-    than a window gets a padded one. Where a window leaves out frames (``frame_interval`` above 1), further windows
-    start at the first frame that is left out, until none is.
+    than a window gets a padded one. Where windows leave out frames (``frame_interval`` above 1), the same goes on from
+    the first frame that is left out, with those windows that hold one, until none is.
 
     Args:
         num_frames: Frames of the video, 1 or more.
@@ -122,11 +131,13 @@ def window_starts(
     starts: dict[int, None] = {}
     bare = np.ones(num_frames, dtype=np.bool_)
     while bare.any():
-        left = np.flatnonzero(bare)
+        left, untouched = np.flatnonzero(bare), bool(bare.all())
         for start in _phase(int(left[0]), int(left[-1]) + 1, clip_len, stride, frame_interval, ticks):
-            starts[start] = None
             frames = clip_frames(num_frames, start, clip_len, frame_interval, ticks)
-            bare[frames[frames >= 0]] = False
+            frames = frames[frames >= 0]
+            if untouched or bare[frames].any():
+                starts[start] = None
+                bare[frames] = False
     return list(starts)
 
 
@@ -265,10 +276,22 @@ class SampleClip:
             frames = clip_frames(num_frames, first, self.clip_len, interval, ticks)
             return valid is None or bool(valid[frames[frames >= 0]].any())
 
-        if counts(start):
-            return start
-        # Rare: most sets label nearly every frame, so the search over all starts waits for a clip without any.
-        good = [first for first in range(last + 1) if counts(first)]
+        for _ in range(_DRAWS):
+            if counts(start):
+                return start
+            start = random.randint(0, last)
+        # Rare: most sets label nearly every frame. Only what begins not long before a label can hold one.
+        assert valid is not None
+        labels = np.flatnonzero(valid)
+        if ticks is None:
+            early = labels - math.ceil(self.clip_len * interval)
+        else:
+            # A moment to which the labelled frame is nearest comes after the frame before it.
+            early = np.searchsorted(ticks, ticks[np.maximum(labels - 1, 0)] - self.clip_len)
+        near = np.zeros(last + 2, dtype=np.int64)
+        np.add.at(near, np.clip(early, 0, last + 1), 1)
+        np.add.at(near, np.clip(labels + 1, 0, last + 1), -1)
+        good = [first for first in np.flatnonzero(np.cumsum(near)[: last + 1]).tolist() if counts(first)]
         return random.choice(good) if good else start
 
     def __repr__(self) -> str:

@@ -10,7 +10,9 @@ from hocp_mm.datasets.faces.boxes import (
     fill_boxes,
     landmark_boxes,
     smooth_boxes,
+    smoothing_window,
     square_boxes,
+    usual_rate,
 )
 from tests.material.sewa_files import square_landmarks
 
@@ -58,6 +60,18 @@ def test_a_window_of_one_leaves_boxes_alone():
     np.testing.assert_allclose(smooth_boxes(boxes, 1), boxes, rtol=1e-6)
     with pytest.raises(ValueError, match="window must be 1 or more, got 0"):
         smooth_boxes(boxes, 0)
+
+
+def test_averages_last_as_long_in_a_video_of_any_rate():
+    assert [smoothing_window(25, fps) for fps in (25.0, 50.0, 12.5, 29.97)] == [25, 50, 12, 30]
+    assert smoothing_window(1, 5.0) == 1
+    assert smoothing_window(7, 0.0) == 7  # pictures that are no video
+
+
+def test_a_pause_is_no_slow_film():
+    assert usual_rate(20.0, None) == 20.0
+    assert usual_rate(3.0, np.array([0.0])) == 3.0
+    assert usual_rate(1.0, np.array([0, 0.04, 0.08, 0.12, 30.0])) == pytest.approx(25)
 
 
 def test_squares_have_the_same_centre_and_margin_times_the_longer_side():

@@ -21,7 +21,7 @@ def test_a_whole_frame_is_extended_to_a_square_by_its_edges():
 def test_a_face_is_cut_from_square_pixels():
     """Pixels twice as wide as high: the frame is stretched, and the box with it."""
     frame, boxes = frame_of(40, 30), np.array([[5, 10, 15, 30], [6, 10, 16, 30]], np.float32)
-    squares = squares_of(boxes, 2.0, 1.0, 1)
+    squares = squares_of(boxes, 2.0, 1.0, 1, 25.0)
     assert squares is not None
     assert squares.tolist() == [[10, 10, 30, 30], [12, 10, 32, 30]]
     stretched = crop_frame(frame, None, 0, 2.0, 60)[10:50]  # the whole frame, 60 x 40, between its repeated edges
@@ -30,12 +30,12 @@ def test_a_face_is_cut_from_square_pixels():
 
 def test_squares_follow_the_whole_track():
     boxes = np.array([[0, 0, 10, 20], [np.nan] * 4, [20, 0, 30, 20]], np.float32)
-    assert np.array_equal(squares_of(boxes, 1.0, 1.5, 3), face_track(boxes, 1.5, 3))
+    assert np.array_equal(squares_of(boxes, 1.0, 1.5, 3, 25.0), face_track(boxes, 1.5, 3))
 
 
 @pytest.mark.parametrize(("boxes", "margin"), [(None, 1.5), (np.zeros((2, 4), np.float32), None)])
 def test_without_boxes_or_margin_the_frame_is_whole(boxes, margin):
-    assert squares_of(boxes, 1.0, margin, 25) is None
+    assert squares_of(boxes, 1.0, margin, 25, 25.0) is None
 
 
 def test_the_crop_is_that_of_crop_faces():

@@ -76,7 +76,7 @@ def test_a_smaller_margin_is_a_cut_around_the_same_centre(record):
 def test_a_cut_between_pixels_keeps_its_centre(record):
     """What lies in the middle of the stored picture lies in the middle of any cut of it."""
     ramp = np.broadcast_to(np.arange(SIZE)[:, None] * 4, (SIZE, SIZE))
-    square = stored_square(record["crop"], True, 6, 20, 1.0, 25, "clip")
+    square = stored_square(record["crop"], True, 6, 20, 1.0, 25, 25.0, "clip")
     assert square is not None
     np.testing.assert_allclose(square, [[16 - 32 / 3, 16 - 32 / 3, 16 + 32 / 3, 16 + 32 / 3]])
     cut = crop_faces(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)[None], square, 20)[0]
@@ -90,7 +90,7 @@ def test_a_cut_between_pixels_keeps_its_centre(record):
         ({"size": 16, "margin": 1.6}, "wants size=16, margin=1.6; prepare it again with --size 16 --margin 1.6"),
         ({"size": 16, "margin": 1.53}, "wants size=16, margin=1.53; prepare it again with --size 16 --margin 1.53"),
         ({"size": 32, "margin": 1.2}, "wants size=32, margin=1.2; prepare it again with --size 40 --margin 1.5"),
-        ({"size": 16, "smooth": 1}, "averaged over 25 frames, LoadFaceClip wants smooth=1; prepare the store again"),
+        ({"size": 16, "smooth": 1}, "averaged with smooth=25, LoadFaceClip wants smooth=1; prepare the store again"),
     ],
     ids=["more pixels", "a wider cut", "a slightly wider cut", "more pixels in a narrower cut", "another average"],
 )

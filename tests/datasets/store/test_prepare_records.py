@@ -51,17 +51,22 @@ def test_keys_that_differ_in_case_or_unsafe_characters_have_packs_of_their_own(t
 
 
 @pytest.mark.parametrize("faces", ["landmarks", "frame", "square"])
-def test_each_record_is_cut_by_the_shape_of_its_own_pixels(own_talks, tmp_path, faces):
-    """Videos of one set may have pixels of different shapes; a circle must come out round from each."""
+def test_each_record_is_cut_by_its_own_rate_and_the_shape_of_its_own_pixels(own_talks, tmp_path, faces):
+    """Videos of one set may differ: a circle must come out round, and a box averaged over as long, from each."""
     ratios = dict(zip(KEYS, (Fraction(1), Fraction(2), Fraction(64, 45), Fraction(1, 2)), strict=True))
     aspects = {key: float(ratio) for key, ratio in ratios.items()}
+    rates = dict(zip(KEYS, (25, 50, 20, 30), strict=True))
     for number, (key, ratio) in enumerate(ratios.items()):
         video = own_talks / key / f"{key}.avi"
 
         def draw(k, number=number):
             return draw_number(40 * number + k)
 
-        write_video(video.with_suffix(".mkv"), "mpeg4", FRAMES, draw=draw, pixel_aspect=ratio).replace(video)
+        stamps = [round(1000 * k / rates[key]) for k in range(FRAMES)]
+        file = write_video(
+            video.with_suffix(".mkv"), "mpeg4", FRAMES, draw=draw, pixel_aspect=ratio, milliseconds=stamps
+        )
+        file.replace(video)
     given = "frame" if faces == "square" else faces
     margin = None if faces == "frame" else 1.5
     choice = DetectorChoice(SquareDetector(), "squares") if faces == "square" else None
@@ -78,7 +83,7 @@ def test_each_record_is_cut_by_the_shape_of_its_own_pixels(own_talks, tmp_path, 
         assert stored.pixel_aspect == 1
         pictures = list(stored.frames().read(np.arange(FRAMES)))
         video = own_talks / stored.key / f"{stored.key}.avi"
-        squares = squares_of(stored.boxes, aspects[stored.key], margin, crops.smooth)
+        squares = squares_of(stored.boxes, aspects[stored.key], margin, crops.smooth, stored.fps)
         for index, frame in enumerate(iter_frames(video)):
             expected = crop_frame(frame, squares, index, aspects[stored.key], crops.size)
             np.testing.assert_array_equal(pictures[index], expected)

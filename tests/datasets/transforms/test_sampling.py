@@ -98,6 +98,27 @@ def test_random_clips_hold_a_frame_with_a_label_drawn_evenly():
     assert min(starts.count(start) for start in set(starts)) > 60
 
 
+@given(
+    frames=st.integers(2, 60),
+    length=st.integers(1, 12),
+    fps=st.sampled_from([10.0, 25.0, 60.0]),
+    uneven=st.booleans(),
+    labels=st.sets(st.integers(0, 59), min_size=1, max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_a_rare_label_is_found_from_every_start_that_shows_it(frames, length, fps, uneven, labels, seed):
+    times = np.cumsum(np.random.default_rng(seed).exponential(1 / fps, frames)) if uneven else np.arange(frames) / fps
+    valid = np.isin(np.arange(frames), list(labels))
+    record = {"video": "v", "num_frames": frames, "fps": fps, "valid": valid, **({"times": times} if uneven else {})}
+    interval, ticks = clip_ticks(fps, 25.0, record.get("times"))
+    clips = [clip_frames(frames, start, length, interval, ticks) for start in range(frames)]
+    whole = [start for start, clip in enumerate(clips) if clip[-1] >= 0] or [0]
+    good = {start for start in range(max(whole) + 1) if valid[clips[start][clips[start] >= 0]].any()}
+    random.seed(seed)
+    drawn = {int(SampleClip(length, fps=25)(dict(record))["frame_inds"][0]) for _ in range(30)}
+    assert drawn <= (good or set(range(frames)))
+
+
 def test_a_video_without_any_label_still_gives_clips():
     clip = SampleClip(3)({"num_frames": 40, "valid": np.zeros(40, dtype=np.bool_)})
     assert len(clip["frame_inds"]) == 3
@@ -169,6 +190,19 @@ def test_random_clips_at_a_rate_stay_in_the_video(frames, length, fps, uneven):
         assert (np.diff(clip[real]) >= 0).all()
         if (times[-1] - times[0]) * 25 >= length - 1 + 1e-5:
             assert real.all()
+
+
+def test_a_frame_between_two_moments_costs_one_window():
+    """Stamps tremble: a frame that no window shows has one of its own, not a row of them through the whole video."""
+    ticks = np.sort(np.concatenate([np.arange(20_000), np.arange(100, 20_000, 500) + 0.4]))
+    starts = window_starts(len(ticks), 16, 8, 1, ticks)
+    assert len(starts) == 1 + (20_000 - 16) / 8 + 40
+
+
+def test_a_stamp_that_lies_weeks_ahead_is_refused():
+    times = np.array([0.0, 0.04, 1e9])
+    with pytest.raises(ValueError, match=r"need a video of less than 6\.71e\+05 s, got one of 1e\+09 s \(v\)"):
+        SampleClip(4, fps=25)({"video": "v", "num_frames": 3, "fps": 25.0, "times": times})
 
 
 def test_a_rate_needs_a_video_with_one():
