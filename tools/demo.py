@@ -268,4 +268,4 @@ def _percent(text: str) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, at_once=True)

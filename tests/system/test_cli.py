@@ -1,4 +1,4 @@
-"""Progress: whole lines in a log, a bar on a terminal."""
+"""Progress: whole lines in a log, a bar on a terminal; how a command starts and ends."""
 
 import io
 import sys
@@ -83,3 +83,35 @@ def test_while_importing_the_collector_rests_and_afterwards_leaves_alone_what_is
         print(gc.isenabled())
     """)
     assert printed.splitlines() == ["0 False", "True True", "True", "False"]
+
+
+def test_an_end_at_once_does_all_that_was_promised_for_the_end(tmp_path):
+    """What is freed last, such as a module's globals, is the one thing that does not happen."""
+    printed = run_python(f"""
+        import atexit, sys, tempfile, threading, time, weakref
+        from concurrent.futures import ThreadPoolExecutor
+        from hocp_mm.system.cli import run
+
+        class Global:
+            def __del__(self):
+                print("freed")
+
+        kept = Global()
+        folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})
+        pool = ThreadPoolExecutor(1)
+
+        def late(text):
+            time.sleep(0.1)
+            print(text)
+
+        def main():
+            atexit.register(print, "registered")
+            threading.Thread(target=late, args=("thread",)).start()
+            pool.submit(late, "pool")
+            sys.stdout.write("main\\n")
+
+        run(main, at_once=True)
+    """)
+    first, *middle, last = printed.splitlines()
+    assert (first, sorted(middle), last) == ("main", ["pool", "thread"], "registered")
+    assert list(tmp_path.iterdir()) == []
