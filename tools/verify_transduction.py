@@ -32,6 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=positive, default=4, help="length of the clip, 4 by default")
     parser.add_argument("--size", type=positive, help="height and width, pixels; the network's own by default")
     parser.add_argument("--in-chans", type=positive, default=3, help="input channels, 3 by default")
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="pictures to measure on, for trained weights; noise by default"
+    )
     parser.add_argument("--seed", type=_seed, default=0, help="of decompositions, random weights and clips")
     parser.add_argument("--verbose", action="store_true", help="name all layers")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers there")
@@ -60,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         in_chans=args.in_chans,
         seed=args.seed,
         reparameterize=args.reparameterize,
+        images=args.images,
     )
     print(text(result, args.verbose))
     if args.csv is not None:

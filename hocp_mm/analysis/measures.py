@@ -41,22 +41,24 @@ def framewise_error(video: Network, image: Network, clip: Tensor) -> float:
 
 
 @torch.no_grad()
-def dense_error(video: Network, dense: Network, clip: Tensor) -> list[float]:
+def dense_error(video: Network, dense: Network, *clips: Tensor) -> list[float]:
     """Compare a video network with the dense image network, run on each frame: what the decomposition costs.
 
     Args:
         video: From a clip to one tensor ``[N, C', T, H', W']`` per stage.
         dense: From images ``[N, C, H, W]`` to one tensor ``[N, C', H', W']`` per stage.
-        clip: Frames ``[N, C, T, H, W]``.
+        clips: Frames ``[N, C, T, H, W]`` each, one or more.
 
     Returns:
-        ``|video - dense| / |dense|`` over all frames, for each stage.
+        ``|video - dense| / |dense|`` over all frames of all clips, for each stage.
     """
-    frames = [dense(frame) for frame in clip.unbind(2)]
-    return [
-        _relative(ours, torch.stack(theirs, 2))
-        for ours, theirs in zip(video(clip), zip(*frames, strict=True), strict=True)
-    ]
+    lost: list[Tensor] = []
+    for clip in clips:
+        frames = zip(*(dense(frame) for frame in clip.unbind(2)), strict=True)
+        stages = [(ours.double(), torch.stack(theirs, 2).double()) for ours, theirs in
+                  zip(video(clip), frames, strict=True)]  # fmt: skip
+        lost.append(torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in stages]))
+    return [_share(*pair) for pair in torch.stack(lost).norm(dim=0).tolist()]
 
 
 class TimeLeaks(NamedTuple):
@@ -215,7 +217,10 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         raise ValueError(f"transduction_check: features must agree in shape, got {ours.shape} and {theirs.shape}.")
     ours, theirs = ours.double(), theirs.double()
-    difference, size = float((ours - theirs).norm()), float(theirs.norm())
+    return _share(float((ours - theirs).norm()), float(theirs.norm()))
+
+
+def _share(difference: float, size: float) -> float:
     if difference == 0 and math.isfinite(size):
         return 0.0
     error = difference / size if size else math.inf

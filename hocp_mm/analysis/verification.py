@@ -20,6 +20,7 @@ from hocp_mm.analysis.measures import (
     time_leaks,
     untouched_parameters,
 )
+from hocp_mm.analysis.pictures import read_pictures
 from hocp_mm.analysis.twins import Twins, build_twins, own_size, save_random_weights
 from hocp_mm.checkpoints import reading_once
 from hocp_mm.errors import HOCPError
@@ -92,6 +93,7 @@ def verify_timm(
     in_chans: int = 3,
     seed: int = 0,
     reparameterize: bool = False,
+    images: str | Path | None = None,
 ) -> Verification:
     """Convert a network of timm and measure it.
 
@@ -106,6 +108,7 @@ def verify_timm(
         in_chans: Input channels.
         seed: Of decompositions, random weights and clips.
         reparameterize: Fuse the branches of re-parameterisable blocks first.
+        images: Folder of pictures in the place of noise, by which features of trained weights should be judged.
 
     Returns:
         What came out.
@@ -113,11 +116,15 @@ def verify_timm(
     Raises:
         UnknownModelError: If timm does not know ``name``.
         CheckpointError: If the file cannot be read or is of another network.
+        DataError: If a picture cannot be read, or there is none.
         HOCPError: If the network cannot be converted, or cannot run on the clip.
     """
     size = size or own_size(name)
     generator = torch.Generator().manual_seed(seed)
-    clip = torch.randn(1, in_chans, frames, size, size, generator=generator)
+    clips = [torch.randn(1, in_chans, frames, size, size, generator=generator)]
+    if images is not None:
+        clips = read_pictures(images, name, in_chans, size, frames)
+    clip = clips[0]
     shape = "x".join(map(str, clip.shape[1:]))
     options: dict[str, Any] = {
         "rank": rank, "temporal_kernel": temporal_kernel, "temporal_init": temporal_init,
@@ -126,22 +133,24 @@ def verify_timm(
     with tempfile.TemporaryDirectory() as folder:
         source = str(checkpoint or Path(folder, "random.pth"))
         if checkpoint is None:
-            images = torch.randn(4, in_chans, size, size, generator=generator)
+            noise = torch.randn(4, in_chans, size, size, generator=generator)
             with _user_errors(f"--size: timm's '{name}' cannot run on {in_chans}x{size}x{size}"):
-                save_random_weights(Path(source), name, images, in_chans=in_chans, seed=seed)
+                save_random_weights(Path(source), name, noise, in_chans=in_chans, seed=seed)
         with _user_errors(f"timm: '{name}' cannot become a video network"), reading_once():
             twins = build_twins(name, source, **options)
     weights = "random weights" if checkpoint is None else f"weights of {checkpoint}"
     title = (
         f"timm '{name}'{', re-parameterised' if reparameterize else ''}, rank {rank}, temporal kernel "
-        f"{temporal_kernel} ({temporal_init}); one clip {shape}, float64; {weights}"
+        f"{temporal_kernel} ({temporal_init}); "
+        f"{'one clip' if images is None else f'{sum(len(c[0, 0]) for c in clips)} pictures of {images} as'} {shape}, "
+        f"float64; {weights}"
     )
     with _user_errors(f"--frames, --size: the network cannot run on {shape}"):
-        return _measure(twins, clip.double(), title, seed, temporal_init == "uniform")
+        return _measure(twins, [clip.double() for clip in clips], title, seed, temporal_init == "uniform")
 
 
-def _measure(twins: Twins, clip: torch.Tensor, title: str, seed: int, averages: bool) -> Verification:
-    video = twins.double().video
+def _measure(twins: Twins, clips: list[torch.Tensor], title: str, seed: int, averages: bool) -> Verification:
+    video, clip = twins.double().video, clips[0]
     leaks = None
     if temporal_factors(video):
         generator = torch.Generator().manual_seed(seed)
@@ -156,7 +165,7 @@ def _measure(twins: Twins, clip: torch.Tensor, title: str, seed: int, averages: 
         leaks=leaks,
         untouched=untouched_parameters(video, clip),
         kernels=dict(twins.report.decomposed),
-        stages=None if twins.dense is None else dense_error(video, twins.dense, clip),
+        stages=None if twins.dense is None else dense_error(video, twins.dense, *clips),
         ranks={layer: layers[layer].rank for layer in video.factorized},
         temporal=list(video.transducted),
         kept={

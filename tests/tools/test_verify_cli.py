@@ -1,6 +1,7 @@
 """The command that checks that nothing is lost when an image network becomes a video network."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,11 @@ from types import ModuleType
 
 import pytest
 import timm
+import timm.data
 import torch
 
 from hocp_mm.analysis import verification as transduction_report
+from hocp_mm.errors import HOCPError
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
 from tests.material.tools import load_tool
@@ -76,6 +79,54 @@ def test_at_full_rank_the_features_are_those_of_timm(tool: ModuleType, tmp_path:
         errors = {row["quantity"]: float(row["value"]) for row in csv.DictReader(file)}
     assert errors["feature error"] < 1e-12
     assert errors["kernel error"] == 0
+
+
+def test_pictures_take_the_place_of_noise(tool: ModuleType, tmp_path: Path, capsys):
+    """The errors of the stages are those of a comparison written out, picture by picture."""
+    import skimage.data
+    from PIL import Image
+
+    from hocp_mm.models import TimmHOCPBackbone
+
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    shown = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea()]
+    for place, picture in zip(("b.png", "a.jpg", "more/c.png"), shown, strict=True):
+        Image.fromarray(picture).save(tmp_path / "pictures" / place)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    dense = timm.create_model("test_resnet", zero_init_last=False).eval()
+    torch.save(dense.state_dict(), tmp_path / "weights.pth")
+    options = ["--checkpoint", str(tmp_path / "weights.pth"), "--csv", str(tmp_path / "errors.csv"), "--frames", "2"]
+    lines = lines_of(tool, capsys, *options, "--images", str(tmp_path / "pictures"))
+    assert f"; 3 pictures of {tmp_path / 'pictures'} as 3x2x32x32, float64; " in lines[0]
+    with (tmp_path / "errors.csv").open(newline="") as file:
+        found = [float(row["value"]) for row in csv.DictReader(file) if row["quantity"] == "feature error"]
+    change = timm.data.create_transform(**{**timm.data.resolve_model_data_config(dense), "input_size": (3, 32, 32)})
+    files = [tmp_path / "pictures" / name for name in ("a.jpg", "b.png", "more/c.png")]
+    pictures = torch.stack([change(Image.open(file)) for file in files]).double()
+    twin = TimmHOCPBackbone("test_resnet", rank=4, checkpoint=str(tmp_path / "weights.pth"), out_indices=range(5))
+    with torch.no_grad():
+        ours = [stage[:, :, 0] for stage in twin.eval().double()(pictures.unsqueeze(2))]
+        theirs = dense.double().forward_intermediates(pictures, intermediates_only=True)
+    expected = [float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True)]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--images", "nowhere"], "--images: must be a folder of pictures, got nowhere"),
+        (["--images", "empty"], "--images: empty must hold a picture"),
+        (["--images", "full", "--in-chans", "1"], "--images: pictures have 3 channels, the network takes 1"),
+        (["--images", "full"], "full/a.png: "),
+    ],
+)
+def test_a_folder_without_pictures_is_refused(tool: ModuleType, tmp_path: Path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(HOCPError, match=re.escape(message)):
+        tool.main([*TINY, *argv])
 
 
 def test_all_layers_are_named_on_demand(tool: ModuleType, capsys: pytest.CaptureFixture):
