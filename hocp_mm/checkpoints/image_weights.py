@@ -30,6 +30,7 @@ def load_image_weights_(
     *,
     source: str,
     classifier: Collection[str] = (),
+    cut_off: Collection[str] = (),
     seed: int = 0,
     allow_missing: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -52,9 +53,10 @@ def load_image_weights_(
         model: The receiver; changed.
         state: Tensors by name, in the names of ``model`` (dense kernels as ``<layer>.weight``).
         source: What to call the weights in the report and in errors.
-        classifier: Name prefixes (``fc``) whose tensors the model does not want.
+        classifier: Name prefixes (``fc``) of the source's own head, whose tensors the model does not want.
+        cut_off: Name prefixes of layers that the model has no more, such as those behind its last stage.
         seed: Of the decompositions.
-        allow_missing: Load what fits instead of refusing.
+        allow_missing: Load what fits, if there is anything, instead of refusing.
         progress: Called with a line of text for each decomposed layer.
         cache: Keeps decompositions on disk; None computes them all.
         keep: Patterns on names of tensors of the model that stay as they are, whatever the source has for them.
@@ -66,7 +68,7 @@ def load_image_weights_(
 
     Raises:
         CheckpointError: If a tensor holds NaN or inf, a pattern of ``keep`` matches nothing, or the transfer is
-            incomplete and ``allow_missing`` is False; the model is then unchanged.
+            incomplete and ``allow_missing`` is False, or nothing fits; the model is then unchanged.
         ValueError: If ``temporal_init`` is unknown.
     """
     if temporal_init not in get_args(TemporalInit):
@@ -81,11 +83,16 @@ def load_image_weights_(
     report = LoadReport(source)
     plan = plan_transfer(model, state, report, keep, temporal_init)
     for key in state:
-        if key not in plan.used:
-            is_classifier = any(key == prefix or key.startswith(f"{prefix}.") for prefix in classifier)
-            (report.classifier if is_classifier else report.unexpected).append(key)
-    if not allow_missing:
-        report.raise_if_incomplete()
+        if key in plan.used:
+            continue
+        for prefixes, names in ((cut_off, report.cut_off), (classifier, report.classifier)):
+            if any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes):
+                names.append(key)
+                break
+        else:
+            report.unexpected.append(key)
+    if not (allow_missing and plan.loads):
+        report.raise_if_incomplete(loads=plan.loads)
     found = _decompose_all(model, plan, report, seed, progress, cache)
     _write(model, state, plan, found, temporal_init)
     report.copied = plan.copies

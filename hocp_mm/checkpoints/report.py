@@ -27,6 +27,7 @@ class LoadReport:
         mismatched: Tensors whose shapes differ, with both shapes.
         unexpected: Tensors of the source that the model has no place for.
         classifier: Tensors of the source's own classifier or head, left out on purpose.
+        cut_off: Tensors of layers behind the last stage that the model runs, left out on purpose.
     """
 
     source: str
@@ -41,6 +42,7 @@ class LoadReport:
     mismatched: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     classifier: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -58,13 +60,16 @@ class LoadReport:
             f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
         ]
         lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]
-        for title in ("inflated", "padded", "kept", "missing", "mismatched", "unexpected", "classifier"):
-            if names := getattr(self, title):
-                lines.append(f"  {title}: {_listed(names)}")
+        for kind in ("inflated", "padded", "kept", "missing", "mismatched", "unexpected", "classifier", "cut_off"):
+            if names := getattr(self, kind):
+                lines.append(f"  {kind.replace('_', ' ')}: {_listed(names)}")
         return "\n".join(lines)
 
-    def raise_if_incomplete(self) -> None:
+    def raise_if_incomplete(self, *, loads: bool = True) -> None:
         """Refuse a partial transfer.
+
+        Args:
+            loads: Whether the source holds a single weight for the model.
 
         Raises:
             CheckpointError: If :attr:`complete` is False; names the source and the first keys of each kind.
@@ -75,7 +80,8 @@ class LoadReport:
                 for k in ("missing", "mismatched", "unexpected")
                 if (n := getattr(self, k))
             ]
+            hint = "another architecture? pass allow_missing=True to load what fits"
             raise CheckpointError(
                 f"checkpoint: every tensor must fit the model, got {'; '.join(kinds)} in {self.source} "
-                "(another architecture? pass allow_missing=True to load what fits)."
+                f"({hint if loads else 'another architecture? not one weight fits'})."
             )

@@ -77,7 +77,7 @@ def load_stock_weights_(
         classifier: Name prefixes whose tensors the backbone does not want, besides ``fc``, ``classifier``, ``head``,
             ``pre_logits`` and what lies outside the backbone of a recogniser.
         seed: Of the decompositions.
-        allow_missing: Load what fits instead of refusing.
+        allow_missing: Load what fits, if there is anything, instead of refusing.
         progress: Called with a line of text for each decomposed layer.
         cache: Keeps decompositions on disk; None computes them all.
         keep: More patterns on names of tensors of the backbone that stay as they are.

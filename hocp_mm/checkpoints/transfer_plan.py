@@ -47,6 +47,12 @@ class TransferPlan:
     temporal: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
+    @property
+    def loads(self) -> bool:
+        """Whether a weight is taken over; a batch norm's counter, a number without a shape, fits any network."""
+        copied = any(not name.endswith("num_batches_tracked") for name in self.copies)
+        return bool(self.fits or self.inflations or copied)
+
 
 def plan_transfer(
     model: nn.Module, state: Mapping[str, Tensor], report: LoadReport, keep: Patterns, temporal_init: TemporalInit

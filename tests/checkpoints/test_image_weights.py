@@ -110,6 +110,44 @@ def test_allow_missing_loads_what_fits_and_still_tells():
     assert torch.equal(dense_kernel(video[2].kernel()), kernel)
 
 
+def _renamed(state):
+    return {f"encoder.{name}": tensor for name, tensor in state.items()}
+
+
+def _widened(state):
+    """All names, no shape; but counters of batch norms, which have no shape, fit."""
+    return {name: tensor if tensor.ndim == 0 else torch.ones(7, *tensor.shape) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+@pytest.mark.parametrize("strange", [None, _renamed, _widened], ids=["empty", "renamed", "widened"])
+def test_what_holds_no_weight_for_the_model_is_refused_and_nobody_is_told_to_load_what_fits(strange, allow_missing):
+    state = {} if strange is None else strange(image_network().state_dict())
+    video = video_network()
+    before = copy.deepcopy(video.state_dict())
+    with pytest.raises(CheckpointError, match="not one weight fits") as caught:
+        load_image_weights_(video, state, source="a test", allow_missing=allow_missing)
+    assert "allow_missing" not in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in video.state_dict().items())
+
+
+def test_one_weight_that_fits_is_enough_to_be_told_of_allow_missing():
+    state = {"1.weight": torch.full((8,), 3.0)}
+    with pytest.raises(CheckpointError, match="pass allow_missing=True"):
+        load_image_weights_(video_network(), state, source="a test")
+    video = video_network()
+    assert load_image_weights_(video, state, source="a test", allow_missing=True).copied == ["1.weight"]
+    assert torch.equal(video[1].weight, state["1.weight"])
+
+
+def test_layers_that_were_cut_off_are_told_from_the_classifier():
+    state = {**image_network().state_dict(), "fc.weight": torch.ones(4), "fc.norm.weight": torch.ones(4)}
+    report = load_image_weights_(video_network(), state, source="a test", classifier=["fc"], cut_off=["fc.norm.weight"])
+    assert (report.classifier, report.cut_off) == (["fc.weight"], ["fc.norm.weight"])
+    assert report.complete
+    assert "cut off: fc.norm.weight" in str(report)
+
+
 def test_a_classifier_is_left_out_on_purpose():
     state = {**image_network().state_dict(), "fc.weight": torch.ones(4), "fcn.weight": torch.ones(4)}
     with pytest.raises(CheckpointError, match=r"1 unexpected \(fcn.weight\)"):

@@ -110,7 +110,22 @@ def test_stages_after_the_last_one_are_cut_off_and_their_weights_left_out(tmp_pa
     )
     assert not any(key.startswith(("layer2", "layer3", "layer4")) for key in video.net.state_dict())
     assert video.load_report.complete
-    assert any(key.startswith("layer4") for key in video.load_report.classifier)
+    assert any(key.startswith("layer4") for key in video.load_report.cut_off)
+    assert sorted(video.load_report.classifier) == ["fc.bias", "fc.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "behind", "classifier"),
+    [
+        ("test_efficientnet", {"conv_head", "bn2"}, "classifier"),
+        ("test_convnext", {"head.norm"}, "head.fc"),
+        ("mobilenetv3_small_050", {"conv_head"}, "classifier"),
+    ],
+)
+def test_a_head_convolution_and_a_last_norm_are_no_classifier(name, behind, classifier, tmp_path):
+    report = TimmHOCPBackbone(name, checkpoint=saved(lived_in(name), tmp_path), rank=1).load_report
+    assert {key.rpartition(".")[0] for key in report.classifier} == {classifier}
+    assert {key.rpartition(".")[0] for key in report.cut_off} == behind
 
 
 @pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "repvit_m1"])

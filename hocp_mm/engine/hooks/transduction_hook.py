@@ -50,7 +50,7 @@ class TransductionHook(Hook):
             - the checkpoint of a static stage, for the whole recogniser: a file that shares names with it outside
               the backbone. Layers get as many components as they have there.
         seed: Of the decompositions.
-        allow_missing: Load what fits instead of refusing an incomplete transfer.
+        allow_missing: Load what fits, if there is anything, instead of refusing an incomplete transfer.
         cache: Keep decompositions on disk, and take them from there the next time
             (:class:`hocp_mm.checkpoints.DecompositionCache`).
         keep: Patterns on names of tensors that keep their own initialisation on purpose, in the names of what is

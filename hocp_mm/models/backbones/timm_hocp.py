@@ -124,7 +124,7 @@ class TimmHOCPBackbone(BaseModule):
         if reparameterize:
             reparameterize_(self.net)
         self.stages, after_them = choose_stages(self.net, model_name, out_indices, head_features)
-        self._left_out = [*classifier, *after_them]
+        self._classifier, self._cut_off = classifier, after_them
         self.return_tensor = return_tensor
         if return_tensor and len(self.stages.channels) != 1:
             raise ValueError(
@@ -229,7 +229,7 @@ class TimmHOCPBackbone(BaseModule):
                 one's, else a file with the names of timm, dense or CP; a backbone inside a recogniser's checkpoint is
                 found, too.
             seed: Of the decompositions; None takes the constructor's.
-            allow_missing: Load what fits instead of refusing.
+            allow_missing: Load what fits, if there is anything, instead of refusing.
             progress: Called with a line of text for each decomposed layer.
             cache: Where decompositions are kept; None fits anew.
             keep: Patterns on names of tensors that keep their values on purpose.
@@ -254,7 +254,8 @@ class TimmHOCPBackbone(BaseModule):
             self.net,
             weights.state,
             source=weights.title,
-            classifier=[*weights.left_out, *self._left_out],
+            classifier=[*weights.left_out, *self._classifier],
+            cut_off=self._cut_off,
             seed=self.seed if seed is None else seed,
             **options,
         )
