@@ -9,20 +9,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.checkpoints import (
-    DecompositionCache,
-    LoadReport,
-    adapt_first_conv,
-    check_timm_name,
-    classifier_prefixes,
-    read_checkpoint,
-    unwrap_state_dict,
-)
+from hocp_mm.checkpoints import DecompositionCache, LoadReport, check_timm_name
 from hocp_mm.functional import CPKernel, RankLike
 from hocp_mm.functional.cp import component_norms, dense_kernel, mode_names
 from hocp_mm.functional.decompose import Decomposition
 from hocp_mm.functional.transduct import Init
 from hocp_mm.models import TimmHOCPBackbone
+from hocp_mm.models.backbones.timm_network import Stages, choose_stages, create_network, reparameterize_
+from hocp_mm.models.backbones.timm_weights import read_image_weights
 
 FULL = "full"
 """The rank at which a kernel has an exact CP form that is known without a fit."""
@@ -82,13 +76,13 @@ def build_twins(
     Returns:
         The networks.
     """
-    plain: Any = _image_network(name, in_chans, timm_options)
+    dense, stages = _dense_network(name, in_chans, timm_options)
     options: dict[str, Any] = {
         "in_chans": in_chans,
         "seed": seed,
         "reparameterize": reparameterize,
         "timm_options": timm_options,
-        "out_indices": tuple(range(len(plain.feature_info))),
+        "out_indices": stages.indices,
     }
     time = {"temporal_kernel": temporal_kernel, "temporal_init": temporal_init}
     video, report = video_network(name, checkpoint, rank, **time, **options)
@@ -101,7 +95,8 @@ def build_twins(
     image.net.load_state_dict(spatial)
     # Not load_state_dict alone, which would bring the video network's own temporal factors along.
     causal.net.load_state_dict({**causal.net.state_dict(), **spatial})
-    return Twins(video.eval(), causal.eval(), image.eval(), _with_weights(plain, name, in_chans, checkpoint), report)
+    weights = read_image_weights(checkpoint, name, in_chans, timm_options or {}, fused=False)
+    return Twins(video.eval(), causal.eval(), image.eval(), _filled(dense, stages, weights.state), report)
 
 
 def own_size(name: str) -> int:
@@ -141,12 +136,12 @@ def video_network(name: str, checkpoint: str, rank: RankLike, **options: Any) ->
 class _Stages(nn.Module):
     """A timm network that returns all its feature maps."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, stages: Stages) -> None:
         super().__init__()
-        self.net: Any = net
+        self.net, self.stages = net, stages
 
     def forward(self, images: Tensor) -> Sequence[Tensor]:
-        return self.net.forward_intermediates(images, output_fmt="NCHW", intermediates_only=True)
+        return self.stages.read(self.net, images)
 
 
 def _image_network(name: str, in_chans: int, timm_options: Mapping[str, Any] | None) -> nn.Module:
@@ -154,15 +149,24 @@ def _image_network(name: str, in_chans: int, timm_options: Mapping[str, Any] | N
     return timm.create_model(name, in_chans=in_chans, **(timm_options or {}))
 
 
-def _with_weights(net: nn.Module, name: str, in_chans: int, checkpoint: str) -> nn.Module | None:
-    """Put weights into timm's own network, which is not fused: that would change nothing but rounding."""
-    state = adapt_first_conv(name, unwrap_state_dict(read_checkpoint(Path(checkpoint)), checkpoint), in_chans)
-    classifier = tuple(classifier_prefixes(name))
-    own = net.state_dict()
-    if not all(key in state or key.startswith(classifier) for key in own):
-        return None
-    net.load_state_dict({**own, **{key: state[key] for key in own if key in state}})
-    return _Stages(net).eval()
+def _dense_network(name: str, in_chans: int, timm_options: Mapping[str, Any] | None) -> tuple[nn.Module, Stages]:
+    """Build timm's own network up to its last stage: what lies behind, a file need not have."""
+    net, _ = create_network(name, in_chans, timm_options)
+    count = len(cast("Any", net).feature_info)
+    return net, choose_stages(net, name, range(count), head=False)[0]
+
+
+def _filled(net: nn.Module, stages: Stages, state: Mapping[str, Tensor]) -> nn.Module | None:
+    """Put weights into timm's own network, unless they are in CP form."""
+    # It is fused only if the weights are: that changes nothing but rounding.
+    for fused in (False, True):
+        if fused:
+            reparameterize_(net)
+        own = net.state_dict()
+        if all(key in state or key.endswith("num_batches_tracked") for key in own):
+            net.load_state_dict({**own, **{key: state[key] for key in own if key in state}})
+            return _Stages(net, stages).eval()
+    return None
 
 
 def full_rank(in_channels: int, out_channels: int, kernel_size: Sequence[int]) -> int:

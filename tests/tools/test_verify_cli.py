@@ -157,6 +157,40 @@ def test_weights_in_cp_form_have_no_dense_network_to_compare_with(tool: ModuleTy
     assert lines[-1].startswith("PASS ")
 
 
+# The smaller networks of their families, with what other people's files of them lack or call otherwise.
+DENSE_FILES = {
+    "a whole network": ("test_efficientnet", lambda state: state),
+    "without its classifier": ("test_efficientnet", lambda state: without(state, "classifier.")),
+    "without its head": ("test_efficientnet", lambda state: without(state, "classifier.", "conv_head.", "bn2.")),
+    "without its last norm": ("test_convnext", lambda state: without(state, "head.")),
+    "without counters": ("test_resnet", lambda state: {k: t for k, t in state.items() if t.ndim}),
+    "of a recogniser": ("test_resnet", lambda state: {f"backbone.net.{k}": t for k, t in state.items()}),
+}  # fmt: skip
+
+
+def without(state: dict[str, torch.Tensor], *prefixes: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("case", DENSE_FILES)
+def test_a_dense_file_is_compared_with_whatever_it_lacks_behind_the_stages(tool: ModuleType, case, tmp_path, capsys):
+    name, change = DENSE_FILES[case]
+    torch.save(change(timm.create_model(name).state_dict()), tmp_path / "dense.pth")
+    tool.main(
+        ["--timm", name, "--size", "32", "--rank", "4", "--frames", "2", "--checkpoint", str(tmp_path / "dense.pth")]
+    )
+    line_ = line(capsys.readouterr().out.splitlines(), "decomposition")
+    assert "of the features of each stage against timm's network" in line_
+
+
+def test_a_fused_file_is_compared_with_a_fused_network(tool: ModuleType, tmp_path: Path, capsys):
+    net = timm.create_model("repvgg_a0")
+    torch.save(timm.utils.reparameterize_model(net).state_dict(), tmp_path / "fused.pth")
+    argv = ["--timm", "repvgg_a0", "--size", "32", "--rank", "4", "--frames", "1", "--reparameterize"]
+    tool.main([*argv, "--checkpoint", str(tmp_path / "fused.pth")])
+    assert "of the features of each stage" in line(capsys.readouterr().out.splitlines(), "decomposition")
+
+
 def test_an_image_network_has_no_causality_to_check(tool: ModuleType, capsys: pytest.CaptureFixture):
     lines = lines_of(tool, capsys, "--temporal-kernel", "1")
     assert "nothing to check" in line(lines, "causality")
