@@ -21,7 +21,7 @@ FILES = "files"  # the column of packed names, one per row
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 """Type and sides of the other columns, without the rows."""
 
-_VERSION = 3  # raise it when the same files are read differently
+_VERSION = 4  # raise it when the same files are read differently
 _LIMIT_BYTES = 8 * 2**30  # some kilobytes for each of a million images
 
 

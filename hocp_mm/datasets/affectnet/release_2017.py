@@ -3,9 +3,9 @@
     subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal
     689/737db2….jpg,134,134,899,899,181.64;530.91;…;,1,0.785714,-0.055556
 
-The header may be absent. Cells may hold the text NULL; ``face_width`` is below 0 where there is no face; landmarks are
-136 numbers (x, y of 68 points) whose separator is found in the first row that has some; one image may have several
-rows, one for each face.
+The header may be absent. Paths may have backslashes, as in a file made on Windows. Cells may hold the text NULL;
+``face_width`` is below 0 where there is no face; landmarks are 136 numbers (x, y of 68 points) whose separator is found
+in the first row that has some; one image may have several rows, one for each face.
 """
 
 import csv
@@ -159,7 +159,8 @@ class _Parser:
         good = np.ones(len(lines), dtype=np.bool_)
         values = {name: self._numbers(name, table[name], lines, good) for name in _NUMBERS}
         self._check_classes(values["expression"], table["expression"], lines, good)
-        for row in np.flatnonzero([_leaves(file) for file in table[_FILE]]).tolist():
+        files = [file.strip().replace("\\", "/") for file in table[_FILE]]
+        for row in np.flatnonzero([_leaves(file) for file in files]).tolist():
             file = str(table[_FILE][row]).replace(_NUL, "\0")
             self._fault(good, row, f"line {lines[row]}: a path must lie below the images, got {file!r}")
         points = self._landmarks(table[_LANDMARKS], lines, good)
@@ -168,7 +169,7 @@ class _Parser:
             chunk |= box_columns(points.reshape(-1, NUM_LANDMARKS, 2))
         for name, column in chunk.items():
             self.columns.setdefault(name, []).append(column[good])
-        self.files += [file.strip() for file, kept in zip(table[_FILE], good, strict=True) if kept]
+        self.files += [file for file, kept in zip(files, good, strict=True) if kept]
 
     def joined(self) -> dict[str, NDArray[Any]]:
         """Return the columns of all chunks."""
@@ -252,11 +253,13 @@ def _rows(
 
 
 def _leaves(file: str) -> bool:
-    """Tell whether a path is empty, absolute, climbs out of its folder, or cannot be one (NUL)."""
-    if ".." not in file and "\0" not in file and _NUL not in file and file[:1].isalnum():
+    """Tell whether a path is empty, absolute (a drive of Windows, too), climbs out, or cannot be one (NUL)."""
+    if ".." not in file and "\0" not in file and _NUL not in file and file[:1].isalnum() and file[1:2] != ":":
         return False
-    path = PurePosixPath(file.strip())
-    return not path.parts or path.is_absolute() or ".." in path.parts or "\0" in file or _NUL in file
+    path = PurePosixPath(file)
+    return (
+        not path.parts or path.is_absolute() or file[1:2] == ":" or ".." in path.parts or "\0" in file or _NUL in file
+    )
 
 
 def _to_numbers(texts: list[str]) -> NDArray[np.float64]:

@@ -56,6 +56,14 @@ def test_the_separator_of_landmarks_is_found(tmp_path, separator):
     assert rows.boxes["landmarks"][1].tolist() == [20.0, 10.25, 53.5, 43.75]
 
 
+@pytest.mark.parametrize("landmarks", [True, False])
+def test_a_file_made_on_windows_names_the_same_images(tmp_path, landmarks):
+    for _ in range(2):  # the second time from the index
+        rows = read(tmp_path, row(r"689\a.jpg"), row(r" 1\2\b.jpg "), row("689/c.jpg"), landmarks=landmarks)
+        assert rows.files == ["689/a.jpg", "1/2/b.jpg", "689/c.jpg"]
+        assert rows.faults == []
+
+
 def test_null_is_no_number_and_a_width_below_zero_is_no_face(tmp_path):
     nulls = dict.fromkeys(("face_x", "face_y", "face_width", "face_height", "facial_landmarks"), "NULL")
     rows = read(
@@ -111,6 +119,13 @@ FAULTS = {
     ),
     "absolute path": (row("/etc/a.jpg"), "line 3: a path must lie below the images, got '/etc/a.jpg'"),
     "climbing path": (row("1/../../a.jpg"), "line 3: a path must lie below the images, got '1/../../a.jpg'"),
+    **{
+        f"absolute or climbing on Windows: {path}": (
+            row(path),
+            f"line 3: a path must lie below the images, got {path!r}",
+        )
+        for path in (r"C:\set\a.jpg", "c:/set/a.jpg", r"1\..\..\a.jpg", r"..\a.jpg", r"\a.jpg", r"\\host\share\a.jpg")
+    },
     "a path with NUL": (row("1/a\0.jpg"), "line 3: a path must lie below the images, got '1/a\\x00.jpg'"),
     "no path": (row(""), "line 3: a path must lie below the images, got ''"),
 }
