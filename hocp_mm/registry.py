@@ -24,7 +24,12 @@ MODELS = Registry("model", parent=MMENGINE_MODELS, scope=SCOPE, locations=["hocp
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope=SCOPE, locations=["hocp_mm.datasets"])
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope=SCOPE, locations=["hocp_mm.datasets.transforms"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope=SCOPE, locations=["hocp_mm.evaluation"])
-DATA_SAMPLERS = Registry("data sampler", parent=roots.DATA_SAMPLERS, scope=SCOPE, locations=["hocp_mm.engine.sampling"])
+DATA_SAMPLERS = Registry(
+    "data sampler",
+    parent=roots.DATA_SAMPLERS,
+    scope=SCOPE,
+    locations=["hocp_mm.engine.sampling", "hocp_mm.engine.share_sampler"],
+)
 LOOPS = Registry("loop", parent=roots.LOOPS, scope=SCOPE, locations=["hocp_mm.engine.loops"])
 HOOKS = Registry(
     "hook", parent=MMENGINE_HOOKS, scope=SCOPE, locations=["hocp_mm.engine.hooks", "hocp_mm.compat.sharding"]

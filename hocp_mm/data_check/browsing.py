@@ -56,7 +56,7 @@ def browse_clips(dataset: AffectDataset, clips: int, frames: int, seed: int = 0)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - transforms of others draw from the global generator
     torch.manual_seed(seed)
-    names: Sequence[str] | None = dataset.metainfo.get("expressions")
+    names: Sequence[str] | None = dataset.facts.get("expressions")
     return [_sheet_clip(dataset, sample, frames, names) for sample in _draw_samples(dataset, clips, rng)]
 
 

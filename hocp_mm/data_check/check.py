@@ -133,7 +133,7 @@ class _PartCheck:
         self.config, self.built = config, built
         self.dataset = built.dataset
         # The same people, whether they are read from a set or from a store of its crops.
-        kind = None if self.dataset is None else self.dataset.metainfo.get("dataset_type")
+        kind = None if self.dataset is None else self.dataset.facts.get("dataset_type")
         self.content = PartContent(config.name, config.split, str(kind or config.type_name))
         self.statistics = PartStatistics()
         self.faults: list[Fault] = list(built.faults)
@@ -141,7 +141,7 @@ class _PartCheck:
         self.readings: dict[int, Reading] = {}
         if self.dataset is None:
             return
-        classes = self.dataset.metainfo.get("expressions")
+        classes = self.dataset.facts.get("expressions")
         self.samples = {row: group[0] for row, group in samples_by_record(self.dataset).items()}
         for record in self.records():
             self.statistics.add(record)

@@ -20,7 +20,7 @@ from hocp_mm.evaluation.expression_scores import (
     merge_expressions,
     write_expressions,
 )
-from hocp_mm.evaluation.windows import Window, merge_windows
+from hocp_mm.evaluation.windows import Window, merge_windows, sources_of
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline
@@ -41,7 +41,8 @@ class AffectMetric(BaseMetric):
     Keys: ``{prefix}/{ccc,pcc,rmse,sagr}_{valence,arousal,mean}``. Where samples have both labels and scores of
     expressions also ``{prefix}/expression_accuracy`` and ``{prefix}/expression_f1`` (mean over the classes, see
     `expression_scores`): scores of overlapping windows are averaged, the highest is the class, and all frames with a
-    label count, whether their valence and arousal are valid or not.
+    label count, whether their valence and arousal are valid or not. Where windows are of several data sets
+    (`ConcatDataset`), the values of each besides: ``{prefix}/{source}/...``.
 
     Args:
         prefix: First part of every key.
@@ -91,6 +92,8 @@ class AffectMetric(BaseMetric):
                 times=None if sample.get("times") is None else np.asarray(sample["times"]),
                 scores=_to_array(sample["pred_scores"]) if both else None,
                 expression=_to_array(sample["gt_expression"]) if both else None,
+                source=sample.get("source"),
+                names=sample.get("expressions"),
             )
             self.results.append(window)
 
@@ -104,25 +107,24 @@ class AffectMetric(BaseMetric):
             Values by key, without the prefix. ``ccc`` and ``pcc`` of a constant series are 0.
 
         Raises:
-            DataError: If no frame is valid, two windows disagree on a label or on whether a face was found, or two
-                videos need one file name.
+            DataError: If no frame is valid, two windows disagree on a label or on whether a face was found, two
+                videos need one file name, or data sets have one name for two videos or two for one class.
         """
         timelines = merge_windows(results)
-        scores = score(timelines)
+        scores = score(timelines) | _score_each_source(results, timelines)
         expressions = merge_expressions(results)
         confusion = _pool(expressions)
         if confusion is not None:
             scores |= expression_scores(confusion)
-            self._report_expressions(confusion)
+            self._report_expressions(confusion, expression_names(results, self.dataset_meta, len(confusion)))
         if self.out_dir is not None:
             pictures = {window["video"] for window in results if window["fps"] == 0}
             _write_pictures(self.out_dir, [t for t in timelines if t.video in pictures], expressions)
             _write(self.out_dir, [t for t in timelines if t.video not in pictures])
         return scores
 
-    def _report_expressions(self, confusion: NDArray[np.int64]) -> None:
+    def _report_expressions(self, confusion: NDArray[np.int64], names: Sequence[str]) -> None:
         """Log how often each class was recognised, and write its scores."""
-        names = expression_names(self.dataset_meta, len(confusion))
         recalls = zip(names, class_scores(confusion)["recall"], strict=True)
         text = ", ".join(f"{name} {recall:.3f}" for name, recall in recalls if not np.isnan(recall))
         print_log(f"AffectMetric: share of each expression that was recognised: {text}", logger="current")
@@ -136,6 +138,20 @@ def _pool(expressions: dict[str, Expressions]) -> NDArray[np.int64] | None:
         return None
     pred, target = (np.concatenate([own[key] for own in expressions.values()]) for key in ("pred", "target"))
     return confusion_matrix(pred, target, max(own["num_classes"] for own in expressions.values()))
+
+
+def _score_each_source(windows: Sequence[Window], timelines: Sequence[AffectTimeline]) -> dict[str, float]:
+    """Return the values of each data set, where there are several; one without a valid frame has none."""
+    sources = sources_of(windows)
+    if len(sources) < 2:
+        return {}
+    source_of = {window["video"]: window.get("source") for window in windows}
+    scores: dict[str, float] = {}
+    for source in sources:
+        own = [timeline for timeline in timelines if source_of[timeline.video] == source]
+        if any(timeline.valid is not None and timeline.valid.any() for timeline in own):
+            scores |= {f"{source}/{key}": value for key, value in score(own).items()}
+    return scores
 
 
 def score(timelines: Sequence[AffectTimeline]) -> dict[str, float]:

@@ -129,7 +129,15 @@ def write_expressions(path: Path, confusion: NDArray[np.int64], names: Sequence[
     write_rows(path, rows, follow=False)
 
 
-def expression_names(meta: Mapping[str, Any] | None, num_classes: int) -> list[str]:
-    """Return the names that a data set gives its classes, or their numbers."""
-    names = list((meta or {}).get("expressions", ()))
+def expression_names(windows: Sequence[Window], meta: Mapping[str, Any] | None, num_classes: int) -> list[str]:
+    """Return the names that samples, or else the metainfo, give to classes, or the numbers of the classes.
+
+    Raises:
+        DataError: If two data sets call them differently.
+    """
+    vocabularies = sorted({names for window in windows if (names := window.get("names"))})
+    if len(vocabularies) > 1:
+        told = " and ".join(", ".join(names) for names in vocabularies[:2])
+        raise DataError(f"AffectMetric: classes must have the same names in all data sets, got {told}.")
+    names = vocabularies[0] if vocabularies else tuple((meta or {}).get("expressions", ()))
     return [str(name) for name in (names if len(names) == num_classes else range(num_classes))]

@@ -25,14 +25,31 @@ class Window(TypedDict):
     times: NotRequired[NDArray[np.float64] | None]  # [T] seconds, where frames do not come evenly
     scores: NDArray[np.float32] | None  # [T, K]; None without an expression head or without such labels
     expression: NDArray[np.int64] | None  # [T], -1 = none
+    source: NotRequired[str | None]  # data set
+    names: NotRequired[tuple[str, ...] | None]  # of the classes
 
 
 def by_video(windows: Sequence[Window]) -> dict[str, list[Window]]:
-    """Return the different windows of each video, sorted by its name; exact repetitions count once."""
+    """Return the different windows of each video, sorted by its name; exact repetitions count once.
+
+    Raises:
+        DataError: If two data sets have videos of one name.
+    """
     videos: dict[str, dict[bytes, Window]] = {}
+    sources: dict[str, str | None] = {}
     for window in windows:
-        videos.setdefault(window["video"], {}).setdefault(window["frame_inds"].tobytes(), window)
+        video, source = window["video"], window.get("source")
+        if (other := sources.setdefault(video, source)) != source:
+            raise DataError(
+                f"AffectMetric: videos of two data sets must have two names, got {video} in {other} and {source}."
+            )
+        videos.setdefault(video, {}).setdefault(window["frame_inds"].tobytes(), window)
     return {video: list(videos[video].values()) for video in sorted(videos)}
+
+
+def sources_of(windows: Sequence[Window]) -> list[str]:
+    """Return the names of the data sets that windows are of, sorted."""
+    return sorted({source for window in windows if (source := window.get("source"))})
 
 
 def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
@@ -46,7 +63,7 @@ def merge_windows(windows: Sequence[Window]) -> list[AffectTimeline]:
         [-1, 1]. It says where a face was found if all windows of the video do.
 
     Raises:
-        DataError: If two windows give one frame different labels, or differ about a face in it.
+        DataError: If two windows give one frame different labels or differ about a face in it, or as in `by_video`.
     """
     return [_merge_video(video, own) for video, own in by_video(windows).items()]
 

@@ -10,7 +10,7 @@ import gc
 import inspect
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ def build_datasets(cfg: Config) -> dict[str, Any]:
 
     Returns:
         Data sets by split, for the loaders that exist. Equal configs share one data set.
+
+    Raises:
+        HOCPError: If data sets that are joined number their expressions differently.
     """
     built: list[tuple[Any, Any]] = []
     datasets: dict[str, Any] = {}
@@ -51,6 +54,7 @@ def build_datasets(cfg: Config) -> dict[str, Any]:
             continue
         known = [dataset for config, dataset in built if config == loader["dataset"]]
         datasets[split] = known[0] if known else _build_dataset(loader["dataset"], cfg.get("default_scope"))
+        _require_one_vocabulary(split, datasets[split])
         built.append((loader["dataset"], datasets[split]))
     return datasets
 
@@ -61,6 +65,23 @@ def _build_dataset(config: Any, scope: str | None) -> Any:
     if hasattr(dataset, "full_init"):  # mmengine's lazy data sets read their files here
         dataset.full_init()
     return dataset
+
+
+def _require_one_vocabulary(split: str, dataset: Any) -> None:
+    """Refuse joined data sets in which one number means two expressions."""
+    names = {tuple(own) for part in _parts(dataset) if (own := getattr(part, "facts", {}).get("expressions"))}
+    if len(names) > 1:
+        told = " and ".join(", ".join(own) for own in sorted(names)[:2])
+        raise HOCPError(f"config: {split}_dataloader: joined data sets must have the same expressions, got {told}.")
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets inside of wrappers."""
+    inner = [*getattr(dataset, "datasets", ()), *([dataset.dataset] if hasattr(dataset, "dataset") else [])]
+    for part in inner:
+        yield from _parts(part)
+    if not inner:
+        yield dataset
 
 
 def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":

@@ -49,6 +49,8 @@ class AffectDataSample(BaseDataElement):
         fps: Frames per second, on average where they do not come evenly.
         times: When each row is shown, ``T`` seconds; absent where frames come evenly.
         subject: Person (or conversation) that splits must keep together.
+        source: Data set that it is of; absent where that does not say.
+        expressions: Names of the classes of that set; absent where it has none.
 
     Example:
         >>> sample = AffectDataSample.from_clip([[0.37, -0.82]], video="a", frame_inds=[4], num_frames=9, fps=25.0)
@@ -69,6 +71,8 @@ class AffectDataSample(BaseDataElement):
     fps: float
     times: list[float]
     subject: str
+    source: str
+    expressions: tuple[str, ...]
 
     @classmethod
     def from_clip(

@@ -11,6 +11,7 @@ import pytest
 from mmengine.config import Config
 
 from hocp_mm.launch import load_config
+from tests.material.data_configs import joined
 from tests.material.processes import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -99,21 +100,20 @@ def leaf(request: pytest.FixtureRequest) -> Path:
 
 def test_names_hold_what_is_in_use(leaf: Path) -> None:
     cfg = load_config(leaf)
-    assert cfg.train_pipeline == cfg.train_dataloader.dataset.pipeline
-    assert cfg.test_pipeline == cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
+    for split, pipeline in (("train", cfg.train_pipeline), ("val", cfg.test_pipeline), ("test", cfg.test_pipeline)):
+        assert all(dataset.pipeline == pipeline for dataset in joined(cfg[f"{split}_dataloader"].dataset))
     assert cfg.param_scheduler == [cfg.warm_up, cfg.cosine]
     assert "stages" not in cfg or [h.stages for h in cfg.custom_hooks if "stages" in h] == [cfg.stages]
 
 
 def test_the_test_loader_is_that_of_validation_with_another_part(leaf: Path) -> None:
     val, test = (Config.fromfile(leaf)[f"{split}_dataloader"].to_dict() for split in ("val", "test"))
-    assert (val["dataset"].pop("split"), test["dataset"].pop("split")) in (("val", "test"), ("val", "val"))
+    for ours, theirs in zip(joined(val["dataset"]), joined(test["dataset"]), strict=True):
+        assert (ours.pop("split"), theirs.pop("split")) in (("val", "test"), ("val", "val"))
     assert val == test
 
 
 OPTIONS: dict[str, Any] = {
-    "train_dataloader.dataset.pipeline.1.size": 99,
-    "test_dataloader.dataset.pipeline.0.clip_len": 5,
     "model.backbone.rank": 4,
     "train_cfg.max_epochs": 2,
     "param_scheduler.1.T_max": 3,
@@ -122,16 +122,19 @@ OPTIONS: dict[str, Any] = {
 
 
 def test_options_reach_their_place_and_no_other_and_are_dumped(leaf: Path, tmp_path: Path) -> None:
-    before, cfg = Config.fromfile(leaf), load_config(leaf, OPTIONS)
+    before = Config.fromfile(leaf)
+    first = "dataset.datasets.0" if "datasets" in before.train_dataloader.dataset else "dataset"
+    sizes = {f"train_dataloader.{first}.pipeline.1.size": 99, f"test_dataloader.{first}.pipeline.0.clip_len": 5}
+    cfg = load_config(leaf, OPTIONS | sizes)
     cfg.dump(tmp_path / "dumped.py")
     assert Config.fromfile(tmp_path / "dumped.py").to_dict() == cfg.to_dict()
-    assert cfg.train_dataloader.dataset.pipeline[1].pop("size") == 99
-    assert cfg.test_dataloader.dataset.pipeline[0].pop("clip_len") == 5
+    assert joined(cfg.train_dataloader.dataset)[0].pipeline[1].pop("size") == 99
+    assert joined(cfg.test_dataloader.dataset)[0].pipeline[0].pop("clip_len") == 5
     assert (cfg.model.backbone.pop("rank"), cfg.train_cfg.pop("max_epochs")) == (4, 2)
     assert (cfg.param_scheduler[1].pop("T_max"), cfg.pop("custom_hooks")) == (3, None)
     for gone in (
-        before.train_dataloader.dataset.pipeline[1].pop("size"),
-        before.test_dataloader.dataset.pipeline[0].pop("clip_len"),
+        joined(before.train_dataloader.dataset)[0].pipeline[1].pop("size"),
+        joined(before.test_dataloader.dataset)[0].pipeline[0].pop("clip_len"),
         before.model.backbone.pop("rank"),
         before.train_cfg.pop("max_epochs"),
         before.param_scheduler[1].pop("T_max"),

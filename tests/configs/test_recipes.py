@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS, METRICS, PARAM_SCHEDULERS, DefaultScope
 
 from hocp_mm.registry import MODELS
 from hocp_mm.structures import AffectDataSample
+from tests.material.data_configs import joined
 from tests.material.processes import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -46,18 +47,19 @@ def test_scores_choose_the_best_checkpoint(cfg: Config) -> None:
 
 def test_windows_agree_with_sampling(cfg: Config) -> None:
     for split in ("val", "test"):
-        dataset = cfg[f"{split}_dataloader"].dataset
-        # Labels of the test parts were never published.
-        unpublished = dataset.type in (
-            "hocp_mm.AffectNetDataset",
-            "hocp_mm.AffWild2Dataset",
-            "hocp_mm.AVECDataset",
-        )
-        assert dataset.split in ((split, "val") if unpublished else (split,))
-        assert dataset.windows.clip_len == dataset.pipeline[0].clip_len
-        assert dataset.windows.stride <= dataset.windows.clip_len
-    train, test = cfg.train_dataloader.dataset.pipeline, cfg.test_dataloader.dataset.pipeline
-    assert train[2].size == test[1].size, "train and test must see one image size"
+        for dataset in joined(cfg[f"{split}_dataloader"].dataset):
+            # Labels of the test parts were never published.
+            unpublished = dataset.type in (
+                "hocp_mm.AffectNetDataset",
+                "hocp_mm.AffWild2Dataset",
+                "hocp_mm.AVECDataset",
+            )
+            assert dataset.split in ((split, "val") if unpublished else (split,))
+            assert dataset.windows.clip_len == dataset.pipeline[0].clip_len
+            assert dataset.windows.stride <= dataset.windows.clip_len
+    sizes = {dataset.pipeline[2].size for dataset in joined(cfg.train_dataloader.dataset)}
+    sizes |= {dataset.pipeline[1].size for dataset in joined(cfg.test_dataloader.dataset)}
+    assert len(sizes) == 1, "train and test must see one image size"
 
 
 def test_clips_wait_in_pinned_memory_and_workers_live_on(cfg: Config) -> None:

@@ -304,6 +304,42 @@ def test_pictures_are_written_to_one_file(tmp_path: Path) -> None:
     assert score_table(values).splitlines()[4] == "expression: accuracy 0.500, mean F1 0.333"
 
 
+def of(source: str, video: str, value: float, **names) -> AffectDataSample:
+    affect = [[value, value], [0.5, -value]]
+    sample = AffectDataSample.from_clip(affect, video=video, frame_inds=[0, 1], num_frames=2, fps=25)
+    sample.set_metainfo({"source": source, **names})
+    return sample.set_pred(torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+
+
+def test_joined_sets_are_scored_together_and_one_by_one() -> None:
+    samples = [of("A", "1", 0.1), of("B", "2", -0.7), of("B", "3", 0.9)]
+    values = evaluate(samples)
+    for source in "AB":
+        alone = evaluate([sample for sample in samples if sample.source == source])
+        assert not any("/A/" in key or "/B/" in key for key in alone)
+        for key, value in alone.items():
+            assert values[key.replace("affect/", f"affect/{source}/")] == value
+    together = evaluate([of("A", sample.video, float(sample.gt_affect[0, 0])) for sample in samples])
+    assert {key: values[key] for key in together} == together
+
+
+def test_one_name_in_two_sets_is_refused_even_where_the_windows_are_alike() -> None:
+    with pytest.raises(DataError, match="videos of two data sets must have two names, got 1 in A and B"):
+        evaluate([of("A", "1", 0.1), of("B", "1", 0.1)])
+
+
+def test_classes_take_their_names_from_the_samples_and_have_one_each(tmp_path: Path) -> None:
+    def named(name: str, *names: str) -> AffectDataSample:
+        sample = picture(name, [0.0, 0.0], 0, [0.7, 0.2, 0.1])
+        sample.set_metainfo({"expressions": names})
+        return sample
+
+    evaluate([named("a", "calm", "glad", "sad")], out_dir=tmp_path)
+    assert ",as_calm,as_glad,as_sad\n" in (tmp_path / "expressions.csv").read_text()
+    with pytest.raises(DataError, match="the same names in all data sets, got calm, glad, sad and sad, glad, calm"):
+        evaluate([named("a", "calm", "glad", "sad"), named("b", "sad", "glad", "calm")])
+
+
 def test_files_in_a_folder_of_a_stranger_are_not_written_through_links(tmp_path):
     evaluate(windows(8, 3), out_dir=tmp_path / "out")
     names = [file.name for file in (tmp_path / "out").iterdir()]

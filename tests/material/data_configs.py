@@ -19,6 +19,11 @@ def dataset_config(kind: str, root: Path, clip_len: int = 4, size: int = 32, **o
     return {"type": f"hocp_mm.{kind}", "data_root": str(root), "pipeline": pipeline, **windows, **options}
 
 
+def joined(dataset: Any) -> list[Any]:
+    """Return the configs of the data sets that one is joined from; itself, if it is no ``ConcatDataset``."""
+    return list(dataset["datasets"]) if "datasets" in dataset else [dataset]
+
+
 def loaders(**datasets: Any) -> Config:
     """Return a config with one loader for each data set."""
     parts = {f"{split}_dataloader": {"batch_size": 2, "dataset": dataset} for split, dataset in datasets.items()}

@@ -99,7 +99,7 @@ def store_of(folder: Path, parts: Mapping[str, AffectDataset], settings: CropSet
                 first = last
     one = next(iter(parts.values()))
     counts = {"records": len(rows), "frames": sum(row.num_frames for row in rows)}
-    metainfo = json.loads(json.dumps(one.metainfo))
+    metainfo = json.loads(json.dumps({**one.metainfo, **one.facts}))
     write_header(folder, StoreHeader(type(one).__name__, metainfo, one.record_options(), settings, counts))
     write_index(folder / "index.npz", rows, first_rows, settings)
     (folder / "report.csv").write_text("kind,file,text\n")

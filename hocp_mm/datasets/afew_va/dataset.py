@@ -212,7 +212,7 @@ class AFEWVADataset(AffectDataset):
     """
 
     RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "fps")
-    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AFEW-VA"}  # noqa: RUF012 - see AffectDataset
+    FACTS = {"dataset_type": "AFEW-VA"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
         self,
@@ -246,8 +246,8 @@ class AFEWVADataset(AffectDataset):
         self.fps = float(fps)
         self.faces: Faces = faces
         self.check_images = check_images
-        metainfo = {"fold": fold, "pixel_aspect": self.pixel_aspect, **(kwargs.pop("metainfo", None) or {})}
-        super().__init__(data_root, label_range=label_range, metainfo=metainfo, **kwargs)
+        facts = {"fold": fold, "pixel_aspect": self.pixel_aspect}
+        super().__init__(data_root, label_range=label_range, facts=facts, **kwargs)
 
     @property
     def name(self) -> str:

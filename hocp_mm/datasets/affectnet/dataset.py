@@ -180,7 +180,7 @@ class AffectNetDataset(AffectDataset):
     """
 
     RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "release", "classes", "emonet_clean")
-    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AffectNet"}  # noqa: RUF012 - see AffectDataset
+    FACTS = {"dataset_type": "AffectNet"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
         self,
@@ -215,8 +215,7 @@ class AffectNetDataset(AffectDataset):
         self.emonet_clean, self.index_cache = emonet_clean, index_cache
         self.labels_file, self.image_folder = labels_file, image_folder
         self.verify_images = bool(kwargs.get("test_mode")) if verify_images is None else verify_images
-        metainfo = {"expressions": expression_names(classes), **(kwargs.pop("metainfo", None) or {})}
-        super().__init__(data_root, metainfo=metainfo, **kwargs)
+        super().__init__(data_root, facts={"expressions": expression_names(classes)}, **kwargs)
 
     @property
     def name(self) -> str:

@@ -55,7 +55,7 @@ class AffWild2Dataset(AffectDataset):
     """
 
     RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "fps")
-    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AffWild2"}  # noqa: RUF012 - see AffectDataset
+    FACTS = {"dataset_type": "AffWild2"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
         self,

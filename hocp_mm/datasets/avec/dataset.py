@@ -53,7 +53,7 @@ class AVECDataset(AffectDataset):
     """
 
     RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "join")
-    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "AVEC"}  # noqa: RUF012 - see AffectDataset
+    FACTS = {"dataset_type": "AVEC"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from hocp_mm.datasets.splits import check_no_leak
 from hocp_mm.datasets.transforms.sampling import SampleClip, clip_ticks, require_rate, window_starts
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
+from hocp_mm.structures import AffectDataSample
 
 OnFault = Literal["error", "skip"]
 _HOPELESS = 100  # mmengine would try a thousand clips, then raise an error that names no file
@@ -123,12 +124,15 @@ class AffectDataset(BaseDataset):
         on_fault: ``"error"`` refuses a set with faults. ``"skip"`` leaves faulty videos out, counts them by kind and
             names them in a warning; a clip that turns out to be damaged in training is replaced by another and named
             (in test mode it ends the run: no frame may be lost silently).
+        facts: What a subclass knows besides ``FACTS``.
         **kwargs: Options of ``mmengine.dataset.BaseDataset``.
 
     Raises:
         ValueError: If an option is out of its range or contradicts another.
 
     Attributes:
+        facts: ``FACTS``, ``label_range``, and what a subclass adds. Samples carry ``dataset_type`` as ``source``, and
+            ``expressions``, the names of the classes.
         faults: What reading the clips found wrong; not empty only with ``on_fault="skip"``.
         notes: Warnings that are no faults: cut videos, frames without label …
         at_hand: What `keys` read for `scan` and the report alone; empty after the reading, as each worker of a loader
@@ -138,6 +142,8 @@ class AffectDataset(BaseDataset):
     RECORD_OPTIONS: ClassVar[tuple[str, ...]] = ("label_range",)
     """Names of the options that shape labels: a store prepared with others holds other labels."""
     METAINFO = {"dims": ("valence", "arousal")}  # noqa: RUF012 - mmengine reads a class attribute of this name
+    FACTS: ClassVar[Mapping[str, Any]] = {}
+    """What is true of this set alone, and so no metainfo: that must be the same in all sets that are joined."""
 
     def __init__(
         self,
@@ -149,6 +155,7 @@ class AffectDataset(BaseDataset):
         windows: Mapping[str, float] | None = None,
         test_mode: bool = False,
         on_fault: OnFault = "error",
+        facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
@@ -171,11 +178,9 @@ class AffectDataset(BaseDataset):
         self._table: RecordTable | None = None
         self._told: set[str] = set()
         self._damaged_in_a_row = 0
-        metainfo = {"label_range": self.label_range, **(kwargs.pop("metainfo", None) or {})}
+        self.facts: dict[str, Any] = {**self.FACTS, "label_range": self.label_range, **(facts or {})}
         kwargs.setdefault("serialize_data", False)  # the items are an array as they are
-        super().__init__(
-            data_root=str(data_root), pipeline=steps, test_mode=test_mode, metainfo=metainfo, data_prefix={}, **kwargs
-        )
+        super().__init__(data_root=str(data_root), pipeline=steps, test_mode=test_mode, data_prefix={}, **kwargs)
 
     @property
     def name(self) -> str:
@@ -310,6 +315,7 @@ class AffectDataset(BaseDataset):
         try:
             packed = super().prepare_data(idx)
             self._damaged_in_a_row = 0
+            self._sign(packed)
             return packed
         except HOCPError as error:
             self._damaged_in_a_row += 1
@@ -320,6 +326,13 @@ class AffectDataset(BaseDataset):
                 text = f"{type(self).__name__}: clip {len(self._told)} replaced by another: {error}"
                 print_log(text, logger="current", level=logging.WARNING)
             return None
+
+    def _sign(self, packed: Any) -> None:
+        """Write into a sample which set it is of, and what its classes are called."""
+        sample = packed.get("data_samples") if isinstance(packed, dict) else None
+        if isinstance(sample, AffectDataSample):
+            names = {"source": self.facts.get("dataset_type"), "expressions": self.facts.get("expressions")}
+            sample.set_metainfo({name: value for name, value in names.items() if value})
 
     @property
     def table(self) -> RecordTable:

@@ -64,7 +64,7 @@ class SEWADataset(AffectDataset):
     """
 
     RECORD_OPTIONS = (*AffectDataset.RECORD_OPTIONS, "labels")
-    METAINFO = {**AffectDataset.METAINFO, "dataset_type": "SEWA"}  # noqa: RUF012 - see AffectDataset
+    FACTS = {"dataset_type": "SEWA"}  # noqa: RUF012 - see AffectDataset
 
     def __init__(
         self,

@@ -67,10 +67,9 @@ class FaceCropDataset(AffectDataset):
         self.header = read_header(self.root)
         check_expected(str(self.root), self.header, expected or {})
         self._identity: int | None = None
-        given = kwargs.pop("metainfo", None) or {}
-        super().__init__(str(data_root), metainfo=given, **kwargs)
-        # Not handed to mmengine, which takes every text among them for the name of a file to read.
-        self._metainfo = {**self._metainfo, **self.header.metainfo, "fold": fold, **given}
+        super().__init__(str(data_root), **kwargs)
+        told = {name: value for name, value in self.header.metainfo.items() if name not in self.METAINFO}
+        self.facts |= {**told, "fold": fold}
 
     @property
     def table(self) -> RecordTable:

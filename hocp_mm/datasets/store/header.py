@@ -21,7 +21,7 @@ class StoreHeader:
 
     Attributes:
         dataset: Class of the raw data set, without scope (``"SEWADataset"``).
-        metainfo: Its metainfo, as far as JSON can hold it; lists come back as tuples.
+        metainfo: Its metainfo and facts, as far as JSON can hold it; lists come back as tuples.
         record_options: Its options that shaped the records (`AffectDataset.record_options`).
         crop: How the pictures were cut.
         counts: Numbers for people: at least ``records`` and ``frames``.

@@ -169,7 +169,7 @@ def _header(
     places = {Path(place).parts[0] for place in split_folders} if split_folders else {SPLITS}
     if places - {SPLITS, FOLDS}:
         raise ValueError(f"prepare_store: split_folders go to {SPLITS} or {FOLDS}, got {sorted(places)}.")
-    metainfo = _plain(first.metainfo) | ({"face_detector": detector.description} if detector else {})
+    metainfo = _plain({**first.metainfo, **first.facts}) | ({"face_detector": detector.description} if detector else {})
     return StoreHeader(
         dataset=type(first).__name__,
         metainfo=metainfo,

@@ -122,8 +122,8 @@ def test_a_record_keeps_the_contract(root):
 
 def test_the_range_is_minus_ten_to_ten_and_recorded(root):
     dataset = AFEWVADataset(str(root), "test", fold=1)
-    assert dataset.metainfo["label_range"] == (-10.0, 10.0)
-    assert (dataset.metainfo["fold"], dataset.metainfo["pixel_aspect"]) == (1, 4 / 3)
+    assert dataset.facts["label_range"] == (-10.0, 10.0)
+    assert (dataset.facts["fold"], dataset.facts["pixel_aspect"]) == (1, 4 / 3)
     edit_json(root / "001", lambda clip: clip["frames"]["00003"].update(valence=-10, arousal=10))
     np.testing.assert_array_equal(AFEWVADataset(str(root), "one.txt")[0]["affect"][3], [-1, 1])
     half = AFEWVADataset(str(root), "one.txt", label_range=(-20, 20))

@@ -115,10 +115,10 @@ def test_faces_are_what_is_cropped(root, faces, count, box):
     ("classes", "expressions", "names"),
     [(8, [1, 0, 4], 8), (7, [1, 0, 4], 7), ("emonet5", [1, 0], 5), ("va_only", [-1, -1, -1, -1], 0)],
 )
-def test_classes_are_a_choice_that_the_metainfo_names(root, classes, expressions, names):
+def test_classes_are_a_choice_that_the_set_names(root, classes, expressions, names):
     dataset = AffectNetDataset(root, classes=classes)
     assert [dataset[n]["expression"] for n in range(len(dataset))] == expressions
-    assert len(dataset.metainfo["expressions"]) == names
+    assert len(dataset.facts["expressions"]) == names
     assert dataset.metainfo["dims"] == ("valence", "arousal")
 
 

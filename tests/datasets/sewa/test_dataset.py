@@ -111,7 +111,7 @@ def test_a_csv_value_keeps_its_fraction(damaged_root):
 
 def test_label_range_is_scaled_linearly_and_recorded(sewa_root):
     dataset = SEWADataset(sewa_root, label_range=(-2, 3))
-    assert dataset.metainfo["label_range"] == (-2.0, 3.0)
+    assert dataset.facts["label_range"] == (-2.0, 3.0)
     assert dataset.metainfo["dims"] == ("valence", "arousal")
     expected = [2 * (valence_of(n) + 2) / 5 - 1 for n in range(COUNT)]
     np.testing.assert_allclose(dataset[0]["affect"][:, 0], expected, atol=1e-6)

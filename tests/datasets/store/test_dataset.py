@@ -56,8 +56,8 @@ def test_records_come_in_the_order_of_the_split(store):
     dataset = FaceCropDataset(store, clips_per_video=2)
     assert [dataset.get_data_info(index)["video"] for index in range(len(dataset))] == ["b", "b", "a", "a"]
     assert [record["video"] for record in dataset.load_videos()] == ["b", "a"]
-    assert dataset.metainfo["dataset_type"] == "SEWA"
-    assert dataset.metainfo["fold"] is None
+    assert dataset.facts["dataset_type"] == "SEWA"
+    assert dataset.facts["fold"] is None
     assert dataset.record_options()["labels"] == "V"
 
 
@@ -95,7 +95,7 @@ def test_what_the_header_says_is_never_taken_for_a_file(store, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     name = FaceCropDataset(store).header.metainfo["dataset_type"]
     (tmp_path / name).write_text("a line\n")
-    assert FaceCropDataset(store).metainfo["dataset_type"] == name
+    assert FaceCropDataset(store).facts["dataset_type"] == name
 
 
 def test_a_part_of_the_samples_can_be_taken(store):
@@ -117,7 +117,7 @@ def test_folds_are_those_of_the_store(store):
     write_fold_files(store, [parts, {**parts, "val": ["d"], "test": ["c"]}], seed=0, grouped_by="S")
     dataset = FaceCropDataset(store, "test", fold=1)
     assert [record["video"] for record in dataset.load_videos()] == ["c"]
-    assert dataset.metainfo["fold"] == 1
+    assert dataset.facts["fold"] == 1
     with pytest.raises(MissingDataError, match=r"fold_2: no such fold .*holds 2 folds, 0 to 1"):
         FaceCropDataset(store, fold=2)
 

@@ -73,11 +73,12 @@ SETS = {
 def test_every_window_is_the_same(name, tmp_path, sewa_root):
     make, margin = SETS[name]
     raw = make(tmp_path / "raw", sewa_root)
-    crop = CropSettings(size=48, margin=margin, smooth=3, codec="png", pixel_aspect=raw.metainfo.get("pixel_aspect", 1))
+    crop = CropSettings(size=48, margin=margin, smooth=3, codec="png", pixel_aspect=raw.facts.get("pixel_aspect", 1))
     store = store_of(tmp_path / "store", {"train": raw}, crop)
     stored = FaceCropDataset(store, expected={"dataset": type(raw).__name__}, **_options())
     assert len(raw) == len(stored) > 0
-    assert {**raw.metainfo, "fold": None} == {**stored.metainfo, "fold": None}
+    assert {**raw.facts, "fold": None} == {**stored.facts, "fold": None}
+    assert raw.metainfo == stored.metainfo
     for index in range(len(raw)):
         ours, theirs = stored[index], raw[index]
         assert torch.equal(ours["inputs"], theirs["inputs"])
