@@ -1,6 +1,7 @@
 """Convert one network of timm and measure everything that transduction promises.
 
-Everything runs in float64: in float32 rounding grows with depth to what a fault could look like.
+Errors are those in float64: in float32 rounding grows with depth to what a fault could look like. A backward pass runs
+in both, as they are different code of PyTorch and its libraries.
 """
 
 import logging
@@ -53,11 +54,12 @@ class Row:
     result: str = ""
 
 
-def prepare_process() -> None:
-    """Make a worker quiet, and single-threaded beside its neighbours."""
+def examine_alone(task: Task) -> Row:
+    """Examine one network in a process for that alone, quiet, and single-threaded beside its neighbours."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    return examine(task)
 
 
 def examine(task: Task) -> Row:
@@ -93,14 +95,19 @@ def _measure(row: Row, weights: Path, fused: bool) -> None:
     row.framewise = framewise_error(twins.video, twins.image, clip)
     leaks = time_leaks(twins.causal, torch.randn(2, 3, 3, row.size, row.size, dtype=torch.float64))
     row.leak, row.reach = max(leaks.future, leaks.clips, leaks.length), leaks.reach
-    untouched = untouched_parameters(twins.video, clip)
-    row.temporal = [f"{factor} ({why})" for factor, why in untouched.temporal.items()]
-    row.parameters = list(untouched.parameters)
+    _note_untouched(row, twins.video, clip)
     options["out_indices"] = twins.video.stages.indices
     _round_trip(twins.video, clip, options)
     exact, _ = video_network(name, str(weights), FULL, **options)
     assert twins.dense is not None  # what was saved is dense
     row.dense = max(dense_error(exact.double().eval(), twins.dense, clip))
+    _note_untouched(row, twins.video.float(), clip.float())
+
+
+def _note_untouched(row: Row, video: TimmHOCPBackbone, clip: Tensor) -> None:
+    untouched = untouched_parameters(video, clip)
+    row.temporal += [told for f, why in untouched.temporal.items() if (told := f"{f} ({why})") not in row.temporal]
+    row.parameters += [name for name in untouched.parameters if name not in row.parameters]
 
 
 def _count_layers(row: Row, video: TimmHOCPBackbone) -> None:

@@ -9,7 +9,7 @@ import argparse
 import math
 import multiprocessing
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import timm
 import torch
 from torch import nn
 
-from benchmarks.timm_examination import TOLERANCE, Row, Task, examine, prepare_process
+from benchmarks.timm_examination import TOLERANCE, Row, Task, examine_alone
 from hocp_mm.layers.selection import is_factorizable, sees_time
+from hocp_mm.system.isolation import IsolatedPool
 
+_NETWORKS_PER_PROCESS = 6
 PAGE = Path(__file__).parents[1] / "docs" / "timm_support.md"
 SPECIAL = (
     "resnet18", "resnext50_32x4d", "regnety_002", "densenet121", "vgg16_bn", "efficientnet_b0", "tf_efficientnet_b0",
@@ -40,7 +42,7 @@ FUSED = ("mobileone_s0", "repvgg_a0", "fastvit_t8", "repvit_m1", "test_byobnet")
 _LEGEND = """
 Of each module the smallest network that can be converted, and more for layers that no smallest network has. Weights are
 random (no layer at its neutral start, statistics of real batches), saved as timm's own network has them and loaded
-through `checkpoint=`; everything runs in float64.
+through `checkpoint=`; errors are those in float64, gradients are looked for in float64 and in float32.
 
 - *input*: pixels, the smallest size that timm's own network takes; *(img_size)* with that option of timm.
 - *HO-CP*: layers with a CP kernel; *time*: with a temporal factor (CP, depthwise or grouped); *kept*: other
@@ -148,10 +150,16 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(map(str, [row.module, model, *counts, *errors, untouched, result]))} |"
 
 
-def sweep(tasks: Iterable[Task], processes: int) -> Iterator[Row]:
-    """Examine networks in fresh processes, a few networks each."""
-    with multiprocessing.get_context("spawn").Pool(processes, prepare_process, maxtasksperchild=6) as pool:
-        yield from pool.imap_unordered(examine, list(tasks))
+def sweep(tasks: Sequence[Task], processes: int) -> Iterator[Row]:
+    """Examine networks in fresh processes, a few networks each; a process that a network ends is its failure."""
+    few = _NETWORKS_PER_PROCESS * processes
+    for first in range(0, len(tasks), few):
+        some = tasks[first : first + few]
+        with IsolatedPool(processes) as pool:
+            for number, outcome in pool.run((examine_alone, (task,), None) for task in some):
+                module, name, fused = some[number]
+                lost = Row(module, name, "reparameterize" if fused else "", result=f"FAILED: it {outcome.failure}")
+                yield outcome.value or lost
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from hocp_mm.functional.choice import IMPLEMENTATIONS, Form, Implementation, run_form
 from hocp_mm.functional.cp import CPKernel, dense_kernel, merged_taps, output_projection
+from hocp_mm.functional.few_channels import conv1d, conv2d
 from hocp_mm.functional.fused import fused, fused_fits
 from hocp_mm.functional.order_four import conv4d
 from hocp_mm.functional.padding import PADDING_MODES, Ints, Pads, Window, expand_ints, pad, resolve_padding
@@ -44,12 +45,12 @@ def _conv3d(
     """Call ``F.conv3d``, or ``F.conv2d`` where the last two modes are not convolved."""
     # With one tap in h and w, F.conv3d on the CPU returns channels_last_3d input as contiguous; F.conv2d keeps it.
     if tuple(weight.shape[3:]) == (1, 1) and tuple(stride[1:]) == (1, 1) and tuple(padding[1:]) == (0, 0):
-        y = F.conv2d(x.flatten(3), weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
+        y = conv2d(x.flatten(3), weight.flatten(3), bias, (stride[0], 1), (padding[0], 0), (dilation[0], 1), groups)
         return y.unflatten(3, x.shape[3:])
     return F.conv3d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: _conv3d, 4: conv4d}
+_CONV = {1: conv1d, 2: conv2d, 3: _conv3d, 4: conv4d}
 
 
 def cp_conv(

@@ -15,6 +15,7 @@ from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.options import conv_arguments
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
 
@@ -156,7 +157,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         return f"{super().extra_repr()}, temporal_kernel={size}"
 
 
-class FrameFoldedConv2d(nn.Conv2d):
+class FrameFoldedConv2d(FewChannelsConv2d):
     """A kept (depthwise, grouped or dense) 2-D convolution followed by a temporal factor on its output channels.
 
     A depthwise kernel is a CP kernel already; the temporal factor makes it a 3-D one. Parameters: ``weight``,

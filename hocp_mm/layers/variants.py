@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.options import DenseConv, conv_arguments
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -102,7 +103,7 @@ def variant_of(conv: nn.Module) -> Variant | None:
     if parametrize.is_parametrized(conv):  # such as weight_norm: the kernel is not a parameter
         return None
     maker, inner = (_definer(type(conv), name) for name in ("forward", "_conv_forward"))
-    if inner not in _PLAIN:
+    if inner not in (*_PLAIN, FewChannelsConv2d):
         return None
     if maker in _PLAIN or maker.__module__ == _MMCV_WRAPPERS:
         return Variant()

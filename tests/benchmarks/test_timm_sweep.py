@@ -1,11 +1,14 @@
 """The sweep over timm: which networks it takes, what it writes, and that it does not call a fault a success."""
 
 import math
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import timm_examination, timm_sweep
 from benchmarks.timm_examination import Row, examine
@@ -117,6 +120,29 @@ def test_a_network_that_breaks_does_not_end_the_sweep(monkeypatch: pytest.Monkey
     assert row.size == 64
 
 
+def _crash(task: object) -> None:
+    os.kill(os.getpid(), signal.SIGFPE)
+
+
+def test_a_network_that_ends_its_process_fails_and_the_others_are_examined(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timm_sweep, "examine_alone", _crash)
+    rows = list(timm_sweep.sweep([("resnet", "a", False), ("resnet", "b", True)], 1))
+    assert [(row.model, row.options, row.result) for row in rows] == [
+        ("a", "", "FAILED: it crashed (SIGFPE)"), ("b", "reparameterize", "FAILED: it crashed (SIGFPE)")
+    ]  # fmt: skip
+
+
+def test_a_gradient_that_is_missing_in_float32_alone_is_a_fault(monkeypatch: pytest.MonkeyPatch):
+    real = timm_examination.untouched_parameters
+
+    def lost_in_float32(video, clip):
+        found = real(video, clip)
+        return found._replace(parameters=["net.a"]) if clip.dtype == torch.float32 else found
+
+    monkeypatch.setattr(timm_examination, "untouched_parameters", lost_in_float32)
+    assert examine(("resnet", "test_resnet", False)).result == "FAILED: 1 parameters without gradient: net.a"
+
+
 def test_an_error_that_is_no_refusal_of_ours_is_a_failure(monkeypatch: pytest.MonkeyPatch):
     def broken(*args: object, **kwargs: object) -> None:
         raise ValueError("a fault of some layer")
@@ -131,8 +157,6 @@ def test_a_network_with_one_input_size_is_found_by_its_option():
 
 
 def test_networks_are_counted_without_memory_and_leave_torch_as_it_was():
-    import torch
-
     counted = timm_sweep.count_networks("^(selecsls|vgg)/")
     assert set(counted) == {"selecsls", "vgg"}
     assert (132_863_336, "vgg11", True) in counted["vgg"]

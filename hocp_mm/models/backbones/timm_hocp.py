@@ -14,6 +14,7 @@ from typing_extensions import Self
 from hocp_mm.checkpoints import DecompositionCache, LoadReport, follow_ranks_, load_image_weights_
 from hocp_mm.functional import Init, fold_frames, unfold_frames
 from hocp_mm.layers import FrameAxis, name_matcher
+from hocp_mm.layers.few_channels import make_trainable_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import Patterns, RankRule, sees_time
 from hocp_mm.models.backbones.checkpointing import enable_checkpointing_, remember_frames
@@ -145,6 +146,7 @@ class TimmHOCPBackbone(BaseModule):
             conv_options or {},
         )  # fmt: skip
         forbid_fusing_(self.net)
+        make_trainable_(self.net)
         for parameter in self.net.parameters():
             if parameter.ndim == 4:  # not net.to(memory_format=...), which refuses the odd Conv3d (LambdaNet)
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
