@@ -33,8 +33,17 @@ class Window(NamedTuple):
         )
 
 
-def expand_ints(value: Ints, order: int, name: str, least: int | None = None) -> tuple[int, ...]:
+def expand_ints(
+    value: Ints, order: int, name: str, least: int | None = None, *, spread: bool = True
+) -> tuple[int, ...]:
     """Spread an int over ``order`` modes, or check that a sequence has that length.
+
+    Args:
+        value: Int or ints.
+        order: Number of modes.
+        name: Of the value, for errors.
+        least: Smallest value allowed; None for any.
+        spread: Take a sequence of one for an int, as PyTorch's convolutions do with stride, padding and dilation.
 
     Returns:
         ``order`` ints.
@@ -42,7 +51,8 @@ def expand_ints(value: Ints, order: int, name: str, least: int | None = None) ->
     Raises:
         ValueError: If the length is wrong, or a value is below ``least``.
     """
-    values = (value,) * order if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    values = values * order if len(values) == 1 and (spread or isinstance(value, int)) else values
     if len(values) != order:
         raise ValueError(f"cp_conv: {name} must be an int or {order} ints, got {tuple(values)}.")
     if least is not None and min(values) < least:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional.choice import cheapest
 from hocp_mm.functional.cost import Cost, CostForm, linear_cost
+from hocp_mm.functional.padding import expand_ints
 from hocp_mm.layers.complexity_timing import medians, time_layer
 from hocp_mm.layers.complexity_trace import FOLDED, Call, Conv, as_conv, record, smallest_call
 from hocp_mm.layers.modes import evaluating
@@ -219,7 +220,7 @@ def _row(name: str, layer: Any, calls: Sequence[Call], parameters: int) -> Layer
     return replace(
         row,
         kernel_size=(*time_taps, *layer.kernel_size),
-        stride=(*time_stride, *layer.stride),
+        stride=(*time_stride, *expand_ints(layer.stride, len(layer.kernel_size), "stride")),
         groups=layer.groups,
     )
 

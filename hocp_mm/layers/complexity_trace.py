@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.functional.cost import Cost, CostForm, conv_cost
-from hocp_mm.functional.padding import resolve_padding
+from hocp_mm.functional.padding import expand_ints, resolve_padding
 from hocp_mm.layers.selection import CP, DENSE
 from hocp_mm.layers.temporal import FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
@@ -102,10 +102,11 @@ def as_conv(layer: Any, call: Call) -> Conv:
     batch = prod(shape[: -space - 1])
     # A subclass of nn.Conv2d may pad by itself; the output sizes are taken from its output, and only layers of this
     # package are run again as a dense twin.
-    pads = resolve_padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation, shape[-space:])
+    stride, dilation = expand_ints(layer.stride, space, "stride"), expand_ints(layer.dilation, space, "dilation")
+    pads = resolve_padding(layer.padding, layer.kernel_size, stride, dilation, shape[-space:])
     conv = Conv(
-        layer.in_channels, layer.out_channels, tuple(layer.kernel_size), tuple(layer.stride), pads,
-        tuple(layer.dilation), layer.groups, layer.bias is not None, batch, shape[-space:], after, call.dtype,
+        layer.in_channels, layer.out_channels, tuple(layer.kernel_size), stride, pads, dilation, layer.groups,
+        layer.bias is not None, batch, shape[-space:], after, call.dtype,
     )  # fmt: skip
     if not isinstance(layer, FOLDED):
         return conv

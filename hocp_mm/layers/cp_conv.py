@@ -90,7 +90,7 @@ class _HOCPConvNd(nn.Module):
         super().__init__()
         order = self.kernel_order
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = expand_ints(kernel_size, order, "kernel_size")
+        self.kernel_size = expand_ints(kernel_size, order, "kernel_size", spread=False)
         self.stride = expand_ints(stride, order, "stride")
         self.dilation = expand_ints(dilation, order, "dilation")
         self.padding = padding if isinstance(padding, str) else expand_ints(padding, order, "padding")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional.cp_conv import Implementation
 from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
+from hocp_mm.functional.padding import expand_ints
 from hocp_mm.functional.rank import RankLike, error_target, resolve_rank
 from hocp_mm.layers.inner import Cfg
 
@@ -35,6 +36,9 @@ def conv_arguments(conv: nn.Module) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     reference = next(conv.parameters())
     own = {name: getattr(conv, name) for name in names}
+    for name in ("stride", "padding", "dilation"):  # of which nn.ConvNd keeps a sequence of one as it is
+        if not isinstance(own[name], str):
+            own[name] = expand_ints(own[name], len(own["kernel_size"]), name)
     return {**own, "bias": conv.bias is not None, "device": reference.device, "dtype": reference.dtype}
 
 

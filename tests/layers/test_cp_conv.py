@@ -4,8 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from hocp_mm.functional import decompose, dense_kernel
-from hocp_mm.layers import HOCPConv1d, HOCPConv2d, HOCPConv3d
+from hocp_mm.functional import cp_conv, decompose, dense_kernel
+from hocp_mm.layers import (
+    FrameAxis,
+    HOCPConv1d,
+    HOCPConv2d,
+    HOCPConv3d,
+    complexity,
+    factorize_,
+    input_moments,
+    transduct_,
+)
 from tests.laws import assert_close, assert_equals_dense, random_kernel, relative_error, state_shapes
 
 LAYERS = {1: (HOCPConv1d, nn.Conv1d), 2: (HOCPConv2d, nn.Conv2d), 3: (HOCPConv3d, nn.Conv3d)}
@@ -232,3 +241,45 @@ def test_repr_says_what_the_layer_is():
         "      (w): Parameter containing: [torch.FloatTensor of size 3x5]\n"
         "  )\n)"
     )
+
+
+@pytest.mark.parametrize("order", LAYERS)
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
+def test_one_number_in_a_sequence_is_that_number_as_in_torch(order, name):
+    cp_class, dense_class = LAYERS[order]
+    for one in ((2,), [2]):
+        dense = dense_class(4, 6, 3, **{name: one})
+        layer = cp_class(4, 6, 3, rank=4, **{name: one})
+        assert getattr(layer, name) == (2,) * order
+        with torch.no_grad():
+            dense.weight.copy_(dense_kernel(layer.kernel()))
+            dense.bias.copy_(layer.bias)
+        x = torch.randn(2, 4, *[7] * order)
+        assert_close(layer(x), dense(x), 1e-5, f"{name}={one}")
+        assert_close(cp_conv(x, layer.kernel(), layer.bias, **{name: one}), dense(x), 1e-5, "functional")
+        assert getattr(cp_class.from_dense(dense, 4), name) == (2,) * order
+
+
+def test_a_kernel_of_one_number_in_a_sequence_is_refused_where_torch_cannot_run_it():
+    assert HOCPConv1d(4, 4, (3,)).kernel_size == (3,)
+    for order in (2, 3):
+        cp_class, dense_class = LAYERS[order]
+        with pytest.raises(RuntimeError):
+            dense_class(4, 4, (3,))(torch.randn(1, 4, *[5] * order))
+        with pytest.raises(ValueError, match=rf"kernel_size must be an int or {order} ints, got \(3,\)"):
+            cp_class(4, 4, (3,))
+
+
+def test_dense_layers_with_one_number_in_a_sequence_are_converted_and_counted():
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(6, 8, 3, stride=(2,), padding=(1,)), nn.Conv2d(8, 8, 3, dilation=(2,), groups=8))
+
+    x, net = torch.randn(2, 6, 16, 16), network()
+    expected, axis = net(x), FrameAxis()
+    assert complexity(net, x).rows[0].stride == (2, 2)
+    moments = input_moments(net, [x])
+    factorize_(net, {"0": 8}, fit=False, input_moments=moments)
+    transduct_(net, 3, frame_axis=axis)
+    axis.length = 2
+    assert net(x).shape == expected.shape
+    assert complexity(net, x).rows[0].stride == (1, 2, 2)
