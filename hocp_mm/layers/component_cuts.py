@@ -122,8 +122,9 @@ def cuts_of(layer: HOCPConv, keep: Tensor, name: str, where: str) -> Iterator[Cu
         A cut for every parameter with an axis of components.
 
     Raises:
-        NotImplementedError: If Psi mixes components.
+        NotImplementedError: If Psi mixes components, or a factor is computed from other parameters.
     """
+    layer.require_plain(where)
     yield Cut(name, layer.weights, 0, keep)
     for factor in layer.factors.values():
         yield Cut(name, factor, 1, keep)

@@ -39,6 +39,17 @@ from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments
 from hocp_mm.layers.variants import Standardization
 
 
+def refresh_(factors: nn.Module) -> None:
+    """Compute the factors that hooks make of other parameters: a dict of parameters has no forward pass to hook.
+
+    ``weight_norm``, ``spectral_norm`` and ``prune`` of ``torch.nn.utils`` leave a tensor in the place of a parameter,
+    and a forward pre-hook that replaces it. Without it the tensor would stay what it was at first. Parametrizations
+    need no such help.
+    """
+    for hook in tuple(factors._forward_pre_hooks.values()):
+        hook(factors, ())
+
+
 class _HOCPConvNd(nn.Module):
     """What the layers of all orders share: the arguments of ``nn.ConvNd`` in its order, and more by keyword.
 
@@ -178,7 +189,8 @@ class _HOCPConvNd(nn.Module):
         return mode_names(self.kernel_order)
 
     def kernel(self) -> CPKernel:
-        """Return the kernel in CP form; its tensors are the live parameters."""
+        """Return the kernel in CP form; its tensors are the live parameters, or what is computed from them now."""
+        refresh_(self.factors)
         # By name: nn.ParameterDict sorts the keys of the dict it was made from.
         return CPKernel(self.weights, {name: self.factors[name] for name in self._modes}, self.groups)
 
@@ -187,8 +199,10 @@ class _HOCPConvNd(nn.Module):
         """Copy a kernel of the same shape, rank and groups into the parameters.
 
         Raises:
+            NotImplementedError: If a factor is computed from other parameters.
             ValueError: If shape, rank or groups differ.
         """
+        self.require_plain(f"{type(self).__name__}.set_kernel")
         own = self.kernel()
         if (kernel.shape, kernel.rank, kernel.groups) != (own.shape, own.rank, own.groups):
             raise ValueError(
@@ -198,6 +212,23 @@ class _HOCPConvNd(nn.Module):
         self.weights.copy_(kernel.weights)
         for name, factor in kernel.factors.items():
             self.factors[name].copy_(factor)
+
+    def require_plain(self, where: str) -> None:
+        """Refuse to write into factors that are computed from other parameters: what is written would be lost.
+
+        Args:
+            where: Name of the operation, for errors.
+
+        Raises:
+            NotImplementedError: If lambda or a factor is no parameter.
+        """
+        tensors = {"weights": self.weights, **{f"factors.{mode}": self.factors[mode] for mode in self._modes}}
+        computed = [name for name, tensor in tensors.items() if not isinstance(tensor, nn.Parameter)]
+        if computed:
+            raise NotImplementedError(
+                f"{where}: factors must be parameters, got {', '.join(computed)} computed from others (remove "
+                "weight_norm, spectral_norm, prune or the parametrization first)."
+            )
 
     @classmethod
     def from_dense(
@@ -305,6 +336,7 @@ class _HOCPConvNd(nn.Module):
 
     def share_(self, layer: "_HOCPConvNd") -> None:
         """Take over the parameters (the same objects), modules and options of a layer of as many components."""
+        layer.require_plain(f"{type(self).__name__}.share_")
         self.implementation: Implementation = layer.implementation
         self.recompute = layer.recompute
         self.weights, self.bias, self.inner, self.gate = layer.weights, layer.bias, layer.inner, layer.gate

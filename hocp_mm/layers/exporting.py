@@ -1,6 +1,6 @@
-"""Ready a model for ``torch.export`` and ``torch.onnx.export``.
+"""Ready a model for ``torch.export``, ``torch.onnx.export`` and ``torch.jit.trace``.
 
-Both write Python source in which a parameter is an attribute, and there ``self.factors.in`` is a syntax error: PyTorch
+All write Python source in which a parameter is an attribute, and there ``self.factors.in`` is a syntax error: PyTorch
 does not look for keywords (https://github.com/pytorch/pytorch/issues/188538, open at 2.15). Eager mode,
 ``torch.compile`` and checkpoints are not concerned, so the names stay and only a copy gets others.
 """
@@ -9,9 +9,10 @@ import copy
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
-from hocp_mm.layers.cp_conv import _HOCPConvNd
+from hocp_mm.layers.cp_conv import _HOCPConvNd, refresh_
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -19,10 +20,11 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 class _Factors(nn.Module):
     """What a layer asks of ``nn.ParameterDict``, with an underscore after every name."""
 
-    def __init__(self, factors: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, factors: Mapping[str, Tensor]) -> None:
         super().__init__()
         for name, factor in factors.items():
-            self.register_parameter(f"{name}_", factor)
+            plain = factor if isinstance(factor, nn.Parameter) else nn.Parameter(factor.detach())  # it was computed
+            self.register_parameter(f"{name}_", plain)
 
     def __getitem__(self, name: str) -> Tensor:
         return getattr(self, f"{name}_")  # dynamo of torch 2.4 cannot follow get_parameter
@@ -45,8 +47,12 @@ def exportable(model: ModelT) -> ModelT:
         A copy in evaluation mode that computes the same. Its state dict has ``factors.in_`` for ``factors.in`` and so
         on: it is for export only.
     """
+    with torch.no_grad():  # tensors with a history have no copies
+        for module in model.modules():
+            if isinstance(module, _HOCPConvNd):
+                refresh_(module.factors)
     twin = copy.deepcopy(model).eval()
     for module in twin.modules():
         if isinstance(module, _HOCPConvNd):
-            module.factors = cast("nn.ParameterDict", _Factors(dict(module.factors.items())))
+            module.factors = cast("nn.ParameterDict", _Factors(module.kernel().factors))
     return twin

@@ -67,7 +67,7 @@ def _why_not(layer: HOCPConv) -> str | None:
 
 
 def _other_frames(layer: FrameFoldedHOCPConv2d) -> torch.Tensor:
-    taps = layer.factors["t"].detach()
+    taps = layer.kernel().factors["t"].detach()
     return torch.cat([taps[: layer.before], taps[layer.before + 1 :]])
 
 
@@ -76,7 +76,7 @@ def _merged(layer: HOCPConv) -> nn.Module:
     weights, factors = kernel.weights.double(), {mode: factor.double() for mode, factor in kernel.factors.items()}
     if isinstance(layer, FrameFoldedHOCPConv2d):
         weights = weights * factors.pop("t")[layer.before]
-    trains = any(parameter.requires_grad for parameter in (layer.weights, *layer.factors.values()))
+    trains = any(parameter.requires_grad for parameter in (layer.weights, *layer.factors.parameters()))
     dense = dense_kernel(CPKernel(weights, factors, layer.groups)).to(kernel.weights.dtype)
     arguments = {**conv_arguments(layer), "device": "meta"}  # its parameters are replaced at once
     if arguments["padding"] == "tf_same":

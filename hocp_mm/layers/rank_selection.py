@@ -37,6 +37,7 @@ def normalize_factors_(model: nn.Module, layers: Patterns | None = None) -> list
         Names of the layers.
 
     Raises:
+        NotImplementedError: If a factor is computed from other parameters (``weight_norm``, ``prune``).
         ValueError: If no HO-CP layer is selected.
     """
     selected = cp_layers(model, layers, where="normalize_factors_")
@@ -194,6 +195,7 @@ def _strengths(layer: HOCPConv) -> Tensor:
 
 
 def _normalize_(layer: HOCPConv) -> None:
+    layer.require_plain("normalize_factors_")
     kernel = layer.kernel()
     fixed = {"in"} if layer.inner is not None else set[str]()
     fixed |= {"out"} if layer.gate is not None else set[str]()

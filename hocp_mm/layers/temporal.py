@@ -14,7 +14,7 @@ from hocp_mm.functional.cp import mode_names
 from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
-from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.layers.cp_conv import HOCPConv2d, refresh_
 from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.options import conv_arguments
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
@@ -214,6 +214,7 @@ class FrameFoldedConv2d(FewChannelsConv2d):
             )
             x = F.pad(x, (left, right, top, bottom))
         z = self._conv_forward(x, kernel_of(self, self.standardization), None)
+        refresh_(self.factors)
         z = temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
         # In the dtype of z: under autocast that is the lower one, as with a plain convolution.
         return z if self.bias is None else z + self.bias.to(z.dtype).reshape(1, -1, 1, 1)

@@ -12,6 +12,7 @@ from hocp_mm.functional import Init
 from hocp_mm.functional.frame_folded import temporal_depthwise
 from hocp_mm.functional.transduct import temporal_taps
 from hocp_mm.layers import FrameAxis, HOCPConv2d, factorize_, name_matcher, transduct_
+from hocp_mm.layers.cp_conv import refresh_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import DENSE, Patterns, RankRule, is_factorizable, sees_time
 from hocp_mm.layers.temporal import present_tap
@@ -128,6 +129,7 @@ class FrameFoldedCondConv2d(CondConv2d):
         return self.frame_axis.along_time(super().forward(x, routing_weights), self._along_time)
 
     def _along_time(self, z: Tensor) -> Tensor:
+        refresh_(self.factors)
         return temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
 
 
