@@ -26,6 +26,12 @@ def is_exporting() -> bool:
     return (_TELLS_OF_EXPORT and torch.compiler.is_exporting()) or torch.onnx.is_in_onnx_export() or tracing
 
 
+def is_traced_to_torchscript() -> bool:
+    """Tell whether ``torch.jit.trace`` is at work, and not another user of its tracer (mmengine's counters, ONNX)."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return tracing and torch.jit._trace._trace_module_map is not None and not torch.onnx.is_in_onnx_export()
+
+
 def is_observed() -> bool:
     """Tell whether somebody follows the operations of this call, who should not see trial runs.
 

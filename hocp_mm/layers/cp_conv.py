@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
+from hocp_mm.functional.context import is_traced_to_torchscript
 from hocp_mm.functional.cp import CPKernel, mode_names
 from hocp_mm.functional.cp_conv import (
     Implementation,
@@ -36,6 +37,7 @@ from hocp_mm.functional.transduct import Init, transduct
 from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
 from hocp_mm.layers.inner import Cfg, build_inner, lift_inner
 from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments, fit_dense
+from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization
 
 
@@ -345,6 +347,7 @@ class _HOCPConvNd(nn.Module):
         self.dropout, self.fit_report, self.training = layer.dropout, layer.fit_report, layer.training
         self.source_kernel = layer.source_kernel
 
+    @fx_leaf
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[batch, in, *sizes]`` or ``[in, *sizes]`` as ``nn.ConvNd`` does."""
         kernel = self._working_kernel()
@@ -364,6 +367,11 @@ class _HOCPConvNd(nn.Module):
 
     def _working_kernel(self) -> CPKernel:
         """Return the kernel of this forward pass: in training, some components may be dropped."""
+        if isinstance(self.factors, nn.ParameterDict) and is_traced_to_torchscript():
+            raise NotImplementedError(
+                f"{type(self).__name__}: torch.jit.trace would make a file that cannot be loaded, as TorchScript "
+                "cannot read 'factors.in' (trace hocp_mm.layers.exportable(model) instead)."
+            )
         kernel = self.kernel()
         if not self.training or self.dropout == 0:
             return kernel

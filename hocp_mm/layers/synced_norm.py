@@ -23,6 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
+from hocp_mm.layers.tracing import fx_leaf
+
 
 def sync_norms_(model: nn.Module) -> list[str]:
     """Let every batch norm of a model take its training statistics over all processes of the default group.
@@ -59,6 +61,7 @@ def sync_norms_(model: nn.Module) -> list[str]:
 class _SyncedForward(_BatchNorm):
     """What a synchronised norm has in front of its own class."""
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Run the layer's own forward pass over the statistics of all processes."""
         if not self.training or _world_size() == 1:

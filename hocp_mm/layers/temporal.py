@@ -17,6 +17,7 @@ from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d, refresh_
 from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.options import conv_arguments
+from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
 
 
@@ -128,6 +129,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
     def _modes(self) -> tuple[str, ...]:
         return mode_names(3) if self._has_taps else mode_names(2)
 
+    @fx_leaf
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
         return self.frame_axis.along_time(x, self._convolve)
@@ -203,6 +205,7 @@ class FrameFoldedConv2d(FewChannelsConv2d):
         folded.before, folded.frame_axis = present_tap(size, init), frame_axis
         return folded.train(layer.training)
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` to ``[N*T, out, H', W']``."""
         return self.frame_axis.along_time(input, self._convolve)

@@ -16,6 +16,7 @@ from hocp_mm.layers.cp_conv import refresh_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import DENSE, Patterns, RankRule, is_factorizable, sees_time
 from hocp_mm.layers.temporal import present_tap
+from hocp_mm.layers.tracing import fx_leaf
 
 
 class Conversion(NamedTuple):
@@ -124,6 +125,7 @@ class FrameFoldedCondConv2d(CondConv2d):
     frame_axis: FrameAxis
     factors: nn.ParameterDict
 
+    @fx_leaf
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
         """Convolve ``[N*T, in, H, W]`` with ``[N*T, experts]`` to ``[N*T, out, H', W']``."""
         return self.frame_axis.along_time(super().forward(x, routing_weights), self._along_time)

@@ -74,7 +74,8 @@ class TimmHOCPBackbone(BaseModule):
         init_cfg: Must be None; weights come through ``pretrained``, ``checkpoint`` or ``hocp_mm.TransductionHook``.
 
     Attributes:
-        net: The timm network, under timm's parameter names.
+        net: The timm network, under timm's parameter names. Extractors of features (``torch.fx``) take this, not the
+            backbone; ``frame_axis.length`` then says how many frames follow each other in its batch.
         factorized: Names of its HO-CP layers.
         transducted: Names of its layers with a temporal factor.
         load_report: The account of ``pretrained`` or ``checkpoint``; None without.

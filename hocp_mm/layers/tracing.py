@@ -1,0 +1,33 @@
+"""Layers as single nodes of ``torch.fx`` graphs.
+
+Our forward passes look at sizes, which symbolic tracing does not know. A tracer takes layers of ``torch.nn`` as they
+are and traces into all others, unless it is told of them: timm's knows a list, torchvision's takes one as an argument.
+Here a layer says it itself, to every tracer.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+
+def fx_leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a forward pass become one node where it is called with a stand-in for a tensor.
+
+    Args:
+        forward: Method of a module, of positional arguments.
+
+    Returns:
+        The method. A layer that is traced alone, not inside of a network, is no leaf.
+    """
+
+    @functools.wraps(forward)
+    def traced(self: nn.Module, *args: Any) -> Any:
+        proxy = next((arg for arg in args if isinstance(arg, Proxy)), None)
+        if proxy is None or proxy.tracer.root is self:
+            return forward(self, *args)
+        return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(self), args, {})
+
+    return traced
