@@ -13,7 +13,7 @@ from hocp_mm.data_check import check_data
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.errors import HOCPError
 from tests.material.afew_va_files import write_afew_va
-from tests.material.affectnet_files import row, write_2017, write_picture
+from tests.material.affectnet_files import row, write_2017
 from tests.material.affwild2_files import write_affwild2
 from tests.material.avec_files import write_avec
 from tests.material.data_configs import dataset_config
@@ -78,8 +78,6 @@ def test_the_check_reads_all_parts(roots):
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("affectnet")
     write_2017(root, [row("1/a.jpg", 1), row("1/b.jpg", 0)])
-    for name in ("a", "b"):
-        write_picture(root / "Manually_Annotated_Images/1" / f"{name}.jpg")
     return root
 
 
