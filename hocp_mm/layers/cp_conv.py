@@ -156,6 +156,10 @@ class _HOCPConvNd(nn.Module):
         activation, which halves the mean square, the input factor has that gain as well: each 1x1 stage is initialised
         on its own. Behind a norm the output variance is 2, or 1 with a ReLU, for any input.
 
+        Plain SGD needs a smaller rate than for a fresh dense layer, whose output PyTorch draws six times smaller and
+        whose loss is curved less: with 8 channels, 8 components and a squared error, the largest stable rate at first
+        is 0.2 to 0.5 instead of 4 to 6, in any precision and sharded or not. A fitted layer takes larger ones.
+
         tltorch draws the whole kernel with a fixed standard deviation of 0.02 and leaves a new layer uninitialised;
         neither is so here.
         """

@@ -283,3 +283,34 @@ def test_dense_layers_with_one_number_in_a_sequence_are_converted_and_counted():
     axis.length = 2
     assert net(x).shape == expected.shape
     assert complexity(net, x).rows[0].stride == (1, 2, 2)
+
+
+def stable_rate(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> float:
+    """The largest rate of plain gradient descent at which a squared error does not grow along any direction."""
+    parameters = list(layer.parameters())
+    loss = (layer(x) - target).square().mean()
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    vector, curvature = [torch.randn_like(gradient) for gradient in gradients], 0.0
+    for _ in range(30):
+        norm = torch.stack([part.norm() for part in vector]).norm()
+        vector = [part / norm for part in vector]
+        product = sum((g * v).sum() for g, v in zip(gradients, vector, strict=True))
+        turned = torch.autograd.grad(product, parameters, retain_graph=True)
+        curvature = float(sum((h * v).sum() for h, v in zip(turned, vector, strict=True)))
+        vector = [part.detach() for part in turned]
+    return 2 / abs(curvature)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_fresh_layer_takes_smaller_steps_than_a_dense_one_and_a_fitted_one_does_not(order):
+    torch.manual_seed(0)
+    cp_class, dense_class = LAYERS[order]
+    x, target = (torch.randn(4, 8, *[8] * order, dtype=torch.float64) for _ in range(2))
+    options = {"padding": 1, "dtype": torch.float64}
+    dense = dense_class(8, 8, 3, **options)
+    fitted = cp_class.from_dense(dense, 8, implementation="mobilenet")
+    fresh = cp_class(8, 8, 3, rank=8, implementation="mobilenet", **options)
+    rates = [stable_rate(layer, x, target) for layer in (dense, fitted, fresh)]
+    assert 3 < rates[0] < 8
+    assert rates[1] > 1
+    assert 0.1 < rates[2] < 1 < rates[0] / 3
