@@ -17,17 +17,17 @@ def fx_leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Let a forward pass become one node where it is called with a stand-in for a tensor.
 
     Args:
-        forward: Method of a module, of positional arguments.
+        forward: Method of a module.
 
     Returns:
         The method. A layer that is traced alone, not inside of a network, is no leaf.
     """
 
     @functools.wraps(forward)
-    def traced(self: nn.Module, *args: Any) -> Any:
-        proxy = next((arg for arg in args if isinstance(arg, Proxy)), None)
+    def traced(self: nn.Module, *args: Any, **named: Any) -> Any:
+        proxy = next((arg for arg in (*args, *named.values()) if isinstance(arg, Proxy)), None)
         if proxy is None or proxy.tracer.root is self:
-            return forward(self, *args)
-        return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(self), args, {})
+            return forward(self, *args, **named)
+        return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(self), args, named)
 
     return traced

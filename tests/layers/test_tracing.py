@@ -1,5 +1,6 @@
 """What records a network meets our layers: ``torch.fx`` and extractors of features, and files of TorchScript."""
 
+import inspect
 import subprocess
 import sys
 
@@ -54,6 +55,24 @@ def test_a_layer_is_one_node_of_a_graph(case):
     assert traced(x[:, :, 1:]).shape == net(x[:, :, 1:]).shape  # no size was written down
     traced(x).sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_a_layer_takes_its_input_by_name(case):
+    net, x = network(case)
+    (word,) = inspect.signature(net[1].forward).parameters
+
+    class Named(nn.Module):
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(**{word: x})
+
+    named = Named(net[1])
+    assert torch.equal(named(x), net[1](x))
+    assert torch.equal(fx.symbolic_trace(named)(x), net[1](x))
 
 
 def test_a_layer_alone_has_no_graph():
