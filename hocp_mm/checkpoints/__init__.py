@@ -1,8 +1,10 @@
 """Reading weights safely and fitting them into HO-CP networks; needs torch, safetensors and (lazily) timm."""
 
+from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_
-from hocp_mm.checkpoints.reading import read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints.reading import Weights, read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints.renaming import has_other_names, todays_names
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.stock import load_stock_weights_, stock_names
 from hocp_mm.checkpoints.timm_source import (
@@ -17,6 +19,9 @@ from hocp_mm.checkpoints.training_state import check_optimizer_state, check_sche
 __all__ = [
     "DecompositionCache",
     "LoadReport",
+    "ModuleDescription",
+    "ModuleState",
+    "Weights",
     "adapt_first_conv",
     "check_optimizer_state",
     "check_scheduler_state",
@@ -25,11 +30,13 @@ __all__ = [
     "classifier_prefixes",
     "download_timm_weights",
     "follow_ranks_",
+    "has_other_names",
     "load_image_weights_",
     "load_stock_weights_",
     "names_file",
     "read_checkpoint",
     "reading_once",
     "stock_names",
+    "todays_names",
     "unwrap_state_dict",
 ]

@@ -42,6 +42,8 @@ def echo(value: object, limit: int = LIMIT) -> str:
         return "a huge integer"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
+    if isinstance(value, Foreign | ForeignName):
+        return value.title
     if not isinstance(value, str | bytes):
         return f"a {type(value).__name__}"
     text = repr(value[: limit + 1])
@@ -54,6 +56,8 @@ __all__ = [
     "MAPPINGS",
     "SET_STEPS",
     "Allowance",
+    "Foreign",
+    "ForeignName",
     "RefusedError",
     "allowed_names",
     "check_keys",
@@ -92,6 +96,47 @@ class InertHistory:
 
 class NDArrayName:
     """What the name ``numpy.ndarray`` becomes: a mark, since calling the class itself shows raw memory."""
+
+
+class ForeignName:
+    """A name that a file gives and that is not looked up.
+
+    Attributes:
+        module: As in the file.
+        name: As in the file.
+    """
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+    @property
+    def title(self) -> str:
+        """Return both, fit to be shown."""
+        return f"{echo(self.module, 100)}.{echo(self.name, 100)}"
+
+
+class Foreign:
+    """What a file makes of a foreign name.
+
+    Attributes:
+        title: The class, or what should have been called.
+        state: What ``BUILD`` gave it, as far as that has names.
+    """
+
+    __slots__ = ("state", "title")
+
+    def __init__(self, title: str):
+        self.title = title
+        self.state: dict[Any, Any] = {}
+
+    def build(self, state: Any, allowance: "Allowance") -> None:
+        """Take over attributes: a dict, or a pair of one and those in slots."""
+        for part in state if type(state) is tuple and len(state) == 2 else (state,):
+            if isinstance(part, dict):
+                allowance.spend(len(part))
+                self.state.update(part)
 
 
 class Allowance:
@@ -140,7 +185,8 @@ def _is_plain_key(key: object) -> bool:
         return abs(key) < LARGEST_KEY
     if isinstance(key, np.complexfloating):
         return False
-    return key is None or isinstance(key, str | bytes | float | np.generic | torch.dtype | torch.device | type)
+    kinds = str | bytes | float | np.generic | torch.dtype | torch.device | type | Foreign | ForeignName
+    return key is None or isinstance(key, kinds)
 
 
 def container(kind: type, allowance: Allowance, *content: Any) -> Any:
@@ -217,8 +263,10 @@ def _device(_: Allowance, *content: Any) -> torch.device:
     return torch.device(*content)
 
 
-def _statistic(_: Allowance, owner: object, name: object) -> Callable[[], None]:
-    """Stand in for ``getattr``, by which protocol 2 stores ``HistoryBuffer.min`` and its kin."""
+def _attribute(_: Allowance, owner: object, name: object) -> Callable[[], None] | Foreign:
+    """Stand in for ``getattr``, by which protocol 2 stores methods: ``HistoryBuffer.min``, those of foreign objects."""
+    if isinstance(owner, Foreign | ForeignName):
+        return Foreign(f"{owner.title}.{echo(name, 100)}"[:LIMIT])
     if owner is not history_buffer() or name not in HISTORY_STATISTICS:
         raise RefusedError(f"builtins.getattr({echo(owner)}, {echo(name)})")
     return _unused_statistic
@@ -351,7 +399,7 @@ def allowed_names() -> dict[tuple[str, str], Any]:
     names["__builtin__", "xrange"] = range
     plain = (dict, list, tuple, set, frozenset, int, float, bool, str, bytes, bytearray, complex, slice, range)
     for builtins in ("builtins", "__builtin__"):  # protocols 0 to 2 keep the names of Python 2
-        names[builtins, "getattr"] = _statistic
+        names[builtins, "getattr"] = _attribute
         for kind in plain:
             names[builtins, kind.__name__] = kind
     for numpy_module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2
@@ -386,7 +434,7 @@ def stand_ins() -> dict[Any, Callable[..., Any]]:
         torch.nn.Parameter: _parameter,
         np.dtype: _rebuild_dtype,
     }
-    calls |= {own: own for own in (_encode, _statistic, _rebuild_array, _rebuild_scalar, _rebuild_from_buffer)}
+    calls |= {own: own for own in (_encode, _attribute, _rebuild_array, _rebuild_scalar, _rebuild_from_buffer)}
     return calls | dict(TORCH_REBUILDS)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hocp_mm.checkpoints._plain_data import RefusedError, history_buffer
+from hocp_mm.checkpoints._modules import ModuleState
+from hocp_mm.checkpoints._plain_data import RefusedError, echo, history_buffer
 
 __all__ = ["check_tree"]
 
@@ -84,6 +85,8 @@ def _parts(value: Any, on_device: bool) -> Iterable[Any] | None:
         return value
     if kind in _MAPPINGS:
         return [*value, *value.values(), *getattr(value, "__dict__", {}).values()]
+    if kind is ModuleState:
+        return value.values()
     if kind in (argparse.Namespace, history_buffer()):
         return [*vars(value), *vars(value).values()]
     if kind is np.ndarray:
@@ -108,4 +111,4 @@ def _weight(leaf: Any) -> int:
         return 1
     if isinstance(leaf, torch.storage.TypedStorage):
         return 1
-    raise RefusedError(f"a {kind.__name__}")
+    raise RefusedError(echo(leaf))

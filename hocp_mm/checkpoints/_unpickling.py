@@ -2,7 +2,8 @@
 
 Pickle reaches code in three ways: by a name, which ``find_class`` looks up; by a call, for which ``REDUCE`` and
 ``NEWOBJ`` stand; and by the state of an object, which ``BUILD`` hands to ``__setstate__``. All three go through the
-closed lists of :mod:`hocp_mm.checkpoints._plain_data`.
+closed lists of :mod:`hocp_mm.checkpoints._plain_data`; of what is not on them, inert objects are made
+(:mod:`hocp_mm.checkpoints._modules`), which are let pass as parts of a module alone.
 
 A small pickle can also ask for endless work or memory, so steps are counted, and sizes are compared with what is in the
 file: tensors with their storages, storages with their records.
@@ -17,11 +18,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from hocp_mm.checkpoints._modules import instance, result
 from hocp_mm.checkpoints._plain_data import (
     CALL_STEPS,
     MAPPINGS,
     SET_STEPS,
     Allowance,
+    Foreign,
+    ForeignName,
     RefusedError,
     allowed_names,
     check_keys,
@@ -87,11 +91,13 @@ def _refuse_opcode(self: Any) -> None:
 class Unpickler(_PythonUnpickler):
     """``pickle.Unpickler`` over the closed lists; ``torch.load`` derives its own from it."""
 
-    storages: "Storages"  # these two are set by `pickle_module`
+    storages: "Storages"  # these three are set by `pickle_module`
     allowance: Allowance
+    calls: set[str]  # foreign ones, which are not made
+    foreign: bool = True  # whether names that are not on the list may occur
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PythonUnpickler.dispatch)
     for _code in (
-        pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+        pickle.INST, pickle.OBJ, pickle.PERSID, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
     ):  # fmt: skip
         dispatch[_code[0]] = _refuse_opcode
 
@@ -109,11 +115,14 @@ class Unpickler(_PythonUnpickler):
         return made
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """Resolve a name from the list; any other is a `RefusedError`."""
-        try:
-            return allowed_names()[module_name, global_name]
-        except KeyError:
-            raise RefusedError(f"{echo(module_name, 100)}.{echo(global_name, 100)}") from None
+        """Resolve a name from the list; any other stays a name."""
+        found = allowed_names().get((module_name, global_name))
+        if found is not None:
+            return found
+        name = ForeignName(module_name, global_name)
+        self.allowance.spend(CALL_STEPS)
+        expect(self.foreign, name.title)
+        return name
 
     def get_extension(self, code: int) -> None:
         """Refuse the numbered names of ``copyreg``, which skip ``find_class`` once they are cached."""
@@ -124,6 +133,9 @@ class Unpickler(_PythonUnpickler):
         arguments, called = self.stack.pop(), self.stack[-1]
         expect(type(arguments) is tuple, "a call without arguments")
         self.allowance.spend(CALL_STEPS)
+        if isinstance(called, ForeignName | Foreign):
+            self.stack[-1] = result(called, arguments, self.calls)
+            return
         function = stand_ins().get(called) if callable(called) else None
         if function is None:
             raise RefusedError(f"a call of {echo(getattr(called, '__name__', called))}")
@@ -134,6 +146,10 @@ class Unpickler(_PythonUnpickler):
     def load_newobj(self) -> None:
         """Make an empty object; none on the list takes arguments here."""
         arguments, kind = self.stack.pop(), self.stack[-1]
+        if isinstance(kind, ForeignName | Foreign):
+            self.allowance.spend(CALL_STEPS)
+            self.stack[-1] = instance(kind)
+            return
         made = isinstance(kind, type) and kind in (argparse.Namespace, history_buffer(), *MAPPINGS)
         made = made and type(arguments) is tuple and not arguments
         expect(made, f"an object of {echo(getattr(kind, '__name__', kind))}")
@@ -142,30 +158,51 @@ class Unpickler(_PythonUnpickler):
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
 
+    def load_newobj_ex(self) -> None:
+        """Make an object of a foreign class; none on the list is made with keywords."""
+        self.stack.pop()
+        expect(isinstance(self.stack[-2], ForeignName | Foreign), "an instruction that no checkpoint has")
+        self.load_newobj()
+
+    dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
+
     def load_build(self) -> None:
         """Give the object below the top of the stack its state."""
         state = self.stack.pop()
+        if isinstance(self.stack[-1], Foreign):
+            self.stack[-1].build(state, self.allowance)
+            return
         set_state(self.stack[-1], state, self.allowance)
 
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_binpersid(self) -> None:
-        """Ask torch for a storage, once it is known to be in the file."""
+        """Ask torch for a storage, once it is known to be in the file.
+
+        The older format writes classes of modules so, too, together with their source, which torch would compare.
+        """
         self.allowance.spend(CALL_STEPS)
+        if (kind := self.storages.module_class(self.stack[-1])) is not None:
+            self.stack[-1] = kind
+            return
         self.storages.check(self.stack[-1])
         super().load_binpersid()
 
     dispatch[pickle.BINPERSID[0]] = load_binpersid
 
-    def _target(self, kinds: tuple[type, ...]) -> Any:
-        expect(type(self.stack[-1]) in kinds, f"items for {echo(self.stack[-1])}")
-        return self.stack[-1]
+    def _target(self, kind: type) -> Any:
+        """Return the container that items are for; those of a foreign one go nowhere."""
+        target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return kind()
+        expect(type(target) in (MAPPINGS if kind is dict else (kind,)), f"items for {echo(target)}")
+        return target
 
     def load_setitem(self) -> None:
         """Put one item into a dict."""
         value, key = self.stack.pop(), self.stack.pop()
         check_keys((key,), self.allowance)
-        self._target(MAPPINGS)[key] = value
+        self._target(dict)[key] = value
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
@@ -173,7 +210,7 @@ class Unpickler(_PythonUnpickler):
         """Put items into a dict."""
         items = self.pop_mark()
         check_keys(items[::2], self.allowance)
-        self._target(MAPPINGS).update(zip(items[::2], items[1::2], strict=True))
+        self._target(dict).update(zip(items[::2], items[1::2], strict=True))
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
@@ -188,14 +225,14 @@ class Unpickler(_PythonUnpickler):
     def load_append(self) -> None:
         """Append one item to a list."""
         value = self.stack.pop()
-        self._target((list,)).append(value)
+        self._target(list).append(value)
 
     dispatch[pickle.APPEND[0]] = load_append
 
     def load_appends(self) -> None:
         """Append items to a list."""
         items = self.pop_mark()
-        self._target((list,)).extend(items)
+        self._target(list).extend(items)
 
     dispatch[pickle.APPENDS[0]] = load_appends
 
@@ -203,7 +240,7 @@ class Unpickler(_PythonUnpickler):
         """Add items to a set."""
         items = self.pop_mark()
         check_keys(items, self.allowance)
-        self._target((set,)).update(items)
+        self._target(set).update(items)
 
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
@@ -306,6 +343,13 @@ class Storages:
             self._left -= size
             expect(self._left >= 0, "storages that are larger than the file")
 
+    def module_class(self, identifier: Any) -> ForeignName | None:
+        """Return the class of a module that the older format writes like a storage, with its source."""
+        module = type(identifier) is tuple and len(identifier) == 4 and identifier[0] == "module"
+        if self._records is None and module and isinstance(identifier[1], ForeignName):
+            return identifier[1]
+        return None
+
     def check_keys(self, keys: Any) -> None:
         """Make sure that every storage of the older format is filled from the file, since it is random until then.
 
@@ -328,20 +372,21 @@ def pickle_module(records: Mapping[str, int] | None, size: int) -> Any:
         size: Bytes of the file, after inflation.
 
     Returns:
-        Object with ``Unpickler`` and ``load``.
+        Object with ``Unpickler``, ``load``, and ``calls``: what the file would have had called.
     """
-    storages, loads = Storages(records, size), 0
-    kind = type("Unpickler", (Unpickler,), {"storages": storages, "allowance": Allowance(size)})
+    storages, loads, calls = Storages(records, size), 0, set[str]()
+    kind = type("Unpickler", (Unpickler,), {"storages": storages, "allowance": Allowance(size), "calls": calls})
+    header = type("Unpickler", (kind,), {"foreign": False})
 
     def load(file: Any, **options: Any) -> Any:
         # The older format has four pickles besides the content: a magic number, a version, the machine, the keys.
         nonlocal loads
         loads += 1
-        made = kind(file, **options).load()
+        made = header(file, **options).load()
         if loads == 4:
             storages.check_keys(made)
         elif loads < 4 and not isinstance(made, int | dict):
             raise RefusedError("no number where the header should be")
         return made
 
-    return types.SimpleNamespace(__name__=__name__, Unpickler=kind, load=load)
+    return types.SimpleNamespace(__name__=__name__, Unpickler=kind, load=load, calls=calls)

@@ -6,6 +6,8 @@ The result equals the HO-CP image network on every frame, a dense one up to the 
 before everything is known to fit.
 """
 
+import difflib
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import cast, get_args
 
@@ -21,7 +23,9 @@ from hocp_mm.functional.decompose import Decomposition, decompose
 from hocp_mm.functional.transduct import temporal_taps
 from hocp_mm.layers.options import FitReport
 from hocp_mm.layers.rank_matching import match_ranks_
-from hocp_mm.layers.selection import HOCPConv, Patterns
+from hocp_mm.layers.selection import CP, HOCPConv, Patterns
+
+MOST_NEAREST, MOST_NAMES, LONGEST_NAME = 3, 64, 200
 
 
 def load_image_weights_(
@@ -51,7 +55,8 @@ def load_image_weights_(
 
     Args:
         model: The receiver; changed.
-        state: Tensors by name, in the names of ``model`` (dense kernels as ``<layer>.weight``).
+        state: Tensors by name, in the names of ``model`` (dense kernels as ``<layer>.weight``). If it has ``notes``,
+            as what :func:`hocp_mm.checkpoints.unwrap_state_dict` returns, they go into the report.
         source: What to call the weights in the report and in errors.
         classifier: Name prefixes (``fc``) of the source's own head, whose tensors the model does not want.
         cut_off: Name prefixes of layers that the model has no more, such as those behind its last stage.
@@ -80,7 +85,7 @@ def load_image_weights_(
         raise CheckpointError(
             f"checkpoint: weights must be finite, got NaN or inf in {', '.join(broken[:5])} ({source})."
         )
-    report = LoadReport(source)
+    report = LoadReport(source, notes=list(getattr(state, "notes", ())))
     plan = plan_transfer(model, state, report, keep, temporal_init)
     for key in state:
         if key in plan.used:
@@ -91,6 +96,7 @@ def load_image_weights_(
                 break
         else:
             report.unexpected.append(key)
+    report.nearest = _nearest(model, state, report)
     if not (allow_missing and plan.loads):
         report.raise_if_incomplete(loads=plan.loads)
     found = _decompose_all(model, plan, report, seed, progress, cache)
@@ -117,6 +123,27 @@ def follow_ranks_(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
         return match_ranks_(model, state)
     except (ValueError, NotImplementedError) as error:
         raise CheckpointError(f"checkpoint: ranks must fit the model, got {source} ({error})") from error
+
+
+def _nearest(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, list[str]]:
+    """Find missing tensors of the shapes of unexpected ones; a layer's dense kernel stands for its factors."""
+    own, missing = model.state_dict(), dict[torch.Size, list[str]]()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, CP)}
+    for name in report.missing:
+        layer = re.split(r"\.(?=weights$|factors\.)", name)[0]
+        if layer == name or layer not in layers:
+            if name in own:  # what a kernel is made of besides is none of the model's own tensors
+                missing.setdefault(own[name].shape, []).append(name)
+        elif name.endswith(".weights"):
+            shape = layers[layer].kernel().shape
+            image = (*shape[:2], *shape[3:]) if "t" in layers[layer].factors else shape
+            missing.setdefault(torch.Size(image), []).append(f"{layer}.{layers[layer].source_names[0]}")
+    return {
+        name: difflib.get_close_matches(name, candidates, n=MOST_NEAREST, cutoff=0.0)
+        for name in report.unexpected[:MOST_NAMES]
+        if len(name) <= LONGEST_NAME
+        if (candidates := missing.get(state[name].shape, [])[:MOST_NAMES])
+    }
 
 
 def _decompose_all(

@@ -2,7 +2,9 @@
 
 A ``.pth`` file is a pickle, and unpickling calls whatever the file names. :func:`read_checkpoint` hands ``torch.load``
 an unpickler that knows a closed list of names: tensors and their storages, containers, NumPy arrays and scalars, and
-the few classes that MMEngine puts into a training checkpoint. Any other name ends in a :class:`CheckpointError`.
+the few classes that MMEngine puts into a training checkpoint. Whole modules (``torch.save(model)``) are read as state
+dicts, whatever their classes are (:mod:`hocp_mm.checkpoints._modules`). Any other name ends in a
+:class:`CheckpointError`.
 
 Nothing in a file is believed before it was compared with the rest: checksums, sizes and places of records
 (:mod:`hocp_mm.checkpoints._archive`), what the pickle asks for (:mod:`hocp_mm.checkpoints._unpickling`), and whether
@@ -13,9 +15,10 @@ to its list of safe globals (it sets the state of tensors and ordered dicts only
 """
 
 import contextlib
+import copy
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,16 +27,22 @@ import torch
 from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
-from hocp_mm.checkpoints._plain_data import RefusedError, echo
+from hocp_mm.checkpoints._modules import ModuleState, modules_to_states
+from hocp_mm.checkpoints._plain_data import LIMIT, RefusedError, echo
 from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "file_mark", "read_checkpoint", "reading_once", "unwrap_state_dict"]
+__all__ = ["SUFFIXES", "Weights", "file_mark", "read_checkpoint", "reading_once", "unwrap_state_dict"]
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+# Moving averages as timm and torchvision save them beside the last weights; timm takes them when it loads a file.
+# MMEngine's `ema_state_dict` is not among them: it holds the raw weights, the average is in `state_dict`.
+AVERAGES = ("state_dict_ema", "model_ema")
+PARALLEL = ("module.", "_orig_mod.")  # what DataParallel, AveragedModel and torch.compile put in front
+AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 DEEPEST_WRAPPER = 8
 ZIP = b"PK\x03\x04"
 EXTRA_STATE = "_extra_state"  # torch's only way to put something else than tensors into a state dict
@@ -46,6 +55,19 @@ LONGEST_HEADER = 8 << 20  # of safetensors; the library makes objects of it befo
 
 MapLocation = str | torch.device | Callable[..., Any] | None
 Mark = tuple[str, int, int, int, int]
+
+
+class Weights(dict[str, Any]):
+    """A state dict, and what was found out on the way to it.
+
+    Attributes:
+        notes: Lines for the `LoadReport`.
+    """
+
+    def __init__(self, state: Mapping[str, Any], notes: Iterable[str] = ()):
+        super().__init__(state)
+        self.notes = list(notes)
+
 
 _kept: dict[tuple[Mark, MapLocation], dict[str, Any]] | None = None  # by the open block of `reading_once`
 
@@ -83,7 +105,8 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
 
     Returns:
         What the file holds: a state dict (always for safetensors), or a dict around one; see
-        :func:`unwrap_state_dict`.
+        :func:`unwrap_state_dict`. A whole module, at the top or beside other entries, becomes its state dict, which
+        has a ``description``: classes and plain attributes of the modules in it.
 
     Raises:
         CheckpointError: If the file is missing, empty, damaged (in a zip archive, by a single bit), no weight file at
@@ -94,21 +117,22 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
     _check_is_weight_file(file)
     key = file_mark(file), map_location  # before it is read
     if _kept is not None and key in _kept:
-        return dict(_kept[key])
+        return copy.copy(_kept[key])
     content = (_load_safetensors if file.name.endswith(".safetensors") else _load_pickle)(file, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a checkpoint must hold a dict, got {type(content).__name__}.")
     if _kept is not None:
-        _kept[key] = dict(content)
+        _kept[key] = copy.copy(content)
     return content
 
 
-def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str] = "checkpoint") -> dict[str, Any]:
+def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str] = "checkpoint") -> Weights:
     """Return the state dict inside a checkpoint, under the names that the bare model uses.
 
-    Looks under ``state_dict``, ``model`` and ``model_state_dict``, nested ones too; otherwise takes the mapping
-    itself. A prefix ``module.`` (left by DistributedDataParallel) is stripped when every name carries it: a name that
-    carries it alone belongs to a submodule that is called so.
+    Looks under ``state_dict_ema`` and ``model_ema`` (the moving average, which timm takes, too), under ``state_dict``,
+    ``model`` and ``model_state_dict``, nested ones too; otherwise takes the one whole module that stands in it, or the
+    mapping itself. Prefixes ``module.`` (left by DistributedDataParallel) and ``_orig_mod.`` (by ``torch.compile``) are
+    stripped when every name carries them: a name that carries it alone belongs to a submodule that is called so.
 
     Args:
         checkpoint: What :func:`read_checkpoint` returned.
@@ -116,7 +140,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
 
     Returns:
         New dict with the same values: plain real tensors without gradients, and what ``get_extra_state`` gave. Other
-        values that stand beside bare weights (``epoch``) are left out.
+        values that stand beside bare weights (``epoch``) are left out. Its ``notes`` say what was chosen.
 
     Raises:
         CheckpointError: If there is no tensor where the weights should be, or anything beside tensors in a
@@ -127,12 +151,16 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         ['fc.weight']
     """
     state: Mapping[str, Any] = checkpoint
-    wrapped = False
+    wrapped, notes = False, list[str]()
     for _ in range(DEEPEST_WRAPPER):
-        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
-        if inner is None:
+        key = _wrapper(state)
+        if key is None:
             break
-        state, wrapped = inner, True
+        if key in AVERAGES and any(isinstance(state.get(other), Mapping) for other in WRAPPERS):
+            notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
+        state, wrapped = state[key], True
+    if isinstance(state, ModuleState):
+        notes.append(_about_module(state))
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         found = echo(", ".join(sorted(str(key)[:100] for key in list(state)[:8])) or "nothing")
         raise CheckpointError(f"{source}: no weights under {', '.join(WRAPPERS)} or at the top, got keys {found}.")
@@ -144,12 +172,30 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
             kept[name] = value
         elif wrapped:
             raise CheckpointError(f"{source}: weights must be tensors, got {echo(value)} for {echo(name)}.")
+    if AVERAGED in kept and len(kept) > 1 and all(name.startswith("module.") for name in kept if name != AVERAGED):
+        del kept[AVERAGED]
     names = list(kept)
     for _ in range(DEEPEST_WRAPPER):
-        if not all(name.startswith("module.") for name in names):
+        prefix = next((p for p in PARALLEL if all(name.startswith(p) for name in names)), None)
+        if prefix is None:
             break
-        names = [name.removeprefix("module.") for name in names]
-    return dict(zip(names, kept.values(), strict=True))
+        names = [name.removeprefix(prefix) for name in names]
+    return Weights(dict(zip(names, kept.values(), strict=True)), notes)
+
+
+def _wrapper(state: Mapping[str, Any]) -> str | None:
+    """Return the key under which the weights are, or None if they are here."""
+    for key in (*AVERAGES, *WRAPPERS):
+        if isinstance(state.get(key), Mapping) and (key in WRAPPERS or state[key]):
+            return key
+    modules = [key for key, value in state.items() if isinstance(value, ModuleState)]
+    return modules[0] if len(modules) == 1 else None
+
+
+def _about_module(state: ModuleState) -> str:
+    about = state.description
+    calls = f" (it names functions: {', '.join(about.not_called)[:LIMIT]})" if about.not_called else ""
+    return f"a whole module of class {about.classes['']}, of which nothing was imported or called{calls}"
 
 
 def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
@@ -236,6 +282,7 @@ def _load_pickle(file: Path, map_location: MapLocation) -> Any:
     try:
         # weights_only=False, because our module takes the place of the restricted one that True would choose.
         content = torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
+        content = modules_to_states(content, module.calls)
         check_tree(content, on_device="meta" not in str(map_location))
     except RefusedError as error:
         raise CheckpointError(

@@ -28,6 +28,8 @@ class LoadReport:
         unexpected: Tensors of the source that the model has no place for.
         classifier: Tensors of the source's own classifier or head, left out on purpose.
         cut_off: Tensors of layers behind the last stage that the model runs, left out on purpose.
+        notes: What was chosen or renamed in the source.
+        nearest: For unexpected tensors, missing ones of the same shape, those with the likest names first.
     """
 
     source: str
@@ -43,6 +45,8 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     classifier: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    nearest: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -59,10 +63,12 @@ class LoadReport:
             f"{len(self.added)} tensors of identity modules added, "
             f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
         ]
+        lines += [f"  note: {note}." for note in self.notes]
         lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]
         for kind in ("inflated", "padded", "kept", "missing", "mismatched", "unexpected", "classifier", "cut_off"):
             if names := getattr(self, kind):
                 lines.append(f"  {kind.replace('_', ' ')}: {_listed(names)}")
+        lines += [f"  of the same shape as {name}: {_listed(others)}" for name, others in self.nearest.items()]
         return "\n".join(lines)
 
     def raise_if_incomplete(self, *, loads: bool = True) -> None:
@@ -80,6 +86,8 @@ class LoadReport:
                 for k in ("missing", "mismatched", "unexpected")
                 if (n := getattr(self, k))
             ]
+            if self.nearest:
+                kinds.append(f"of the same shape: {_listed([f'{n} as {m[0]}' for n, m in self.nearest.items()], 3)}")
             hint = "another architecture? pass allow_missing=True to load what fits"
             raise CheckpointError(
                 f"checkpoint: every tensor must fit the model, got {'; '.join(kinds)} in {self.source} "

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import load_image_weights_
+from hocp_mm.checkpoints.reading import Weights
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.transfer_plan import TemporalInit
 from hocp_mm.errors import CheckpointError
 from hocp_mm.layers.selection import CP, DENSE, Patterns
 
-# Where recognisers and our backbone keep the network; the first that occurs is stripped.
-_PREFIXES = ("backbone.net.", "backbone.", "net.")
+# Where recognisers, our backbone and other people's networks keep the network; the first that occurs is stripped.
+_PREFIXES = ("backbone.net.", "backbone.", "net.", "model.", "encoder.")
 # Of ResNets, then of VGGs in torchvision and timm.
 _CLASSIFIERS = ("fc", "classifier", "head", "pre_logits")
 # What no image network has: the fast path and the laterals of SlowFast, and the two hidden layers of C3D, whose inputs
@@ -99,7 +100,7 @@ def load_stock_weights_(
     padded = _pad_input_channels_(backbone, renamed)
     report = load_image_weights_(
         backbone,
-        {**renamed, **outside},
+        Weights({**renamed, **outside}, getattr(state, "notes", ())),
         source=source,
         classifier=(*classifier, *_CLASSIFIERS, *{name.split(".")[0] for name in outside}),
         seed=seed,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from hocp_mm.checkpoints import DecompositionCache, LoadReport, follow_ranks_, load_image_weights_
+from hocp_mm.checkpoints import DecompositionCache, LoadReport, Weights, follow_ranks_, load_image_weights_
 from hocp_mm.functional import Init, fold_frames, unfold_frames
 from hocp_mm.layers import FrameAxis, name_matcher
 from hocp_mm.layers.few_channels import make_trainable_
@@ -229,8 +229,8 @@ class TimmHOCPBackbone(BaseModule):
 
         Args:
             source: ``'timm'`` for timm's own pretrained weights, a timm model such as ``'resnet18.a1_in1k'`` for that
-                one's, else a file with the names of timm, dense or CP; a backbone inside a recogniser's checkpoint is
-                found, too.
+                one's, else a file, state dict or whole module, with the names of timm, dense or CP, or of
+                EfficientNet-PyTorch or torchvision; a backbone inside a recogniser's checkpoint is found, too.
             seed: Of the decompositions; None takes the constructor's.
             allow_missing: Load what fits, if there is anything, instead of refusing.
             progress: Called with a line of text for each decomposed layer.
@@ -255,7 +255,7 @@ class TimmHOCPBackbone(BaseModule):
             _logger.info("TimmHOCPBackbone: rank of '%s' is %d as in %s, not %d.", name, new, weights.title, old)
         return load_image_weights_(
             self.net,
-            weights.state,
+            Weights(weights.state, weights.notes),
             source=weights.title,
             classifier=[*weights.left_out, *self._classifier],
             cut_off=self._cut_off,

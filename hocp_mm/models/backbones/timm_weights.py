@@ -1,6 +1,6 @@
 """Weights of an image network as a timm backbone needs them: under its own names, for its channels and its blocks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,10 @@ from hocp_mm.checkpoints import (
     adapt_first_conv,
     classifier_prefixes,
     download_timm_weights,
+    has_other_names,
     names_file,
     read_checkpoint,
+    todays_names,
     unwrap_state_dict,
 )
 from hocp_mm.errors import CheckpointError
@@ -34,11 +36,13 @@ class ImageWeights(NamedTuple):
         state: Tensors by the network's names, dense or CP.
         title: What to call them.
         left_out: Name prefixes of what a backbone does not want: classifier, head of a recogniser.
+        notes: Lines for the `LoadReport`.
     """
 
     state: Mapping[str, Tensor]
     title: str
     left_out: Collection[str]
+    notes: Sequence[str] = ()
 
 
 def read_image_weights(
@@ -60,7 +64,7 @@ def read_image_weights(
     Raises:
         CheckpointError: If they cannot be fetched or read.
     """
-    left_out = list(classifier_prefixes(name))
+    left_out, notes = list(classifier_prefixes(name)), list[str]()
     if source == "timm" or not names_file(source):
         pretrained = name if source == "timm" else source
         state, title = download_timm_weights(pretrained, in_chans), f"timm '{pretrained}'"
@@ -68,9 +72,15 @@ def read_image_weights(
         state, title = unwrap_state_dict(read_checkpoint(Path(source)), source), source
         prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))
         left_out += [] if prefix == "" else [k.split(".")[0] for k in state if not k.startswith(prefix)]
+        notes = state.notes
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        if has_other_names(state):
+            net, _ = create_network(name, in_chans, options)
+            renamed = todays_names(state, {key: tensor.shape for key, tensor in net.state_dict().items()})
+            state, left_out, notes = renamed.state, [*left_out, *renamed.left_out], [*notes, *renamed.state.notes]
         state = adapt_first_conv(name, state, in_chans)
-    return ImageWeights(_fuse(state, title, name, in_chans, options) if fused else state, title, left_out)
+    state = _fuse(state, title, name, in_chans, options) if fused else state
+    return ImageWeights(state, title, left_out, notes)
 
 
 def resolve_ranks(

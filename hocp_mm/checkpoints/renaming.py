@@ -1,0 +1,197 @@
+"""Weights under the names of another library, or of a larger network around them, get the names that timm uses today.
+
+    written by                          known by                             becomes
+    a wrapper, a larger network         model., backbone., encoder., net.    what stands behind the prefix
+    EfficientNet-PyTorch (lukemelas)    _conv_stem, _blocks.N._expand_conv   conv_stem, blocks.S.I.conv_pw
+    torchvision                         features.N of a MobileNet,           conv_stem, blocks.S.I.conv_pw
+                                        EfficientNet or VGG                  features.N, pre_logits.fc1
+
+The libraries define the layers of these networks in the same order. So layers are put side by side in that order, and
+a rule counts only if every tensor of every layer has the shape that the receiver has: all or nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hocp_mm.checkpoints.reading import Weights
+
+__all__ = ["Renamed", "has_other_names", "todays_names"]
+
+WORDS = ("module", "_orig_mod", "model", "backbone", "encoder", "net")
+MOST_WORDS, MOST_PREFIXES = 4, 16
+COMPILED = "._orig_mod."  # may stand before any module
+COUNTER = "num_batches_tracked"  # older torch had none
+
+# In the order of the network; a norm has a number alone, and stands behind another layer in a block than outside.
+_LUKEMELAS_FIRST, _LUKEMELAS_LAST = ("_conv_stem", "_bn0"), ("_conv_head", "_bn1", "_fc")
+_LUKEMELAS_BLOCK = (
+    "_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_se_reduce", "_se_expand", "_project_conv", "_bn2",
+)  # fmt: skip
+_LUKEMELAS_LAYER = re.compile(r"(?:_blocks\.(\d{1,6})\.)?(_[a-z_]+\d?)")
+_TORCHVISION_LAYER = re.compile(r"(features|classifier)((?:\.(?:\d{1,6}|block|conv|fc[12]))+)")
+
+Layers = dict[str, dict[str, Any]]  # what stands for each leaf of each layer
+
+
+class Renamed(NamedTuple):
+    """Weights under the names of the receiver.
+
+    Attributes:
+        state: Tensors; `Weights.notes` has lines about what was done.
+        left_out: Names in it that have no place in the receiver on purpose: what lies beside a prefix, a classifier.
+    """
+
+    state: Weights
+    left_out: list[str]
+
+
+def has_other_names(state: Mapping[str, Any]) -> bool:
+    """Tell whether `todays_names` may have something to do; no network of timm has such names, but for VGG."""
+    layers = {name.rpartition(".")[0] for name in state}
+    return any(
+        layer.split(".", 1)[0] in WORDS or COMPILED in layer or _lukemelas_place(layer) or _torchvision_place(layer)
+        for layer in layers
+    )
+
+
+def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Renamed:
+    """Rename what has the names of another library, if it fits as a whole.
+
+    Args:
+        state: Weights, dense or CP.
+        shapes: Shapes of the dense receiver by today's names, in the order of its layers; its classifier may be
+            missing or have another number of classes, its first layer another number of channels.
+
+    Returns:
+        The weights: under new names where a prefix or a rule fits, else as they are. A linear layer that is a
+        convolution today has the shape of one.
+
+    Example:
+        >>> shapes = {"conv1.weight": torch.Size([4, 3, 3, 3])}
+        >>> renamed = todays_names({"model.conv1.weight": torch.ones(4, 3, 3, 3), "loss.weight": torch.ones(2)}, shapes)
+        >>> list(renamed.state), renamed.left_out
+        (['conv1.weight', 'loss.weight'], ['loss.weight'])
+    """
+    notes = list(getattr(state, "notes", ()))
+    receiver = _layers(shapes)
+    inside = {prefix: _without(state, prefix) for prefix in _prefixes(state)}
+    known = {prefix: len(_layers(names).keys() & receiver.keys()) for prefix, names in inside.items()}
+    prefix = max(known, key=lambda one: (known[one], -len(one)))
+    new_names, tensors = {name: name for name in inside[prefix]}, inside[prefix]
+    if known[prefix] < len(receiver):
+        for other, names in inside.items():
+            for library, place in (("EfficientNet-PyTorch", _lukemelas_place), ("torchvision", _torchvision_place)):
+                found = _in_order(names, place, receiver)
+                if found is not None:
+                    prefix, tensors, new_names = other, names, found
+                    old, new = next((old, new) for old, new in found.items() if old != new)
+                    notes.append(
+                        f"{sum(o != n for o, n in found.items())} tensors have names of {library} and got today's, "
+                        f"by place and shape ('{old}' is '{new}')"
+                    )
+                    break
+    if prefix:
+        notes.append(f"prefix '{prefix}' was taken off {len(tensors)} names")
+    renamed: dict[str, Tensor] = {}
+    for old, tensor in tensors.items():
+        new = new_names.get(old, old)
+        linear = new in shapes and tensor.ndim == 2 and len(shapes[new]) == 4 and new != old
+        renamed[new] = tensor.reshape(shapes[new]) if linear else tensor
+    beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix) and name not in renamed}
+    left_out = [*beside, *(name for name in tensors if name not in new_names)]
+    return Renamed(Weights({**renamed, **beside}, notes), left_out)
+
+
+def _prefixes(state: Mapping[str, Any]) -> list[str]:
+    """Return what may stand in front of names, none first."""
+    found = {"": None}
+    for name in state:
+        parts = name.split(".", MOST_WORDS + 1)
+        for count in range(1, min(len(parts), MOST_WORDS + 1)):
+            if parts[count - 1] not in WORDS or len(found) == MOST_PREFIXES:
+                break
+            found[".".join(parts[:count]) + "."] = None
+    return list(found)
+
+
+def _without(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return what stands behind a prefix, without the marks of ``torch.compile``."""
+    return {
+        name.removeprefix(prefix).replace(COMPILED, "."): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
+
+
+def _layers(tensors: Mapping[str, Any]) -> Layers:
+    layers: Layers = {}
+    for name, tensor in tensors.items():
+        layer, _, leaf = name.rpartition(".")
+        layers.setdefault(layer, {})[leaf] = tensor
+    return layers
+
+
+def _lukemelas_place(layer: str) -> tuple[Any, ...] | None:
+    """Return the place of a layer in a network of lukemelas, or None if it is not called as one in there."""
+    match = _LUKEMELAS_LAYER.fullmatch(layer)
+    if match is None:
+        return None
+    block, role = match.groups()
+    parts = {0: _LUKEMELAS_FIRST, 2: _LUKEMELAS_LAST} if block is None else {1: _LUKEMELAS_BLOCK}
+    for part, roles in parts.items():
+        if role in roles:
+            return part, int(block or 0), roles.index(role)
+    return None
+
+
+def _torchvision_place(layer: str) -> tuple[Any, ...] | None:
+    """Return the place of a layer in a sequence of torchvision; places are numbered, but for those of a gate."""
+    match = _TORCHVISION_LAYER.fullmatch(layer)
+    if match is None:
+        return None
+    parts = match[2].split(".")[1:]
+    return (match[1] == "classifier", *((part.isdigit(), int(part) if part.isdigit() else part) for part in parts))
+
+
+def _in_order(
+    tensors: Mapping[str, Tensor], place: Callable[[str], tuple[Any, ...] | None], receiver: Layers
+) -> dict[str, str] | None:
+    """Put layers side by side.
+
+    Args:
+        tensors: Of a source.
+        place: Says where in its network a layer of the source stands.
+        receiver: Shapes of the receiver's layers, in order.
+
+    Returns:
+        New names by old ones, those of a last layer that the receiver lacks left out; None if anything does not fit.
+    """
+    layers = _layers(tensors)
+    places = {layer: place(layer) for layer in layers}
+    if None in places.values():
+        return None
+    order = sorted(layers, key=lambda layer: places[layer] or ())
+    if not len(receiver) <= len(order) <= len(receiver) + 1:
+        return None
+    names: dict[str, str] = {}
+    for number, (old, new) in enumerate(zip(order, receiver, strict=False)):
+        edge = 1 if number == 0 else 0 if number == len(order) - 1 else None
+        own, wanted = layers[old], receiver[new]
+        if own.keys() - {COUNTER} != wanted.keys() - {COUNTER}:
+            return None
+        if not all(_fits(own[leaf].shape, wanted[leaf], edge) for leaf in own if leaf in wanted):
+            return None
+        names.update({f"{old}.{leaf}": f"{new}.{leaf}" for leaf in own})
+    return names if any(old != new for old, new in names.items()) else None
+
+
+def _fits(own: torch.Size, wanted: torch.Size, edge: int | None) -> bool:
+    """Compare shapes: ``edge`` is the axis that the data decide, channels of a first layer or classes of a last."""
+    if edge is not None and len(own) == len(wanted) > edge:
+        return all(axis == edge or one == other for axis, (one, other) in enumerate(zip(own, wanted, strict=True)))
+    linear = len(own) == 2 and len(wanted) == 4 and own[0] == wanted[0] and own.numel() == wanted.numel()
+    return own == wanted or linear
