@@ -175,12 +175,16 @@ def _plain_attributes(module: Foreign) -> Mapping[str, Plain]:
         if not isinstance(name, str) or name.startswith("_") or name == "training" or len(name) > LONGEST_TEXT:
             continue
         if isinstance(value, list | tuple) and len(value) <= LONGEST_TUPLE and all(map(_is_plain, value)):
-            found[echo(name)] = tuple(echo(part) if isinstance(part, str) else part for part in value)
+            found[echo(name)] = tuple(map(_shown, value))
         elif _is_plain(value):
-            found[echo(name)] = echo(value) if isinstance(value, str) else value
+            found[echo(name)] = _shown(value)
         if len(found) == MOST_ATTRIBUTES:
             break
     return types.MappingProxyType(found)
+
+
+def _shown(value: Any) -> Any:
+    return echo(value) if isinstance(value, str) else value
 
 
 def _is_plain(value: Any) -> bool:

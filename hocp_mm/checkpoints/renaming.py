@@ -76,7 +76,7 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
         >>> list(renamed.state), renamed.left_out
         (['conv1.weight', 'loss.weight'], ['loss.weight'])
     """
-    notes = list(getattr(state, "notes", ()))
+    notes: list[str] = list(getattr(state, "notes", ()))
     receiver = _layers(shapes)
     inside = {prefix: _without(state, prefix) for prefix in _prefixes(state)}
     known = {prefix: len(_layers(names).keys() & receiver.keys()) for prefix, names in inside.items()}

@@ -44,13 +44,16 @@ def whole_files() -> dict[str, bytes]:
     torch.manual_seed(0)
     content = training_checkpoint()
     files = {"weights.safetensors": save(content["state_dict"])}
-    for name, options in {
-        "zip.pth": {},
-        "zip_5.pth": {"pickle_protocol": 5},
-        "old.pth": {"_use_new_zipfile_serialization": False},
-    }.items():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    for name, saved, options in (
+        ("zip.pth", content, {}),
+        ("zip_5.pth", content, {"pickle_protocol": 5}),
+        ("old.pth", content, {"_use_new_zipfile_serialization": False}),
+        ("module.pth", module, {}),
+        ("old_module.pth", module, {"_use_new_zipfile_serialization": False}),
+    ):
         stream = io.BytesIO()
-        torch.save(content, stream, **options)
+        torch.save(saved, stream, **options)
         files[name] = stream.getvalue()
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(files["zip.pth"])) as source, zipfile.ZipFile(packed, "w", 8) as target:

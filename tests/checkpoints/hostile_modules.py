@@ -137,6 +137,9 @@ def odd() -> dict[str, bytes]:
     ring += entries(_parameters=b"}", _buffers=b"}", _modules=entries(a=get(0))) + pickle.BUILD
     storage = items(text("storage"), name("somewhere", "Kind"), text("0"), text("cpu"), whole(4)) + pickle.BINPERSID
     class_id = items(text("module"), name("os", "system"), text("a"), text("b")) + pickle.BINPERSID
+    attribute = name("a", "B") + put(1) + pickle.EMPTY_TUPLE + pickle.NEWOBJ + put(0) + pickle.POP
+    level = get(1) + pickle.EMPTY_TUPLE + pickle.NEWOBJ + entries(a=get(0)) + pickle.BUILD + put(0) + pickle.POP
+    attribute += level * 20_000
     rebuild = name("torch._utils", "_rebuild_tensor_v2")
     subclass = items(rebuild, name("somewhere", "Tensor"), pickle.EMPTY_TUPLE, pickle.NONE)
     subclass = call("torch._tensor", "_rebuild_from_type_v2", subclass)
@@ -183,8 +186,7 @@ def odd() -> dict[str, bytes]:
         "name with escapes": module(kind=name("os\x1b[31m", "x" * 300)),
         "attribute in itself": module(extra=name("a", "B") + pickle.EMPTY_TUPLE + pickle.NEWOBJ + put(0)
                                       + entries(a=get(0)) + pickle.BUILD),
-        "deep attribute": module(extra=name("a", "B") + (pickle.EMPTY_TUPLE + pickle.NEWOBJ + put(0) + pickle.POP
-                                 + name("a", "B") + get(0) + pickle.TUPLE1 + pickle.REDUCE) * 1000),
+        "deep attribute": attribute + module(extra=get(0)),
         "slots": module(extra=made(name("a", "B"), items(pickle.NONE, entries(a=tensor())))),
         "foreign key": module(extra=pickle.EMPTY_DICT + name("a", "B") + pickle.NONE + pickle.SETITEM),
         "method of a foreign object": module(extra=call("builtins", "getattr", items(name("a", "B"), text("c")))),
