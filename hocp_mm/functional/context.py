@@ -1,5 +1,7 @@
 """What is at work around a call: transforms, tracers, counters. They decide which forms of a convolution may run."""
 
+from typing import Any
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -28,8 +30,8 @@ def is_exporting() -> bool:
 
 def is_traced_to_torchscript() -> bool:
     """Tell whether ``torch.jit.trace`` is at work, and not another user of its tracer (mmengine's counters, ONNX)."""
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return tracing and torch.jit._trace._trace_module_map is not None and not torch.onnx.is_in_onnx_export()
+    jit: Any = torch.jit
+    return jit.is_tracing() and jit._trace._trace_module_map is not None and not torch.onnx.is_in_onnx_export()
 
 
 def is_observed() -> bool:

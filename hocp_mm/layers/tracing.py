@@ -25,9 +25,9 @@ def fx_leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def traced(self: nn.Module, *args: Any, **named: Any) -> Any:
-        proxy = next((arg for arg in (*args, *named.values()) if isinstance(arg, Proxy)), None)
-        if proxy is None or proxy.tracer.root is self:
+        tracer: Any = next((arg.tracer for arg in (*args, *named.values()) if isinstance(arg, Proxy)), None)
+        if tracer is None or tracer.root is self:
             return forward(self, *args, **named)
-        return proxy.tracer.create_proxy("call_module", proxy.tracer.path_of_module(self), args, named)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, named)
 
     return traced
