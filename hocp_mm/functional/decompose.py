@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hocp_mm.functional.cp import CPKernel, component_norms, dense_kernel, mode_names
-from hocp_mm.functional.group_fit import GroupFit
+from hocp_mm.functional.group_fit import GroupFit, Moments, see_through
 
 MAX_DEGENERACY = 10.0
 _GROWTH = 1.5
@@ -28,8 +28,8 @@ class Decomposition:
         relative_error: ``|W - W_cp| / |W|`` in the Frobenius norm.
         degeneracy: ``sum_r |component r|^2 / |W|^2``; 1 for orthogonal components, large when they cancel. What is
             fitted (the whitened kernel, where there is a moment) has at most ``MAX_DEGENERACY``.
-        weighted_error: The same ratio for the expected output on inputs of the given second moment,
-            ``|(W - W_cp) M^(1/2)| / |W M^(1/2)|``; equal to ``relative_error`` without a moment.
+        weighted_error: The same ratio for what an error costs by the given moments H of outputs and M of inputs,
+            ``|H^(1/2) (W - W_cp) M^(1/2)| / |H^(1/2) W M^(1/2)|``; equal to ``relative_error`` without one.
     """
 
     kernel: CPKernel
@@ -47,6 +47,7 @@ def decompose(
     max_iter: int = 50,
     tol: float = 1e-4,
     input_moment: Tensor | None = None,
+    output_moment: Tensor | None = None,
 ) -> Decomposition:
     """Decompose a dense convolution kernel into ``rank`` components.
 
@@ -63,22 +64,24 @@ def decompose(
             one group, ``[in, in]`` (see :func:`hocp_mm.layers.calibration.input_moments`). The fit then minimises the
             expected error of the output, neighbouring positions taken as uncorrelated, instead of the error of the
             weights.
+        output_moment: What an error of the output channels costs, ``[groups, out / groups, out / groups]`` or, for
+            one group, ``[out, out]`` (see :func:`hocp_mm.layers.calibration.output_moments`). None counts all alike.
 
     Returns:
         The kernel with its errors, taken over all groups.
 
     Raises:
-        ValueError: If ``dense`` or ``input_moment`` holds NaN or infinite values, ``rank`` is no positive multiple of
-            ``groups``, or ``input_moment`` has another shape or is no second moment.
+        ValueError: If ``dense`` or a moment holds NaN or infinite values, ``rank`` is no positive multiple of
+            ``groups``, or a moment has another shape or is no second moment.
     """
     if rank < 1 or rank % groups:
         raise ValueError(f"decompose: rank must be a positive multiple of groups={groups}, got {rank}.")
-    moments = _check(dense, groups, input_moment, "decompose")
+    moments = check_kernel(dense, groups, input_moment, output_moment, "decompose")
     generator = torch.Generator().manual_seed(seed)
     blocks = dense.detach().double().chunk(groups)
     parts = [
-        GroupFit(block, moment, MAX_DEGENERACY).fit(rank // groups, generator, max_iter, tol)
-        for block, moment in zip(blocks, moments, strict=True)
+        GroupFit(block, pair, MAX_DEGENERACY).fit(rank // groups, generator, max_iter, tol)
+        for block, pair in zip(blocks, moments, strict=True)
     ]
     return _assess(dense, parts, moments)
 
@@ -94,6 +97,7 @@ def decompose_to_error(
     max_iter: int = 50,
     tol: float = 1e-4,
     input_moment: Tensor | None = None,
+    output_moment: Tensor | None = None,
 ) -> Decomposition:
     """Find the smallest rank that reaches an error, and decompose at it.
 
@@ -103,7 +107,7 @@ def decompose_to_error(
 
     Args:
         dense: ``[out, in / groups, *kernel_size]``, 1 to 4 convolved modes.
-        target_error: Largest ``relative_error``, in (0, 1); with ``input_moment`` largest ``weighted_error``.
+        target_error: Largest ``relative_error``, in (0, 1); with a moment largest ``weighted_error``.
         groups: Groups of the convolution; they share the rank equally.
         seed: Of the random starts.
         max_rank: Largest rank to try, a multiple of ``groups``. None takes the rank at which the CP kernel has as
@@ -112,6 +116,7 @@ def decompose_to_error(
         max_iter: ALS sweeps per fit at most.
         tol: As for :func:`decompose`.
         input_moment: As for :func:`decompose`.
+        output_moment: As for :func:`decompose`.
 
     Returns:
         The kernel with its errors; its rank is ``kernel.rank``.
@@ -126,9 +131,9 @@ def decompose_to_error(
         raise ValueError(f"decompose_to_error: granularity must lie in [0, 1), got {granularity}.")
     if max_rank is not None and (max_rank < 1 or max_rank % groups):
         raise ValueError(f"decompose_to_error: max_rank must be a positive multiple of {groups=}, got {max_rank}.")
-    moments = _check(dense, groups, input_moment, "decompose_to_error")
+    moments = check_kernel(dense, groups, input_moment, output_moment, "decompose_to_error")
     blocks = dense.detach().double().chunk(groups)
-    prepared = [GroupFit(block, moment, MAX_DEGENERACY) for block, moment in zip(blocks, moments, strict=True)]
+    prepared = [GroupFit(block, pair, MAX_DEGENERACY) for block, pair in zip(blocks, moments, strict=True)]
     sizes = blocks[0].shape
     largest = max_rank // groups if max_rank else max(1, math.prod(sizes) // sum(sizes))
 
@@ -139,7 +144,7 @@ def decompose_to_error(
 
     rank = _least_rank(prepared, target_error, largest)
     # The spectra are those of the shrunk moment: with one they are only a place to start.
-    failing, best = rank - 1 if input_moment is None else 0, math.inf
+    failing, best = rank - 1 if input_moment is None and output_moment is None else 0, math.inf
     while (found := attempt(rank)).weighted_error > target_error:
         best = min(best, found.weighted_error)
         if rank == largest:
@@ -167,34 +172,68 @@ def _least_rank(groups: Sequence[GroupFit], error: float, largest: int) -> int:
     return bisect_left(range(1, largest), True, key=in_reach) + 1
 
 
-def _check(dense: Tensor, groups: int, input_moment: Tensor | None, where: str) -> Sequence[Tensor | None]:
-    """Refuse what cannot be decomposed; returns one moment per group, in float64."""
+def whitened(
+    dense: Tensor, groups: int = 1, input_moment: Tensor | None = None, output_moment: Tensor | None = None
+) -> Tensor:
+    """Return what :func:`decompose` fits: the kernel, seen through the moments.
+
+    Args:
+        dense: ``[out, in / groups, *kernel_size]``.
+        groups: Of the convolution.
+        input_moment: As for :func:`decompose`.
+        output_moment: As for :func:`decompose`.
+
+    Returns:
+        ``H^(1/2) W M^(1/2)`` in float64, of the same shape; its energy is what losing the kernel costs.
+
+    Raises:
+        ValueError: As :func:`decompose` does.
+    """
+    moments = check_kernel(dense, groups, input_moment, output_moment, "whitened")
+    blocks = zip(dense.detach().double().chunk(groups), moments, strict=True)
+    return torch.cat([see_through(block, pair)[0] for block, pair in blocks])
+
+
+def check_kernel(
+    dense: Tensor, groups: int, input_moment: Tensor | None, output_moment: Tensor | None, where: str
+) -> list[Moments]:
+    """Refuse what cannot be decomposed.
+
+    Returns:
+        The moments of output and input channels of each group, in float64 on the device of the kernel.
+
+    Raises:
+        ValueError: As :func:`decompose` does; ``where`` names the caller.
+    """
     mode_names(dense.ndim - 2)  # refuses kernels of another order
     if dense.shape[0] % groups:
         raise ValueError(f"{where}: out channels must be a multiple of groups={groups}, got {dense.shape[0]}.")
     if not torch.isfinite(dense).all():
         raise ValueError(f"{where}: the kernel must be finite, got NaN or inf (shape {tuple(dense.shape)}).")
-    if input_moment is None:
+    outs = _check_moment(output_moment, groups, dense.shape[0] // groups, dense.device, f"{where}: output_moment")
+    ins = _check_moment(input_moment, groups, dense.shape[1], dense.device, f"{where}: input_moment")
+    return list(zip(outs, ins, strict=True))
+
+
+def _check_moment(
+    moment: Tensor | None, groups: int, size: int, device: torch.device, where: str
+) -> Sequence[Tensor | None]:
+    if moment is None:
         return [None] * groups
-    inputs = dense.shape[1]
-    moments = input_moment.detach().to(dense.device, torch.float64)
+    moments = moment.detach().to(device, torch.float64)
     if moments.ndim == 2:
         moments = moments.unsqueeze(0)
-    if moments.shape != (groups, inputs, inputs):
-        raise ValueError(
-            f"{where}: input_moment must have shape {(groups, inputs, inputs)}, got {tuple(input_moment.shape)}."
-        )
+    if moments.shape != (groups, size, size):
+        raise ValueError(f"{where} must have shape {(groups, size, size)}, got {tuple(moment.shape)}.")
     if not torch.isfinite(moments).all():
-        raise ValueError(f"{where}: input_moment must be finite, got NaN or inf.")
+        raise ValueError(f"{where} must be finite, got NaN or inf.")
     largest = moments.abs().amax()
     if (moments - moments.mT).abs().amax() > 1e-4 * largest or torch.linalg.eigvalsh(moments).amin() < -1e-4 * largest:
-        raise ValueError(
-            f"{where}: input_moment must be symmetric and positive semi-definite, got a matrix that is not."
-        )
-    return list(moments)
+        raise ValueError(f"{where} must be symmetric and positive semi-definite, got a matrix that is not.")
+    return list(moments) if moments.any() else [None] * groups  # zeros are no information
 
 
-def _assess(dense: Tensor, parts: Sequence[CPKernel], moments: Sequence[Tensor | None]) -> Decomposition:
+def _assess(dense: Tensor, parts: Sequence[CPKernel], moments: Sequence[Moments]) -> Decomposition:
     """Join the groups in the dtype of the dense kernel and measure what came out."""
     factors = {n: torch.cat([part.factors[n] for part in parts], dim=1).to(dense.dtype) for n in parts[0].factors}
     kernel = CPKernel(torch.cat([part.weights for part in parts]).to(dense.dtype), factors, len(parts))
@@ -204,18 +243,19 @@ def _assess(dense: Tensor, parts: Sequence[CPKernel], moments: Sequence[Tensor |
     energy = max(float(target.square().sum()), torch.finfo(torch.float64).tiny)
     relative_error = math.sqrt(float(residual.square().sum()) / energy)
     weighted_error = relative_error
-    if any(moment is not None and moment.any() for moment in moments):
+    if any(moment is not None for pair in moments for moment in pair):
         output, lost = (
-            sum(_output_energy(b, m) for b, m in zip(blocks.chunk(len(parts)), moments, strict=True))
+            sum(_output_energy(b, *pair) for b, pair in zip(blocks.chunk(len(parts)), moments, strict=True))
             for blocks in (target, residual)
         )
         weighted_error = math.sqrt(lost / max(output, torch.finfo(torch.float64).tiny))
     return Decomposition(kernel, relative_error, float(component_norms(double).square().sum()) / energy, weighted_error)
 
 
-def _output_energy(dense: Tensor, moment: Tensor | None) -> float:
-    """Expected squared output per position on inputs that are uncorrelated between positions."""
-    if moment is None:
-        return 0.0
-    channels_last = dense.movedim(1, -1)
-    return max(0.0, float(((channels_last @ moment) * channels_last).sum()))
+def _output_energy(dense: Tensor, output_moment: Tensor | None, input_moment: Tensor | None) -> float:
+    """Expected cost of the output per position on inputs that are uncorrelated between positions."""
+    weighted = dense
+    for mode, moment in enumerate((output_moment, input_moment)):
+        if moment is not None:
+            weighted = torch.movedim(weighted.movedim(mode, -1) @ moment, -1, mode)
+    return max(0.0, float((weighted * dense).sum()))

@@ -1,6 +1,6 @@
 """One group of a kernel, prepared once for fits at any rank.
 
-A group goes through: whitening of its inputs (only with a moment), lossless compression
+A group goes through: whitening of its inputs and outputs (only with moments), lossless compression
 (:mod:`hocp_mm.functional.compression`), accelerated least squares (:mod:`hocp_mm.functional.als`), and, where its
 components cancel too much, the correction of :mod:`hocp_mm.functional.bounded_norm`.
 Kernels with at most two modes longer than 1, such as all 1x1 kernels, are matrices and take the exact truncated SVD.
@@ -16,6 +16,9 @@ from hocp_mm.functional.bounded_norm import bound_energy
 from hocp_mm.functional.compression import CompressedKernel, compress
 from hocp_mm.functional.cp import CPKernel, balance, mode_names
 
+Moments = tuple[Tensor | None, Tensor | None]
+"""Of output and input channels."""
+
 _SHRINKAGE = 1e-2
 _HEADROOM = 1e-3  # below the limit, so that rounding to the dtype of the kernel does not lift a fit over it
 
@@ -25,16 +28,14 @@ class GroupFit:
 
     Args:
         dense: ``[out, in, *taps]`` in float64.
-        moment: Second moment of its input channels, ``[in, in]`` in float64; None or zeros to fit the weights.
+        moments: Of its output and its input channels, ``[out, out]`` and ``[in, in]`` in float64: what an error of the
+            weights is measured by. None or zeros for a mode whose entries count as they are.
         max_degeneracy: Largest ``sum_r |component r|^2 / |W|^2`` of a fit.
     """
 
-    def __init__(self, dense: Tensor, moment: Tensor | None, max_degeneracy: float) -> None:
+    def __init__(self, dense: Tensor, moments: Moments, max_degeneracy: float) -> None:
         self._sizes = dense.shape
-        self._unwhiten: Tensor | None = None
-        if moment is not None and moment.any():
-            root, self._unwhiten = _whitening(moment)
-            dense = torch.movedim(dense.movedim(1, -1) @ root, -1, 1)
+        dense, self._unwhiten = see_through(dense, moments)
         self._norm = float(dense.norm())
         self._dense = dense / (self._norm or 1.0)
         self._long = [mode for mode, size in enumerate(dense.shape) if size > 1]
@@ -72,8 +73,8 @@ class GroupFit:
                 factors = bound_energy(als.Target(core), factors, self._max_degeneracy * (1 - _HEADROOM))
             factors = self._compressed.expand(factors)
         factors[0] = factors[0] * self._norm
-        if self._unwhiten is not None:
-            factors[1] = self._unwhiten @ factors[1]
+        for mode, inverse in self._unwhiten.items():
+            factors[mode] = inverse @ factors[mode]
         names = mode_names(len(self._sizes) - 2)
         return balance(CPKernel(factors[0].new_ones(rank), dict(zip(names, factors, strict=True))))
 
@@ -100,7 +101,21 @@ class GroupFit:
         return factors
 
 
-def _whitening(moment: Tensor) -> tuple[Tensor, Tensor]:
+def see_through(dense: Tensor, moments: Moments) -> tuple[Tensor, dict[int, Tensor]]:
+    """Whiten the first two modes of a group's kernel by the moments that are neither None nor zero.
+
+    Returns:
+        The whitened kernel, and for each whitened mode what takes its factor back.
+    """
+    inverses: dict[int, Tensor] = {}
+    for mode, moment in enumerate(moments):
+        if moment is not None and moment.any():
+            root, inverses[mode] = whitening(moment)
+            dense = torch.movedim(dense.movedim(mode, -1) @ root, -1, mode)
+    return dense, inverses
+
+
+def whitening(moment: Tensor) -> tuple[Tensor, Tensor]:
     """Return the symmetric square root of a moment and its inverse.
 
     The moment is shrunk a little towards the identity: directions that calibration hardly saw keep a small weight, and

@@ -245,6 +245,7 @@ class _HOCPConvNd(nn.Module):
         seed: int = 0,
         fit: bool = True,
         input_moment: Tensor | None = None,
+        output_moment: Tensor | None = None,
         **options: Unpack[Options],
     ) -> Self:
         """Build the CP twin of a dense layer.
@@ -256,6 +257,7 @@ class _HOCPConvNd(nn.Module):
             fit: Decompose the weights of ``conv``; False keeps the fresh initialisation.
             input_moment: Second moment of the input channels, to fit outputs instead of weights (see
                 :func:`hocp_mm.functional.decompose`).
+            output_moment: What an error of the output channels costs (see the same).
             options: Keyword arguments of the constructor: ``implementation``, ``gate_cfg``, ``dropout``, and for
                 ``fit=False`` those of Psi.
 
@@ -278,7 +280,7 @@ class _HOCPConvNd(nn.Module):
                 "(fit=False starts from fresh ones)."
             )
         if fit:
-            found = fit_dense(conv, rank, seed, input_moment)
+            found = fit_dense(conv, rank, seed, input_moment, output_moment)
             layer = cls(**conv_arguments(conv), rank=found.kernel.rank, **options)
             layer.set_kernel(found.kernel)
             layer.fit_report = FitReport(found.relative_error, found.degeneracy)

@@ -42,11 +42,16 @@ def conv_arguments(conv: nn.Module) -> dict[str, Any]:
     return {**own, "bias": conv.bias is not None, "device": reference.device, "dtype": reference.dtype}
 
 
-def fit_dense(conv: DenseConv, rank: RankLike, seed: int, input_moment: Tensor | None) -> Decomposition:
+def fit_dense(
+    conv: DenseConv, rank: RankLike, seed: int, input_moment: Tensor | None, output_moment: Tensor | None
+) -> Decomposition:
     """Decompose the weights of a dense layer; some rules for the rank look at them, too."""
+    options: dict[str, Any] = {
+        "groups": conv.groups, "seed": seed, "input_moment": input_moment, "output_moment": output_moment
+    }  # fmt: skip
     target = error_target(rank)
     if target is not None:  # the search ends with the fit
-        return decompose_to_error(conv.weight, target, groups=conv.groups, seed=seed, input_moment=input_moment)
+        return decompose_to_error(conv.weight, target, **options)
     sizes = (conv.in_channels, conv.out_channels, tuple(conv.kernel_size), conv.groups)
     components = resolve_rank(rank, *sizes, dense=conv.weight)
-    return decompose(conv.weight, components, groups=conv.groups, seed=seed, input_moment=input_moment)
+    return decompose(conv.weight, components, **options)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional.clock import wait_for
 from hocp_mm.functional.cost import conv_cost
+from hocp_mm.functional.decompose import whitened
 from hocp_mm.functional.rank import RankLike, resolve_rank, spend_budget
 from hocp_mm.functional.rank_estimate import error_curve
 from hocp_mm.layers.modes import evaluating
@@ -34,14 +35,16 @@ def allocate_ranks(
     layers: Patterns | None = None,
     ranks: Sequence[RankLike] = EXPANSIONS,
     importance: Mapping[str, float] | None = None,
+    input_moments: Mapping[str, Tensor] | None = None,
+    output_moments: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, int]:
     """Choose the ranks of a network's layers under one budget, more for the layers that lose more.
 
     Minimises the sum over layers of ``importance * |W - W_cp|^2 / |W|^2``, with error curves from
     :func:`hocp_mm.functional.error_curve` (a few short fits per layer) and
-    :func:`hocp_mm.functional.spend_budget`. The errors are those of the weights; what they do to the accuracy only an
-    evaluation can tell.
+    :func:`hocp_mm.functional.spend_budget`. The errors are those of the weights; with both moments, W is seen through
+    them, ``H^(1/2) W M^(1/2)``, and the sum is what the layers cost the network's output, to first order.
 
     Args:
         model: The dense network; not changed.
@@ -55,7 +58,11 @@ def allocate_ranks(
         layers: Patterns on layer names; None takes those that :func:`hocp_mm.layers.factorize_` takes.
         ranks: Candidates, in any form of :func:`hocp_mm.functional.resolve_rank`; none goes beyond ``'same'``.
         importance: Of each layer's relative error, at least 0. None takes the energy ``|W|^2``: the summed error is
-            then that of all weights. Where a norm follows every layer and takes the scale away, ones are as good.
+            then that of all weights, or of what moments make of them. Where there are no moments and a norm follows
+            every layer and takes the scale away, ones are as good.
+        input_moments: For each layer, the second moment of its input (:func:`hocp_mm.layers.input_moments`).
+        output_moments: For each layer, what an error of its output costs the network's
+            (:func:`hocp_mm.layers.output_moments`).
         seed: Of the short fits.
 
     Returns:
@@ -64,7 +71,7 @@ def allocate_ranks(
     Raises:
         ValueError: If ``budget`` or ``unit`` is none of these, the smallest ranks exceed the budget already, there is
             no layer, ``inputs`` is missing, or a layer does not run on it.
-        KeyError: If ``importance`` misses a layer.
+        KeyError: If ``importance`` or a moment misses a layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 16, 3))
@@ -82,8 +89,16 @@ def allocate_ranks(
     selected = dict(dense_layers(model, layers, where="allocate_ranks"))
     if not selected:
         raise ValueError("allocate_ranks: the model must hold a layer to factorize, got none.")
+    for option, held in {"input_moments": input_moments, "output_moments": output_moments}.items():
+        for name in selected:
+            if held is not None and name not in held:
+                raise KeyError(f"allocate_ranks: {option} must hold every layer, got none for '{name}'.")
+    kernels: dict[str, Tensor] = {}
+    for name, conv in selected.items():
+        own = [None if held is None else held[name] for held in (input_moments, output_moments)]
+        kernels[name] = whitened(conv.weight, conv.groups, *own)
     if importance is None:
-        importance = {name: float(conv.weight.detach().double().square().sum()) for name, conv in selected.items()}
+        importance = {name: float(kernel.square().sum()) for name, kernel in kernels.items()}
     for name in selected:
         if name not in importance:
             raise KeyError(f"allocate_ranks: importance must hold every layer, got none for '{name}'.")
@@ -112,7 +127,7 @@ def allocate_ranks(
         affordable = [i for i, cost in enumerate(costs[name]) if cost <= room]
         candidates[name] = [candidates[name][i] for i in affordable]  # others need no fit
         costs[name] = [costs[name][i] for i in affordable]
-        curve = error_curve(conv.weight, candidates[name], groups=conv.groups, seed=seed)
+        curve = error_curve(kernels[name], candidates[name], groups=conv.groups, seed=seed)
         losses.append([importance[name] * error for error in curve])
     spending = spend_budget(list(costs.values()), losses, limit)
     return {name: candidates[name][choice] for name, choice in zip(selected, spending.choices, strict=True)}

@@ -39,6 +39,7 @@ def factorize_(
     fit: bool = True,
     seed: int = 0,
     input_moments: Mapping[str, Tensor] | None = None,
+    output_moments: Mapping[str, Tensor] | None = None,
     **options: Unpack[Options],
 ) -> list[str]:
     """Replace dense convolutions of 1 to 3 modes by HO-CP ones.
@@ -55,6 +56,8 @@ def factorize_(
             that are loaded next.
         seed: Of the decompositions.
         input_moments: For each layer, the second moment of its input, to fit outputs instead of weights.
+        output_moments: For each layer, what an error of its output costs the network's, to fit that
+            (:func:`hocp_mm.layers.output_moments`).
         options: Of all new layers (see ``from_dense``): ``implementation``, ``gate_cfg``, ``dropout``, and for
             ``fit=False`` those of Psi.
 
@@ -62,7 +65,8 @@ def factorize_(
         Names of the replaced layers, in the order of ``named_modules``.
 
     Raises:
-        KeyError: If ``rank`` is a mapping without an entry for a layer, or ``input_moments`` misses one.
+        KeyError: If ``rank`` is a mapping without an entry for a layer, or ``input_moments`` or
+            ``output_moments`` misses one.
         ValueError: If ``rank`` looks at weights (``'auto'``, ``'error0.1'``) and ``fit`` is False.
     """
     if layers is None and isinstance(rank, Mapping):
@@ -72,13 +76,15 @@ def factorize_(
     selected = dense_layers(model, layers, where="factorize_")
     rule = rank_rule(model, rank)
     ranks = {name: rule(name) for name, _ in selected}
-    for name in ranks:
-        if input_moments is not None and name not in input_moments:
-            raise KeyError(f"factorize_: input_moments must hold every layer, got none for '{name}'.")
+    moments = {"input_moment": input_moments, "output_moment": output_moments}
+    for option, held in moments.items():
+        for name in ranks:
+            if held is not None and name not in held:
+                raise KeyError(f"factorize_: {option}s must hold every layer, got none for '{name}'.")
     twins: dict[str, HOCPConv] = {}
     for name, conv in selected:
-        moment = {} if input_moments is None else {"input_moment": input_moments[name]}
-        twins[name] = cp_twin(conv, ranks[name], seed=seed, fit=fit, **moment, **options)
+        own = {option: held[name] for option, held in moments.items() if held is not None}
+        twins[name] = cp_twin(conv, ranks[name], seed=seed, fit=fit, **own, **options)
     for name, twin in twins.items():
         replace_(model, name, twin)
     return list(twins)

@@ -136,7 +136,7 @@ def test_the_least_residual_comes_from_the_singular_values_of_the_unfoldings(ran
     for mode in range(dense.ndim):
         singular = torch.linalg.svdvals(dense.movedim(mode, 0).flatten(1))
         tails.append(float(singular[rank:].square().sum()))
-    assert GroupFit(dense, None, 10.0).least_residual(rank) == pytest.approx(max(tails), rel=1e-6)
+    assert GroupFit(dense, (None, None), 10.0).least_residual(rank) == pytest.approx(max(tails), rel=1e-6)
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from hocp_mm.functional import dense_kernel
-from hocp_mm.functional.decompose import decompose
+from hocp_mm.functional.decompose import decompose, whitened
 from tests.functional.test_decompose import structured_kernel
 from tests.laws import relative_error
 
@@ -73,9 +73,10 @@ def test_pointwise_kernels_take_the_best_output():
     assert best <= decompose(dense, 4, input_moment=moment).weighted_error <= best * 1.02
 
 
-def test_a_moment_of_zeros_is_no_information():
+@pytest.mark.parametrize("side", ["input_moment", "output_moment"])
+def test_a_moment_of_zeros_is_no_information(side):
     dense = structured_kernel(8, 8, 3, 3)
-    plain, weighted = decompose(dense, 8), decompose(dense, 8, input_moment=torch.zeros(8, 8))
+    plain, weighted = decompose(dense, 8), decompose(dense, 8, **{side: torch.zeros(8, 8)})
     assert weighted.relative_error == weighted.weighted_error == plain.relative_error
 
 
@@ -83,12 +84,51 @@ def test_a_moment_of_zeros_is_no_information():
     ("moment", "message"),
     [
         (torch.eye(3), r"must have shape \(1, 4, 4\), got \(3, 3\)"),
-        (torch.full((4, 4), float("inf")), "input_moment must be finite"),
+        (torch.full((4, 4), float("inf")), "_moment must be finite"),
         (torch.triu(torch.ones(4, 4)), "symmetric and positive semi-definite"),
         (-torch.eye(4), "symmetric and positive semi-definite"),
     ],
     ids=["shape", "inf", "not symmetric", "negative"],
 )
-def test_refusals(moment, message):
+@pytest.mark.parametrize("side", ["input_moment", "output_moment"])
+def test_refusals(moment, message, side):
     with pytest.raises(ValueError, match=message):
-        decompose(torch.randn(4, 4, 3, 3), 2, input_moment=moment)
+        decompose(torch.randn(4, 4, 3, 3), 2, **{side: moment})
+
+
+def test_outputs_count_by_their_moment():
+    dense, inputs, outputs = structured_kernel(24, 24, 3, 3), decaying_moment(24), decaying_moment(24, seed=2)
+    both = {"input_moment": inputs, "output_moment": outputs}
+    plain, weighted = decompose(dense, 24, input_moment=inputs), decompose(dense, 24, **both)
+    x, root = draw(inputs, 40, 40), torch.linalg.cholesky(outputs)
+    kernels = [dense_kernel(plain.kernel), dense_kernel(weighted.kernel), dense]
+    *fits, exact = (torch.einsum("op,bo...->bp...", root, F.conv2d(x, kernel)) for kernel in kernels)
+    cost = [relative_error(fit, exact) for fit in fits]
+    assert cost[1] < 0.8 * cost[0]
+    assert weighted.weighted_error == pytest.approx(cost[1], rel=0.05)  # sampling
+
+
+def test_pointwise_kernels_take_the_best_between_both_moments():
+    dense, inputs, outputs = (
+        structured_kernel(12, 16, 1, 1, decay=0.0),
+        decaying_moment(16),
+        decaying_moment(12, seed=2),
+    )
+    seen = whitened(dense, 1, inputs, outputs)
+    singular = torch.linalg.svdvals(seen.flatten(1))
+    best = float(singular[4:].norm() / singular.norm())
+    fit = decompose(dense, 4, input_moment=inputs, output_moment=outputs)
+    assert fit.weighted_error == pytest.approx(best, rel=0.1)
+
+
+def test_whitened_kernels_have_the_energy_that_their_loss_costs():
+    dense, inputs, outputs = (
+        torch.randn(8, 6, 3, dtype=torch.float64),
+        *(torch.stack([decaying_moment(size, 0.5, seed) for seed in (1, 2)]) for size in (6, 4)),
+    )
+    energy = float(whitened(dense, 2, inputs, outputs).square().sum())
+    expected = sum(
+        float(torch.einsum("oit,op,ij,pjt->", block, h, m, block))
+        for block, h, m in zip(dense.chunk(2), outputs, inputs, strict=True)
+    )
+    assert energy == pytest.approx(expected, rel=0.05)  # shrinkage

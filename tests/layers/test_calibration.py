@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from hocp_mm.functional.cp import dense_kernel
-from hocp_mm.functional.decompose import decompose
-from hocp_mm.layers.calibration import input_moments
+from hocp_mm.functional.decompose import decompose, whitened
+from hocp_mm.layers.calibration import input_moments, output_moments
 from tests.laws import relative_error
 
 
@@ -117,3 +117,88 @@ def test_a_layer_that_never_runs_is_named():
     model.spare = nn.Conv2d(8, 8, 3)
     with pytest.raises(ValueError, match="every selected layer must run, got no input for spare"):
         input_moments(model, [(torch.randn(1, 8, 5, 5), 1.0)])
+
+
+class Several(nn.Module):
+    """Two outputs of one number each, in a mapping, beside one that no layer makes; the activation works in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 4, 3, groups=2)
+
+    def forward(self, x):
+        y = torch.relu_(self.conv(x))
+        return {"sum": y.sum(), "more": [y.square().sum(), torch.ones(3)], "count": 2}
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["parameters train", "parameters frozen"])
+def test_output_moments_are_those_of_the_gradients_in_units_of_each_output(trains):
+    net = Several().requires_grad_(trains)
+    batches = [torch.randn(2, 6, 5, 5), torch.randn(2, 6, 5, 5)]
+    (found,) = output_moments(net, batches, "conv").values()
+    expected = torch.zeros(2, 2, 2, dtype=torch.float64)
+    for x in batches:
+        y = net.conv(x).detach().requires_grad_()
+        for out in (torch.relu(y).sum(), torch.relu(y).square().sum()):
+            (g,) = torch.autograd.grad(out, y)
+            g = (g / out.detach()).double().transpose(0, 1).flatten(1).unflatten(0, (2, 2))
+            expected += g @ g.mT / 4  # two outputs, two batches
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_moments_tell_what_an_error_of_a_layer_costs_the_output():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3))
+    images = [torch.randn(8, 3, 12, 12) for _ in range(4)]
+    inputs, outputs = input_moments(model, images, "2"), output_moments(model, images, "2")
+    weight = model[2].weight.detach().clone()
+    with torch.no_grad():
+        before = torch.cat([model(x) for x in images])
+        error = 1e-3 * torch.randn_like(weight)
+        model[2].weight.add_(error)
+        lost = relative_error(torch.cat([model(x) for x in images]), before) ** 2
+    share = whitened(error, 1, inputs["2"], outputs["2"]).square().sum()
+    assert 0.3 < float(share) / lost < 3
+
+
+def test_output_moments_draw_from_their_own_seed():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+    images = [torch.randn(2, 8, 5, 5)]
+    state = torch.get_rng_state()
+    first, again, other = (output_moments(model, images, seed=seed)["0"] for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "layers", "message"),
+    [
+        (network(), [torch.randn(1, 3, 8, 8)], "head", "output_moments: layers must match a convolution"),
+        (network(), [], None, "output_moments: batches must hold at least one batch"),
+        (nn.ModuleDict({"used": nn.Conv2d(8, 8, 3)}), [], "used", "at least one batch"),
+    ],
+    ids=["no name matches", "no batch", "no batch for a child"],
+)
+def test_output_moments_refuse(model, batches, layers, message):
+    with pytest.raises(ValueError, match=message):
+        output_moments(model, batches, layers)
+
+
+class Beside(nn.Module):
+    """One layer whose output is thrown away."""
+
+    def __init__(self, returns):
+        super().__init__()
+        self.conv, self.spare, self.returns = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), returns
+
+    def forward(self, x):
+        self.spare(x)
+        return self.conv(x) if self.returns else x
+
+
+@pytest.mark.parametrize(("returns", "message"), [(True, "act on the output, spare does not"), (False, "got none")])
+def test_a_layer_without_effect_is_named(returns, message):
+    with pytest.raises(ValueError, match=message):
+        output_moments(Beside(returns), [torch.randn(1, 8, 5, 5)])

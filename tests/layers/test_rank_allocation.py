@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hocp_mm.functional import dense_kernel
-from hocp_mm.layers import HOCPConv2d, factorize_
+from hocp_mm.layers import HOCPConv2d, factorize_, input_moments, output_moments
 from hocp_mm.layers import rank_allocation as module
 from hocp_mm.layers.rank_allocation import allocate_ranks, measure, record_shapes
 from tests.laws import random_kernel, relative_error
@@ -203,3 +203,23 @@ def test_a_resnet_18_is_allocated():
     assert len(ranks) == 16
     factorize_(net, ranks, fit=False)
     assert factor_parameters(net) <= 0.3 * 10_985_472
+
+
+def test_moments_move_the_budget_to_the_layers_that_the_output_feels():
+    net = network()
+    images = [torch.randn(4, 3, 10, 10) for _ in range(2)]
+    with torch.no_grad():
+        net[1].weight.copy_(net[3].weight)
+        net[3].weight.mul_(1e-3)
+        net[4].bias.fill_(1.0)
+    with pytest.raises(KeyError, match="output_moments must hold every layer, got none for '1'"):
+        allocate_ranks(net, 0.3, output_moments={})
+    patterns = ["1", "3", "4"]
+    moments = {
+        "input_moments": input_moments(net, images, patterns),
+        "output_moments": output_moments(net, images, patterns),
+    }
+    # What comes before the small kernel is drowned by the bias behind it; the weights do not show it.
+    plain, felt = allocate_ranks(net, 0.3, layers=patterns), allocate_ranks(net, 0.3, layers=patterns, **moments)
+    assert plain["1"] > plain["3"]
+    assert felt["1"] < plain["1"]
