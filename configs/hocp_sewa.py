@@ -20,7 +20,7 @@ stages: list = [  # first the new parts, with the norm statistics of the image n
     dict(begin=8, train="all", norm_eval=False, lr_mult=0.1),
 ]
 custom_hooks: list = [
-    dict(type="hocp_mm.TransductionHook", source="timm", seed=0),
+    dict(type="hocp_mm.TransductionHook", source="timm", seed=0, calibrate=dict(batches=8), budget=0.25),
     dict(type="hocp_mm.StagedUnfreezeHook", stages=stages, by_epoch=True),
     dict(type="hocp_mm.SyncNormHook"),  # several processes train as one with the whole batch
 ]

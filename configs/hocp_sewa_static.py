@@ -14,6 +14,6 @@ with read_base():
 # No temporal factors: every frame stands alone, whatever the length of the clip.
 model.update(backbone=dict(temporal_kernel=1))
 custom_hooks: list = [
-    dict(type="hocp_mm.TransductionHook", source="timm", seed=0),
+    dict(type="hocp_mm.TransductionHook", source="timm", seed=0, calibrate=dict(batches=8), budget=0.25),
     dict(type="hocp_mm.SyncNormHook"),  # several processes train as one with the whole batch
 ]

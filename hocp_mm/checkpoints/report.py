@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from hocp_mm.errors import CheckpointError
 
+MUCH = 0.3
+"""Relative error of features above which a network is hardly itself."""
+
 
 def _listed(names: list[str], most: int = 5) -> str:
     text = ", ".join(names[:most])
@@ -18,6 +21,9 @@ class LoadReport:
         source: File or timm name the weights came from.
         copied: Tensors of the model taken over as they are.
         decomposed: HO-CP layers fitted to a dense kernel, with the relative error of the fit.
+        reconstructed: HO-CP layers fitted on pictures to the outputs of a dense one, with the relative error there.
+        stages: Relative error of the features of each stage on pictures that were kept apart.
+        judged: Number of these pictures.
         inflated: Dense 3-D layers that took a 2-D kernel.
         padded: Kernels of the source that got input channels of zeros, with both numbers of channels.
         transducted: Temporal factors that the source does not have; they have their initial values.
@@ -35,6 +41,9 @@ class LoadReport:
     source: str
     copied: list[str] = field(default_factory=list)
     decomposed: dict[str, float] = field(default_factory=dict)
+    reconstructed: dict[str, float] = field(default_factory=dict)
+    stages: list[float] = field(default_factory=list)
+    judged: int = 0
     inflated: list[str] = field(default_factory=list)
     padded: list[str] = field(default_factory=list)
     transducted: list[str] = field(default_factory=list)
@@ -69,7 +78,24 @@ class LoadReport:
             if names := getattr(self, kind):
                 lines.append(f"  {kind.replace('_', ' ')}: {_listed(names)}")
         lines += [f"  of the same shape as {name}: {_listed(others)}" for name, others in self.nearest.items()]
+        lines += [f"  {name}: relative error of its output {error:.4f}" for name, error in self.reconstructed.items()]
+        if self.stages:
+            errors_of_stages = ", ".join(f"{error:.3f}" for error in self.stages)
+            lines.append(
+                f"  relative error of the stages' features on {self.judged} other pictures: {errors_of_stages}"
+            )
         return "\n".join(lines)
+
+    @property
+    def warning(self) -> str:
+        """What to do where much of what was trained is lost; empty otherwise."""
+        worst = max(self.stages, default=0.0)
+        if worst <= MUCH:
+            return ""
+        return (
+            f"{self.source}: {100 * worst:.0f} % of what the dense network computes is lost in a stage; give it a "
+            "larger budget, or calibrate with more pictures like those of training."
+        )
 
     def raise_if_incomplete(self, *, loads: bool = True) -> None:
         """Refuse a partial transfer.

@@ -8,10 +8,14 @@ import sys
 import pytest
 import timm
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from hocp_mm.checkpoints import DecompositionCache, LoadReport
 from hocp_mm.engine import TransductionHook
+from hocp_mm.engine.calibration_pictures import training_pictures
 from hocp_mm.engine.hooks import transduction_hook
 from hocp_mm.errors import CheckpointError, MissingDataError, UnknownModelError
 from hocp_mm.layers import FrameAxis, factorize_, transduct_
@@ -451,3 +455,102 @@ def test_expressions_fill_a_head_that_has_them_and_are_missed_where_a_source_has
     five = _recognizer(num_expressions=5)
     with pytest.raises(CheckpointError, match=r"2 mismatched \(head\.classify\.weight: \(8, 512\) instead of \(5, 512"):
         TransductionHook(str(tmp_path / "static.pth"), cache=False).load(five)
+
+
+class TimmRecognizer(BaseModel):
+    """A timm backbone of two stages behind a preprocessor, as recipes have them."""
+
+    def __init__(self) -> None:
+        super().__init__({"type": "hocp_mm.AffectDataPreprocessor", "mean": [127.5] * 3, "std": [63.75] * 3})
+        self.backbone = TimmHOCPBackbone("test_resnet", rank=4, out_indices=(1, 2))
+        self.head = nn.Linear(self.backbone.out_channels[-1], 2)
+
+    def forward(self, inputs: torch.Tensor, data_samples=None, mode: str = "tensor"):
+        pred = self.head(self.backbone(inputs)[-1].mean(dim=(2, 3, 4)))
+        return {"loss": (pred - 1).square().mean()} if mode == "loss" else pred
+
+
+class PicturesOfTraining(Dataset):
+    """Clips of noise with an edge; each access draws a random number, as augmentation does."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> dict:
+        clip = torch.rand(3, 4, 32, 32)
+        clip[:, :, : 8 + int(index)] += 0.5
+        return {"inputs": (160 * clip).byte()}
+
+
+def calibrated_runner(work_dir, hook: TransductionHook, model: nn.Module):
+    loader = DataLoader(PicturesOfTraining(), batch_size=3, collate_fn=pseudo_collate)
+    return make_runner(model, work_dir, [hook], epochs=1, train_dataloader=loader)
+
+
+def test_a_budget_is_spent_by_what_the_network_computes_on_training_clips(tmp_path):
+    torch.save(timm.create_model("test_resnet", zero_init_last=False).state_dict(), tmp_path / "dense.pth")
+    hook = TransductionHook(str(tmp_path / "dense.pth"), calibrate={"batches": 4, "pictures": 20}, budget=0.3)
+    model = TimmRecognizer()
+    calibrated_runner(tmp_path / "run", hook, model).train()
+    report = hook.report
+    assert report is not None
+    assert report.complete
+    assert report.judged == 6  # 12 clips in 4 batches, 2 frames of each; one batch is kept
+    assert len(report.stages) == 2
+    layers = [model.backbone.net.get_submodule(name) for name in model.backbone.factorized]
+    spent = sum(layer.rank * (layer.in_channels + layer.out_channels + 7) for layer in layers)
+    dense = sum(layer.in_channels * layer.out_channels * 9 for layer in layers)
+    assert 0.2 * dense < spent <= 0.3 * dense
+    assert "relative error of the stages' features on 6 other pictures" in str(report)
+
+
+def test_clips_are_taken_as_in_training_and_no_random_number_moves():
+    model = TimmRecognizer()
+    loader = DataLoader(PicturesOfTraining(), batch_size=5, collate_fn=pseudo_collate)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    shown = training_pictures(loader, model, batches=2, pictures=25, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [tuple(batch.shape) for batch in shown] == [(15, 3, 32, 32)] * 2  # frames 0, 2 and 3 of each clip
+    assert all(-2.1 < float(batch.min()) < float(batch.max()) < 2.1 for batch in shown)  # normalised
+    again = training_pictures(loader, model, batches=2, pictures=25, seed=1)
+    assert all(torch.equal(one, other) for one, other in zip(shown, again, strict=True))
+    whole = training_pictures(loader, model, batches=99, pictures=1)
+    assert [len(batch) for batch in whole] == [5, 5, 2]  # each clip once
+
+
+def test_a_static_stage_needs_no_calibration(tmp_path, static_checkpoint):
+    """It has been trained in CP form; its clips are not even loaded."""
+    path, static = static_checkpoint
+    video = TinyRecognizer()
+
+    def refuse() -> list:
+        raise AssertionError("loaded for nothing")
+
+    report = TransductionHook(str(path), calibrate={}).load(video, pictures=refuse)
+    assert report.stages == []
+    assert torch.equal(video.head.weight, static.head.weight)
+
+
+def test_a_stock_backbone_is_not_calibrated(three_layers, tmp_path):
+    _, build = three_layers
+    torch.save(build(dense=True).backbone.state_dict(), tmp_path / "backbone.pth")
+    with pytest.raises(CheckpointError, match="calibrate must meet a backbone of timm, got Sequential"):
+        TransductionHook(str(tmp_path / "backbone.pth"), calibrate={}).load(build())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calibrate": {"batch": 3}}, "calibrate must be a dict of batches"),
+        ({"calibrate": {"batches": 1}}, "calibrate must be a dict of batches"),
+        ({"calibrate": {"batches": 2.5}}, "calibrate must be a dict of batches"),
+        ({"calibrate": 8}, "calibrate must be a dict of batches"),
+        ({"budget": 0.2}, "budget must be a part in .0, 1., and needs calibrate"),
+        ({"budget": 2, "calibrate": {}}, "budget must be a part in"),
+        ({"budget": True, "calibrate": {}}, "budget must be a part in"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TransductionHook("timm", **options)

@@ -1,12 +1,14 @@
 """Start a video network from an image network."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ from hocp_mm.checkpoints import (
     stock_names,
     unwrap_state_dict,
 )
+from hocp_mm.engine.calibration_pictures import training_pictures
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError, UnknownModelError
 from hocp_mm.layers.rank_matching import match_ranks_
@@ -32,6 +35,7 @@ from hocp_mm.layers.selection import Patterns
 from hocp_mm.registry import HOOKS
 
 _BACKBONE = "backbone."
+_CALIBRATION = {"batches": 8, "pictures": 128}
 
 
 @HOOKS.register_module()
@@ -55,6 +59,12 @@ class TransductionHook(Hook):
             (:class:`hocp_mm.checkpoints.DecompositionCache`).
         keep: Patterns on names of tensors that keep their own initialisation on purpose, in the names of what is
             filled: of the recogniser for a static stage, else of the backbone.
+        calibrate: Put dense weights into CP form by what the network computes on clips of the training loader:
+            ``dict(batches=8, pictures=128)``, of which one batch in four is kept to judge by. The report then ends in
+            the error of each stage's features. None looks at the kernels alone, as does a source in CP form, which is
+            what it was made to be. For a `TimmHOCPBackbone`.
+        budget: With ``calibrate``: parameters of the CP layers together, as a part of those of the dense ones, in
+            (0, 1]; ranks go where errors cost most. None keeps the backbone's ranks.
 
     Attributes:
         report: The account of the transfer, on rank 0 and after it happened.
@@ -62,15 +72,25 @@ class TransductionHook(Hook):
     Raises:
         MissingDataError: If ``source`` names a file that does not exist.
         UnknownModelError: If ``source`` is neither a file nor a model of timm.
+        ValueError: If ``calibrate`` or ``budget`` is none of these.
     """
 
     # Before EMAHook copies the model.
     priority = "HIGH"
 
     def __init__(
-        self, source: str, seed: int = 0, allow_missing: bool = False, cache: bool = True, keep: Patterns = ()
+        self,
+        source: str,
+        seed: int = 0,
+        allow_missing: bool = False,
+        cache: bool = True,
+        keep: Patterns = (),
+        calibrate: Mapping[str, int] | None = None,
+        budget: float | None = None,
     ) -> None:
         _check_source(source)
+        _check_calibration(calibrate, budget)
+        self.calibrate, self.budget = calibrate, budget
         self._is_file = names_file(source)
         self.source, self.seed, self.allow_missing, self.cache = source, seed, allow_missing, cache
         self.keep = [keep] if isinstance(keep, str) else list(keep)
@@ -91,8 +111,10 @@ class TransductionHook(Hook):
         failure: Exception | None = None
         if dist.is_main_process():
             try:
-                self.report = self.load(model, runner.logger.info)
+                self.report = self.load(model, runner.logger.info, lambda: self._pictures(runner, model))
                 runner.logger.info(str(self.report))
+                if self.report.warning:
+                    print_log(self.report.warning, runner.logger, logging.WARNING)
             except Exception as error:  # whatever it is, the other ranks must hear of it
                 failure = error
         _raise_everywhere(failure)
@@ -108,13 +130,23 @@ class TransductionHook(Hook):
         if vars(model).get("init_weights") is _already_initialized:
             del vars(model)["init_weights"]
 
-    def load(self, model: nn.Module, progress: Callable[[str], None] | None = None) -> LoadReport:
+    def _pictures(self, runner: Runner, model: nn.Module) -> list[Tensor]:
+        options = {**_CALIBRATION, **(self.calibrate or {})}
+        return training_pictures(runner.train_dataloader, model, options["batches"], options["pictures"], self.seed)
+
+    def load(
+        self,
+        model: nn.Module,
+        progress: Callable[[str], None] | None = None,
+        pictures: Callable[[], Sequence[Tensor]] = list,
+    ) -> LoadReport:
         """Fill a model from the source.
 
         Args:
             model: A recogniser with a ``backbone``; changed.
             progress: Called with a line of text for each layer that is decomposed now, and with one for all those
                 whose decomposition was kept.
+            pictures: Asked for images to calibrate on, in batches ``[B, C, H, W]``, where they are needed.
 
         Returns:
             The account of the transfer.
@@ -132,14 +164,14 @@ class TransductionHook(Hook):
         }
         before = _shapes(model)
         with reading_once():
-            report = self._load(model, options)
+            report = self._load(model, options, pictures)
         if progress is not None and (ranks := _new_ranks(before, _shapes(model))):
             progress(f"{len(ranks)} layers take their rank from {self.source}: {', '.join(ranks)}")
         if cache is not None and cache.hits and progress is not None:
             progress(f"{cache.hits} of {cache.hits + cache.misses} decompositions taken from {cache.folder}")
         return report
 
-    def _load(self, model: nn.Module, options: dict[str, Any]) -> LoadReport:
+    def _load(self, model: nn.Module, options: dict[str, Any], pictures: Callable[[], Sequence[Tensor]]) -> LoadReport:
         backbone: Any = getattr(model, "backbone", None)
         if backbone is None:
             raise CheckpointError(f"TransductionHook: the model must have a backbone, got {type(model).__name__}.")
@@ -153,7 +185,13 @@ class TransductionHook(Hook):
                 spare = [f"head.{name}" for name in getattr(getattr(model, "head", None), "spare_layers", ())]
                 return load_image_weights_(model, state, source=self.source, classifier=spare, **options)
         if hasattr(backbone, "load_image_weights"):
-            return backbone.load_image_weights(self.source, **options)
+            shown = {} if self.calibrate is None else {"pictures": pictures(), "budget": self.budget}
+            return backbone.load_image_weights(self.source, **shown, **options)
+        if self.calibrate is not None:
+            raise CheckpointError(
+                f"TransductionHook: calibrate must meet a backbone of timm, got {type(backbone).__name__} "
+                "(set calibrate=None: its kernels are fitted one by one)."
+            )
         if self._is_file:
             follow_ranks_(backbone, stock_names(backbone, state, source=self.source), self.source)
             return load_stock_weights_(backbone, state, source=self.source, **options)
@@ -173,6 +211,25 @@ def _starts_from_checkpoint(runner: Runner) -> bool:
     told = [bool(runner._load_from is not None or latest)]
     dist.broadcast_object_list(told, src=0)  # one answer for all; the others may not see rank 0's disk
     return told[0]
+
+
+def _check_calibration(calibrate: Any, budget: Any) -> None:
+    """Refuse what says nothing about a calibration."""
+    known = calibrate is None or (
+        isinstance(calibrate, Mapping)
+        and calibrate.keys() <= _CALIBRATION.keys()
+        and all(type(value) is int and value > 0 for value in calibrate.values())
+        and calibrate.get("batches", 2) > 1
+    )
+    if not known:
+        raise ValueError(
+            f"TransductionHook: calibrate must be a dict of batches (2 or more) and pictures, got {calibrate!r}."
+        )
+    share = isinstance(budget, int | float) and not isinstance(budget, bool) and 0 < budget <= 1
+    if budget is not None and (calibrate is None or not share):
+        raise ValueError(
+            f"TransductionHook: budget must be a part in (0, 1], and needs calibrate, got {budget!r} and {calibrate!r}."
+        )
 
 
 def _check_source(source: str) -> None:

@@ -17,6 +17,7 @@ from hocp_mm.layers import FrameAxis, name_matcher
 from hocp_mm.layers.few_channels import make_trainable_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import Patterns, RankRule, sees_time
+from hocp_mm.models.backbones.calibration import calibrate, fill_dense_
 from hocp_mm.models.backbones.checkpointing import enable_checkpointing_, remember_frames
 from hocp_mm.models.backbones.conversion import convert_, exactly, layers_to_factorize
 from hocp_mm.models.backbones.timm_network import (
@@ -224,6 +225,8 @@ class TimmHOCPBackbone(BaseModule):
         progress: Callable[[str], None] | None = None,
         cache: DecompositionCache | None = None,
         keep: Patterns = (),
+        pictures: Sequence[Tensor] = (),
+        budget: float | None = None,
     ) -> LoadReport:
         """Load an image network's weights into this backbone (see :mod:`hocp_mm.checkpoints`).
 
@@ -236,15 +239,53 @@ class TimmHOCPBackbone(BaseModule):
             progress: Called with a line of text for each decomposed layer.
             cache: Where decompositions are kept; None fits anew.
             keep: Patterns on names of tensors that keep their values on purpose.
+            pictures: Batches of images ``[B, in_chans, H, W]``, normalised as in training: dense weights are put into
+                CP form on these (:mod:`hocp_mm.models.backbones.calibration`), not by their kernels alone.
+            budget: Parameters of the CP layers together, as a part of those of the dense ones; ranks then follow the
+                weights and the pictures. None keeps the ranks of this backbone.
 
         Returns:
             The account of the transfer.
 
         Raises:
-            CheckpointError: If the weights cannot be read or do not fit.
+            CheckpointError: If the weights cannot be read or do not fit, or there are too few pictures.
+            ValueError: If there is a budget without pictures.
         """
+        if budget is not None and not pictures:
+            raise ValueError(f"TimmHOCPBackbone: a budget needs pictures to spend it by, got {budget} and none.")
         weights = self._read(source)
-        return self._load(weights, seed=seed, allow_missing=allow_missing, progress=progress, cache=cache, keep=keep)
+        own = {"seed": seed, "progress": progress}
+        options = {"allow_missing": allow_missing, "cache": cache, "keep": keep, **own}
+        with torch.random.fork_rng(devices=[]):  # networks are drawn before they are filled
+            if pictures and self.factorized and (dense := self._dense(weights, pictures[0].device)) is not None:
+                return self._load_calibrated(weights, dense, pictures, budget, options)
+        return self._load(weights, **options)
+
+    def _dense(self, weights: ImageWeights, device: torch.device) -> nn.Module | None:
+        """Return the image network with these weights, or None if they are not those of a dense one."""
+        net, _ = create_network(self.model_name, self.in_chans, self.timm_options)
+        if self.reparameterize:
+            reparameterize_(net)
+        choose_stages(net, self.model_name, self.stages.indices, self.stages.head)
+        return net.to(device).eval() if fill_dense_(net, weights.state) else None
+
+    def _load_calibrated(
+        self,
+        weights: ImageWeights,
+        dense: nn.Module,
+        pictures: Sequence[Tensor],
+        budget: float | None,
+        options: dict[str, Any],
+    ) -> LoadReport:
+        layers: dict[str, Any] = {name: self.net.get_submodule(name) for name in self.factorized}
+        ranks = {name: layer.rank for name, layer in layers.items()}
+        seed = self.seed if options["seed"] is None else options["seed"]
+        found = calibrate(dense, self.stages, list(layers), ranks, pictures, budget, seed, options["progress"])
+        # A CP layer takes nothing of what its dense twin had.
+        others = {key: value for key, value in weights.state.items() if key.rpartition(".")[0] not in layers}
+        report = self._load(weights._replace(state={**others, **found.state}), **options)
+        report.reconstructed, report.stages, report.judged = dict(found.layers), list(found.stages), found.judged
+        return report
 
     def _read(self, source: str) -> ImageWeights:
         return read_image_weights(source, self.model_name, self.in_chans, self.timm_options, fused=self.reparameterize)

@@ -1,0 +1,144 @@
+"""Weights that are put into CP form on pictures: nearer to the dense network than kernels alone can tell."""
+
+import numpy as np
+import pytest
+import skimage.data
+import skimage.transform
+import timm
+import torch
+from torch import Tensor, nn
+
+from hocp_mm.errors import CheckpointError
+from hocp_mm.models import TimmHOCPBackbone
+from hocp_mm.models.backbones.calibration import fill_dense_
+
+NAME, STAGES, RANK = "test_resnet", (0, 1, 2, 3, 4), 8
+
+
+def pictures() -> list[Tensor]:
+    """Return 4 batches of 16 crops of photographs, ``[16, 3, 48, 48]``."""
+    rng = np.random.default_rng(0)
+    photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]
+    crops = []
+    for number in range(64):
+        photo = photos[number % len(photos)]
+        side = int(rng.integers(60, 200))
+        y, x = (int(rng.integers(0, size - side)) for size in photo.shape[:2])
+        crops.append(skimage.transform.resize(photo[y : y + side, x : x + side], (48, 48)))
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float()
+    return list(((images - 0.45) / 0.22).split(16))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Tensor]:
+    """Weights as if they had been trained: kernels of falling spectra, norms with statistics of photographs."""
+    torch.manual_seed(0)
+    net = timm.create_model(NAME, zero_init_last=False)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            u, s, v = torch.linalg.svd(module.weight.detach().flatten(1), full_matrices=False)
+            falling = s[0] * 0.8 ** torch.arange(len(s))
+            module.weight.data = (u * falling @ v).reshape(module.weight.shape)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    net.train()
+    with torch.no_grad():
+        for batch in pictures():
+            net(batch)
+    return net.state_dict()
+
+
+def backbone(**options) -> TimmHOCPBackbone:
+    return TimmHOCPBackbone(NAME, rank=RANK, out_indices=STAGES, **options).eval()
+
+
+@torch.no_grad()
+def errors(ours: TimmHOCPBackbone, weights: dict[str, Tensor], images: Tensor) -> list[float]:
+    """Compare the stages of a video network, on clips of one frame, with timm's own."""
+    dense = timm.create_model(NAME)
+    dense.load_state_dict(weights)
+    theirs = dense.eval().forward_intermediates(images, indices=list(STAGES), intermediates_only=True)
+    maps = ours(images.unsqueeze(2))
+    return [float((a[:, :, 0] - b).norm() / b.norm()) for a, b in zip(maps, theirs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "trained.pth"
+    torch.save(trained, path)
+    return str(path)
+
+
+def test_on_pictures_kept_apart_the_stages_are_nearer_than_kernels_alone_bring_them(trained, file):
+    shown = pictures()
+    plain, fitted = backbone(), backbone()
+    plain.load_image_weights(file)
+    report = fitted.load_image_weights(file, pictures=shown)
+    assert report.complete
+    assert report.judged == 16
+    assert sorted(report.classifier) == ["fc.bias", "fc.weight"]
+    assert set(report.reconstructed) == set(fitted.factorized)
+    before, after = (errors(net, trained, shown[3]) for net in (plain, fitted))
+    # What the report says is what the network in use does, on the batch that no fit has seen.
+    assert report.stages == pytest.approx(after, rel=1e-4)
+    assert after[-1] < 0.75 * before[-1]
+    assert "relative error of the stages' features on 16 other pictures: " in str(report)
+
+
+def test_ranks_follow_the_budget(trained, file):
+    net = backbone()
+    net.load_image_weights(file, pictures=pictures(), budget=0.2)
+    layers = {name: net.net.get_submodule(name) for name in net.factorized}
+    spent = sum(layer.rank * (1 + layer.in_channels + layer.out_channels + 6) for layer in layers.values())
+    dense = sum(trained[f"{name}.weight"].numel() for name in layers)
+    assert 0.15 * dense < spent <= 0.2 * dense
+    assert len({layer.rank for layer in layers.values()}) > 1
+
+
+def test_a_budget_that_leaves_no_component_is_refused(file):
+    with pytest.raises(CheckpointError, match=r"calibrate: .*budget must allow for the smallest ranks"):
+        backbone().load_image_weights(file, pictures=pictures(), budget=0.001)
+    with pytest.raises(ValueError, match=r"a budget needs pictures"):
+        backbone().load_image_weights(file, budget=0.2)
+    with pytest.raises(CheckpointError, match=r"batches must be 2 or more.*got 1"):
+        backbone().load_image_weights(file, pictures=pictures()[:1])
+
+
+def test_much_that_is_lost_is_a_warning(file):
+    report = TimmHOCPBackbone(NAME, rank=1, out_indices=STAGES).load_image_weights(file, pictures=pictures())
+    assert max(report.stages) > 0.3
+    assert "is lost in a stage; give it a larger budget" in report.warning
+
+
+def test_weights_in_cp_form_are_what_they_were_made_to_be(file, tmp_path):
+    first, second = backbone(), backbone()
+    first.load_image_weights(file)
+    torch.save(first.net.state_dict(), tmp_path / "cp.pth")
+    report = second.load_image_weights(str(tmp_path / "cp.pth"), pictures=pictures())
+    assert (report.stages, report.warning) == ([], "")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
+
+
+def test_no_random_number_is_drawn_and_the_same_pictures_give_the_same_network(file):
+    nets = []
+    for _ in range(2):
+        net = backbone()
+        before = torch.get_rng_state()
+        net.load_image_weights(file, pictures=pictures())
+        assert torch.equal(torch.get_rng_state(), before)
+        nets.append(net.state_dict())
+    for name, tensor in nets[0].items():
+        assert torch.equal(nets[1][name], tensor), name
+
+
+def test_a_dense_network_is_filled_whole_or_not_at_all(trained):
+    net = timm.create_model(NAME)
+    own = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    lacking = {name: tensor for name, tensor in trained.items() if name != "layer1.0.conv1.weight"}
+    assert not fill_dense_(net, lacking)
+    assert not fill_dense_(net, {**trained, "layer1.0.conv1.weight": torch.ones(1)})
+    assert all(torch.equal(own[name], tensor) for name, tensor in net.state_dict().items())
+    counters = {name for name in trained if name.endswith("num_batches_tracked")}
+    assert fill_dense_(net, {name: tensor for name, tensor in trained.items() if name not in counters})
+    assert torch.equal(net.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
