@@ -19,6 +19,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from typing_extensions import Self, Unpack
 
 from hocp_mm.functional.context import is_traced_to_torchscript
@@ -41,6 +44,9 @@ from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization
 
 
+_COMPUTE = (WeightNorm, SpectralNorm, BasePruningMethod)
+
+
 def refresh_(factors: nn.Module) -> None:
     """Compute the factors that hooks make of other parameters: a dict of parameters has no forward pass to hook.
 
@@ -49,7 +55,8 @@ def refresh_(factors: nn.Module) -> None:
     need no such help.
     """
     for hook in tuple(factors._forward_pre_hooks.values()):
-        hook(factors, ())
+        if isinstance(hook, _COMPUTE):  # others, such as those of tracers, wait for a forward pass
+            hook(factors, ())
 
 
 class _HOCPConvNd(nn.Module):

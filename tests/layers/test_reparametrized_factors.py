@@ -135,3 +135,12 @@ def test_hooks_can_be_removed_again():
     prune.remove(layer.factors, "h")
     layer.set_kernel(layer.kernel())
     assert isinstance(layer.factors["h"], nn.Parameter)
+
+
+def test_hooks_of_others_wait_for_a_forward_pass():
+    """Mmengine's counters hook all modules; without the hook behind the pass theirs in front ends the process."""
+    called: list[str] = []
+    layer = HOCPConv2d(4, 4, 3, rank=4)
+    layer.factors.register_forward_pre_hook(lambda *_: called.append("before"))
+    layer(torch.ones(1, 4, 5, 5))
+    assert called == []
