@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hocp_mm.apis.face_track import Faces, find_track
+from hocp_mm.apis.known_networks import read_known_network
 from hocp_mm.apis.people import People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
 from hocp_mm.apis.watching import Clip, Watched, watch
@@ -32,6 +33,8 @@ from hocp_mm.system.parallel import read_ahead
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
 
+    from hocp_mm.checkpoints.affect_networks import AffectNetwork
+
 _AHEAD = 4  # frames
 _SAME_RATE = 0.98  # a rate that is said with two digits
 
@@ -43,13 +46,16 @@ class AffectInferencer:
     class that the metric uses, so a video gets here what it gets in ``tools/test.py``.
 
     Args:
-        checkpoint: Weights of a recognizer of this package, as ``tools/train.py`` saves them.
-        config: Config file; by default the one recorded in the checkpoint, which is parsed, not executed.
+        checkpoint: Weights of a recognizer of this package, as ``tools/train.py`` saves them, or the file of a known
+            affect network (see `hocp_mm.checkpoints.affect_networks`).
+        config: Config file; by default the one recorded in the checkpoint, which is parsed, not executed, or what is
+            known of a known network.
         device: Such as ``"cpu"`` or ``"cuda:1"``; by default CUDA where there is one.
 
     Raises:
         MissingDataError: If the config file does not exist.
-        CheckpointError: If the checkpoint cannot be read, records no config, or does not fit the network exactly.
+        CheckpointError: If the checkpoint cannot be read, records no config and is of no known network with valence
+            and arousal, or does not fit the network exactly.
         HOCPError: If there is no such device.
 
     Attributes:
@@ -57,6 +63,7 @@ class AffectInferencer:
         rule: Crop and window settings.
         model: The network, in evaluation mode.
         device: Where it runs.
+        network: What is known of it, if the checkpoint records no config.
     """
 
     def __init__(
@@ -64,15 +71,23 @@ class AffectInferencer:
     ) -> None:
         self.checkpoint = Path(checkpoint)
         self.device = _pick_device(device)
+        self.network: AffectNetwork | None = None
+        bounds: AbstractContextManager[None] = contextlib.nullcontext()
+        known: dict[str, Tensor] | None = None
         with reading_once():
-            if config is None:
-                self.cfg, bounds = _recorded_config(self.checkpoint)
+            if config is not None:
+                self.cfg = load_config(config)
+            elif (recorded := _recorded_config(self.checkpoint)) is not None:
+                self.cfg, bounds = recorded
             else:
-                self.cfg, bounds = load_config(config), contextlib.nullcontext()
+                self.network, self.cfg, known = read_known_network(self.checkpoint)
             self.rule = ClipRule.from_config(self.cfg, str(self.checkpoint if config is None else config))
             with bounds:
                 self.model: BaseModel = build_model(self.cfg)
-            load_weights(self.model, self.checkpoint)
+            if known is None:
+                load_weights(self.model, self.checkpoint)
+            else:
+                self.model.load_state_dict(known)
         self.model.to(self.device).eval()
         self._told = False
 
@@ -214,6 +229,8 @@ class AffectInferencer:
 
     def _tell_rate(self, video: str | Path, info: VideoInfo, rate: float) -> None:
         """Warn of a video that is slower than all that training showed, or where nobody knows."""
+        if self.rule.clip_len == 1:
+            return  # no motion is seen
         slowest = self.rule.slowest
         if self.rule.fps is None and info.num_frames > 1 and not self._told:
             self._told = True
@@ -294,15 +311,13 @@ def _given(
         yield Followed(frame, tuple(faces), False)
 
 
-def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]]:
-    """Return the config in a checkpoint, and the bounds within which its network may be built."""
+def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]] | None:
+    """Return the config in a checkpoint, if there is one, and the bounds within which its network may be built."""
     content = read_checkpoint(checkpoint)
     meta = content.get("meta")
     text = meta.get("cfg") if isinstance(meta, dict) else None
     if not isinstance(text, str):
-        raise CheckpointError(
-            f"{checkpoint}: the checkpoint records no config (meta['cfg']); give the config it was trained with."
-        )
+        return None
     numbers = count_numbers(unwrap_state_dict(content, checkpoint))
     return read_recorded_config(text, str(checkpoint)), bounded_building(numbers, str(checkpoint))
 

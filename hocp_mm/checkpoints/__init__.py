@@ -1,6 +1,7 @@
 """Reading weights safely and fitting them into HO-CP networks; needs torch, safetensors and (lazily) timm."""
 
 from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState
+from hocp_mm.checkpoints.affect_networks import KnownWeights, affect_network, known_weights
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_
 from hocp_mm.checkpoints.reading import Weights, read_checkpoint, reading_once, unwrap_state_dict
@@ -18,11 +19,13 @@ from hocp_mm.checkpoints.training_state import check_optimizer_state, check_sche
 
 __all__ = [
     "DecompositionCache",
+    "KnownWeights",
     "LoadReport",
     "ModuleDescription",
     "ModuleState",
     "Weights",
     "adapt_first_conv",
+    "affect_network",
     "check_optimizer_state",
     "check_scheduler_state",
     "check_timm_name",
@@ -31,6 +34,7 @@ __all__ = [
     "download_timm_weights",
     "follow_ranks_",
     "has_other_names",
+    "known_weights",
     "load_image_weights_",
     "load_stock_weights_",
     "names_file",

