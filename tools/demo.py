@@ -28,7 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video file, or a picture")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights saved by tools/train.py")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weights saved by tools/train.py, or of a known network"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the files of each video")
     parser.add_argument("--overwrite", action="store_true", help="replace files that another video left there")
     parser.add_argument(
@@ -92,6 +94,8 @@ def main(argv: list[str] | None = None) -> None:
         for video in args.videos:
             probe_video(video)  # all of them, before the first is worked on
         inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
+    if (known := inferencer.network) is not None:
+        print(visible(f"{args.checkpoint}: {known.name}, by its shapes and name; {known.licence}"))
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
     faces = look_for(args)

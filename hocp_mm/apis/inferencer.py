@@ -20,6 +20,7 @@ from hocp_mm.apis.people import People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
 from hocp_mm.apis.watching import Clip, Watched, watch
 from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints.affect_networks import AffectNetwork
 from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video
 from hocp_mm.datasets.faces.boxes import usual_rate
 from hocp_mm.datasets.faces.detection import DETECTORS, Progress
@@ -32,8 +33,6 @@ from hocp_mm.system.parallel import read_ahead
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
-
-    from hocp_mm.checkpoints.affect_networks import AffectNetwork
 
 _AHEAD = 4  # frames
 _SAME_RATE = 0.98  # a rate that is said with two digits

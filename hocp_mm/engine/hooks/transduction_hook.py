@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from hocp_mm.checkpoints import (
     DecompositionCache,
+    KnownWeights,
     LoadReport,
+    Weights,
     check_timm_name,
     classifier_prefixes,
     download_timm_weights,
     follow_ranks_,
+    known_weights,
     load_image_weights_,
     load_stock_weights_,
     names_file,
@@ -27,15 +30,19 @@ from hocp_mm.checkpoints import (
     stock_names,
     unwrap_state_dict,
 )
+from hocp_mm.checkpoints.affect_networks import AFFECT
+from hocp_mm.datasets.affectnet.rows import EXPRESSIONS
 from hocp_mm.engine.calibration_pictures import training_pictures
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError, UnknownModelError
 from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.layers.selection import Patterns
+from hocp_mm.models.heads import AffectHead
 from hocp_mm.registry import HOOKS
 
 _BACKBONE = "backbone."
 _CALIBRATION = {"batches": 8, "pictures": 128}
+_KNOWN_CLASSES = (7, 8)  # AffectNet's expressions without contempt, or all; other numbers mean other classes
 
 
 @HOOKS.register_module()
@@ -51,6 +58,8 @@ class TransductionHook(Hook):
             - ``'timm'``: the pretrained weights of the backbone's own timm model;
             - a timm model, such as ``'resnet50.a1_in1k'``: its pretrained weights, for the backbone;
             - a file (``.safetensors``, ``.pth``) with the weights of an image network, for the backbone;
+            - the file of a known affect network (see `hocp_mm.checkpoints.affect_networks`), for its backbone and,
+              as far as they take its features, for the layers of an ``AffectHead``;
             - the checkpoint of a static stage, for the whole recogniser: a file that shares names with it outside
               the backbone. Layers get as many components as they have there.
         seed: Of the decompositions.
@@ -175,7 +184,7 @@ class TransductionHook(Hook):
         backbone: Any = getattr(model, "backbone", None)
         if backbone is None:
             raise CheckpointError(f"TransductionHook: the model must have a backbone, got {type(model).__name__}.")
-        state: dict[str, Tensor] = {}
+        state, known = Weights({}), None
         if self._is_file:
             state = unwrap_state_dict(read_checkpoint(self.source), self.source)
             others = [key for key in state if not key.startswith(_BACKBONE)]
@@ -184,9 +193,15 @@ class TransductionHook(Hook):
                 # A head says what a static stage may have learned besides, such as expressions.
                 spare = [f"head.{name}" for name in getattr(getattr(model, "head", None), "spare_layers", ())]
                 return load_image_weights_(model, state, source=self.source, classifier=spare, **options)
+            known = known_weights(state, self.source)
+            if isinstance(known, KnownWeights):
+                _check_known_backbone(backbone, known, self.source)
         if hasattr(backbone, "load_image_weights"):
             shown = {} if self.calibrate is None else {"pictures": pictures(), "budget": self.budget}
-            return backbone.load_image_weights(self.source, **shown, **options)
+            report: LoadReport = backbone.load_image_weights(self.source, **shown, **options)
+            if isinstance(known, KnownWeights):  # nothing is written to the head before the backbone is known to fit
+                _fill_head_(getattr(model, "head", None), known, report)
+            return report
         if self.calibrate is not None:
             raise CheckpointError(
                 f"TransductionHook: calibrate must meet a backbone of timm, got {type(backbone).__name__} "
@@ -200,9 +215,45 @@ class TransductionHook(Hook):
                 f"TransductionHook: source='timm' must meet a backbone of timm, got {type(backbone).__name__} "
                 "(name the model, such as source='resnet50.a1_in1k')."
             )
-        state = download_timm_weights(self.source, getattr(backbone, "in_channels", 3))
+        weights = download_timm_weights(self.source, getattr(backbone, "in_channels", 3))
         classifier = classifier_prefixes(self.source)
-        return load_stock_weights_(backbone, state, source=f"timm '{self.source}'", classifier=classifier, **options)
+        return load_stock_weights_(backbone, weights, source=f"timm '{self.source}'", classifier=classifier, **options)
+
+
+def _check_known_backbone(backbone: Any, known: KnownWeights, source: str) -> None:
+    """Refuse a backbone that is not that of a known network, by the name that fits."""
+    own = str(getattr(backbone, "model_name", type(backbone).__name__))
+    architecture = known.networks[0].architecture
+    if own.partition(".")[0] != architecture or not hasattr(backbone, "load_image_weights"):
+        raise CheckpointError(
+            f"TransductionHook: {source} holds {known.title}, whose backbone must be a TimmHOCPBackbone with "
+            f"model_name='{architecture}', got '{own}'."
+        )
+
+
+@torch.no_grad()
+def _fill_head_(head: Any, known: KnownWeights, report: LoadReport) -> None:
+    """Give an `AffectHead` the rows of a known network that it has a place for; the report says which."""
+    width = known.weight.shape[1]
+    what = f"{len(known.bias)} outputs of {known.networks[0].architecture}"
+    report.notes.append(f"the weights are those of {known.title} by their shapes: {what}")
+    if not isinstance(head, AffectHead) or head.hidden is not None or head.in_channels != width:
+        report.notes.append(
+            f"the head starts afresh: the rows are for an AffectHead without a hidden layer on {width} channels, which "
+            "head_features=True, out_indices=[] of the backbone give"
+        )
+        return
+    classes = 0 if head.classify is None else head.classify.out_features
+    expressions = EXPRESSIONS[:classes] if classes in _KNOWN_CLASSES else ()
+    for name, rows in (("regress", AFFECT), ("classify", expressions)):
+        if not rows or not set(rows) <= set(known.networks[0].outputs):
+            continue
+        layer = head.get_submodule(name)
+        for leaf, tensor in known.rows(rows).items():
+            layer.get_parameter(leaf).copy_(tensor)
+            report.copied.append(f"head.{name}.{leaf}")
+        report.notes.append(f"head.{name} has the rows {', '.join(rows)}")
+        report.classifier = []  # it was not left out
 
 
 def _starts_from_checkpoint(runner: Runner) -> bool:
