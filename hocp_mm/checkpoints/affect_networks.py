@@ -175,6 +175,8 @@ class KnownWeights(NamedTuple):
             ValueError: If the network does not have one of them.
         """
         known = self.networks[0].outputs
+        if unknown := [output for output in outputs if output not in known]:
+            raise ValueError(f"known network: outputs must be among {', '.join(known)}, got {', '.join(unknown)}.")
         places = [known.index(output) for output in outputs]
         return {"weight": self.weight[places].clone(), "bias": self.bias[places].clone()}
 
