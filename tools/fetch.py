@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     found = fetching.fetch_file(
         network.address, file, most_bytes=MOST_BYTES, sha256=network.sha256, check=check, opener=fetching.https_opener
     )
-    known = "as published" if network.sha256 else "not confirmed, its authors publish none"
+    known = "as published" if network.sha256 else "not confirmed, none is known"
     print(f"SHA-256 {found} ({known})\n{file}")
 
 

@@ -59,7 +59,7 @@ class AffectNetwork:
         address: Where its file is.
         licence: Its licence.
         citation: What its authors want to be cited.
-        sha256: Of the file; None if its authors publish none.
+        sha256: Of the file; None if none is known.
         mean: Subtracted from pixels in [0, 1], red, green and blue.
         std: They are divided by it.
         margin: Side of our square crop in units of the longer side of the box around the inner landmarks. Its authors

@@ -43,7 +43,6 @@ from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization
 
-
 _COMPUTE = (WeightNorm, SpectralNorm, BasePruningMethod)
 
 

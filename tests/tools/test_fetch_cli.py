@@ -58,7 +58,7 @@ def test_a_file_is_kept_with_its_licence_and_checksum_told(tool, tmp_path, monke
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("enet_b0_8_best_vgaf: Apache-2.0")
     assert lines[1].startswith("cite: A. V. Savchenko")
-    assert lines[2] == f"SHA-256 {hashlib.sha256(body).hexdigest()} (not confirmed, its authors publish none)"
+    assert lines[2] == f"SHA-256 {hashlib.sha256(body).hexdigest()} (not confirmed, none is known)"
     assert lines[3:] == [str(file)]
 
 

@@ -114,22 +114,21 @@ def calibrate(
     where = exactly(names)
     count = sum(map(len, fitted))
     tell(f"measuring {len(names)} layers on {count} pictures")
-    moments = {
-        "input_moments": input_moments(dense, fitted, where),
-        "output_moments": output_moments(dense, fitted, where, seed=seed),
-    }
+    inputs, outputs = input_moments(dense, fitted, where), output_moments(dense, fitted, where, seed=seed)
     chosen: Mapping[str, int] = {_NET + name: rank for name, rank in ranks.items()}
     if budget is not None:
         tell(f"choosing ranks for {100 * budget:g} % of the parameters")
         try:
-            chosen = allocate_ranks(dense, float(budget), layers=where, seed=seed, **moments)
+            chosen = allocate_ranks(
+                dense, float(budget), layers=where, seed=seed, input_moments=inputs, output_moments=outputs
+            )
         except ValueError as error:
             raise CheckpointError(f"calibrate: {error}") from error
     tell("decomposing")
     twin = copy.deepcopy(dense)
-    factorize_(twin, chosen, layers=where, seed=seed, **moments)
+    factorize_(twin, chosen, layers=where, seed=seed, input_moments=inputs, output_moments=outputs)
     tell(f"fitting {len(names)} layers to the outputs of the dense network")
-    errors = reconstruct_(twin, dense, fitted, layers=where, output_moments=moments["output_moments"])
+    errors = reconstruct_(twin, dense, fitted, layers=where, output_moments=outputs)
     return Calibrated(
         {key.removeprefix(_NET): tensor for key, tensor in twin.state_dict().items()},
         {name.removeprefix(_NET): error.after for name, error in errors.items()},
