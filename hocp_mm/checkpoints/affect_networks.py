@@ -297,7 +297,7 @@ Written by `python -m hocp_mm.checkpoints.affect_networks`. None of these networ
 {chr(10).join(rows)}
 
 Expressions are logits, valence and arousal linear and not bounded (a timeline cuts them to [-1, 1]). All want RGB in
-[0, 1], less {mean}, divided by {std}. *Not confirmed*: the authors publish no checksum; `tools/fetch.py` prints that of
+[0, 1], less {mean}, divided by {std}. *Not confirmed*: no checksum is known; `tools/fetch.py` prints that of
 what came, and keeps the file only if its tensors are those of the network. That the B2 began from `ns_jft_in1k` is what
 users of the weights write; the authors' notebook shows the B0. Only the architecture matters here.
 
