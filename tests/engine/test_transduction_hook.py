@@ -504,6 +504,25 @@ def test_a_budget_is_spent_by_what_the_network_computes_on_training_clips(tmp_pa
     assert "relative error of the stages' features on 6 other pictures" in str(report)
 
 
+@pytest.mark.parametrize("how", ["load_from", "test"])
+def test_a_run_takes_the_ranks_that_a_budget_chose_out_of_its_checkpoint(tmp_path, how):
+    """The config knows them not; MMEngine would warn, and go on with layers that it could not fill."""
+    torch.save(timm.create_model("test_resnet", zero_init_last=False).state_dict(), tmp_path / "dense.pth")
+    hook = TransductionHook(str(tmp_path / "dense.pth"), calibrate={"batches": 4, "pictures": 20}, budget=0.3)
+    calibrated_runner(tmp_path / "run", hook, TimmRecognizer()).train()
+    file = tmp_path / "run" / "epoch_1.pth"
+    again, second = TimmRecognizer(), TransductionHook(str(tmp_path / "dense.pth"), calibrate={})
+    options = {"epochs": 2, "load_from": str(file), "resume": how == "resume"}
+    runner = make_runner(again, tmp_path / "again", [second], **options)
+    if how != "test":
+        runner.build_train_loop(runner._train_loop)
+    second.before_run(runner)
+    runner.load_or_resume()
+    assert second.report is None
+    for name, tensor in torch.load(file, weights_only=False)["state_dict"].items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
 def test_clips_are_taken_as_in_training_and_no_random_number_moves():
     model = TimmRecognizer()
     loader = DataLoader(PicturesOfTraining(), batch_size=5, collate_fn=pseudo_collate)

@@ -33,6 +33,7 @@ from hocp_mm.checkpoints import (
 from hocp_mm.checkpoints.affect_networks import AFFECT
 from hocp_mm.datasets.affectnet.rows import EXPRESSIONS
 from hocp_mm.engine.calibration_pictures import training_pictures
+from hocp_mm.engine.hooks.rank_pruning import match_
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError, HOCPError, MissingDataError, UnknownModelError
 from hocp_mm.layers.rank_matching import match_ranks_
@@ -50,7 +51,8 @@ class TransductionHook(Hook):
     """Fill the network with 2-D weights before training: decompose dense kernels, keep temporal factors at their delta.
 
     Runs once before training starts, on rank 0, and broadcasts the result. Does nothing when the run resumes from or
-    loads a checkpoint (``load_from``), which then holds everything; ``resume=True`` that finds none is a fresh start.
+    loads a checkpoint (``load_from``), which then holds everything, and whose ranks the model takes; ``resume=True`` that
+    finds none is a fresh start.
 
     Args:
         source: One of
@@ -105,9 +107,12 @@ class TransductionHook(Hook):
         self.keep = [keep] if isinstance(keep, str) else list(keep)
         self.report: LoadReport | None = None
         self._done = False
+        self._wrapped: list[nn.Parameter] = []
 
     def before_run(self, runner: Runner) -> None:
         """Load the weights, if this run trains from the start."""
+        # What the distributed wrapper knows: stages of training that begin later may freeze some of them.
+        self._wrapped = [parameter for parameter in runner.model.parameters() if parameter.requires_grad]
         if self._done or not isinstance(runner._train_loop, BaseLoop):  # a test or validation run
             return
         self._done = True
@@ -132,6 +137,20 @@ class TransductionHook(Hook):
         for tensor in model.state_dict().values():
             if isinstance(tensor, Tensor):  # a module may have other state, too
                 dist.broadcast(tensor, src=0)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Give the model the ranks of the checkpoint, which are not the config's where a budget or a source chose them.
+
+        Raises:
+            CheckpointError: If they cannot be those of the model.
+        """
+        try:
+            ranks = match_(runner, unwrap_state_dict(checkpoint, str(runner._load_from)), self._wrapped)
+        except (ValueError, NotImplementedError) as error:
+            raise CheckpointError(f"checkpoint: ranks must fit the model, got {runner._load_from} ({error})") from error
+        if ranks:
+            changes = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in ranks.items())
+            runner.logger.info(f"TransductionHook: layers take the ranks of the checkpoint: {changes}.")
 
     def before_train(self, runner: Runner) -> None:
         """Give the model its ``init_weights`` back; the Runner has called it by now."""
