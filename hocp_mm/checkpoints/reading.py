@@ -42,6 +42,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 # MMEngine's `ema_state_dict` is not among them: it holds the raw weights, the average is in `state_dict`.
 AVERAGES = ("state_dict_ema", "model_ema")
 PARALLEL = ("module.", "_orig_mod.")  # what DataParallel, AveragedModel and torch.compile put in front
+COUNTERS = ("num_batches_tracked", "n_averaged")
 AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 DEEPEST_WRAPPER = 8
 ZIP = b"PK\x03\x04"
@@ -133,7 +134,8 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
 def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str] = "checkpoint") -> Weights:
     """Return the state dict inside a checkpoint, under the names that the bare model uses.
 
-    Looks under ``state_dict_ema`` and ``model_ema`` (the moving average, which timm takes, too), under ``state_dict``,
+    Looks under ``state_dict_ema`` and ``model_ema`` (the moving average, which timm takes, too, if it is one of all
+    weights), under ``state_dict``,
     ``model`` and ``model_state_dict``, nested ones too; otherwise takes the one whole module that stands in it, or the
     mapping itself. Prefixes ``module.`` (left by DistributedDataParallel) and ``_orig_mod.`` (by ``torch.compile``) are
     stripped when every name carries them: a name that carries it alone belongs to a submodule that is called so.
@@ -160,8 +162,11 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         key = _wrapper(state)
         if key is None:
             break
-        if key in AVERAGES and any(isinstance(state.get(other), Mapping) for other in WRAPPERS):
-            notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
+        if any(isinstance(state.get(other), Mapping) for other in WRAPPERS):
+            if key in AVERAGES:
+                notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
+            elif partial := [other for other in AVERAGES if isinstance(state.get(other), Mapping) and state[other]]:
+                notes.append(f"'{partial[0]}' is not an average of all weights, so the last ones were taken")
         state, wrapped = state[key], True
     description = state.description if isinstance(state, ModuleState) else None
     if description is not None:
@@ -190,11 +195,21 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
 
 def _wrapper(state: Mapping[str, Any]) -> str | None:
     """Return the key under which the weights are, or None if they are here."""
+    last = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), {})
     for key in (*AVERAGES, *WRAPPERS):
-        if isinstance(state.get(key), Mapping) and (key in WRAPPERS or state[key]):
+        inner = state.get(key)
+        if isinstance(inner, Mapping) and (key in WRAPPERS or _tensors(inner) >= max(1, _tensors(last))):
             return key
-    modules = [key for key, value in state.items() if isinstance(value, ModuleState)]
-    return modules[0] if len(modules) == 1 else None
+    holders = [key for key, value in state.items() if isinstance(value, Mapping) and _tensors(value)]
+    holders += [key for key, value in state.items() if isinstance(value, torch.Tensor)]
+    return holders[0] if len(holders) == 1 and isinstance(state[holders[0]], ModuleState) else None
+
+
+def _tensors(state: Mapping[str, Any]) -> int:
+    """Count the tensors in a state dict, or in one that is wrapped, but for counters, which an average may lack."""
+    for _ in range(DEEPEST_WRAPPER):
+        state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
+    return sum(isinstance(value, torch.Tensor) and not str(name).endswith(COUNTERS) for name, value in state.items())
 
 
 def _about_module(about: ModuleDescription) -> str:

@@ -156,6 +156,32 @@ def test_the_moving_average_is_taken_and_said():
     assert unwrap_state_dict({"state_dict": raw, "ema_state_dict": average})["w"] == 0  # MMEngine's raw weights
 
 
+def test_an_average_of_some_weights_or_in_another_form_is_not_taken():
+    """Trainers keep averages of parameters alone, without the statistics of norms, or in objects of their own."""
+    raw = {"a.weight": torch.zeros(1), "n.running_mean": torch.zeros(1), "n.num_batches_tracked": torch.tensor(3)}
+    part = {"module.a.weight": torch.ones(1)}
+    for average in (part, {"decay": 0.9, "shadow": part}, {"decay": 0.9, "shadow_params": [torch.ones(1)]}):
+        weights = unwrap_state_dict({"state_dict": raw, "model_ema": average})
+        assert weights["a.weight"] == 0
+        assert weights.keys() == raw.keys()
+        assert weights.notes == ["'model_ema' is not an average of all weights, so the last ones were taken"]
+    whole = {"module.a.weight": torch.ones(1), "module.n.running_mean": torch.ones(1), "n_averaged": torch.tensor(2)}
+    for last in (raw, {"module.a.weight": torch.zeros(1)}, {"state_dict": raw}):
+        assert unwrap_state_dict({"model": last, "model_ema": whole})["a.weight"] == 1
+
+
+def test_a_module_beside_weights_does_not_stand_for_them(tmp_path):
+    """Losses with class weights are modules that hold a tensor, too."""
+    net, loss, path = nn.Linear(2, 2), nn.CrossEntropyLoss(weight=torch.ones(3)), tmp_path / "net.pt"
+    torch.save({**net.state_dict(), "criterion": loss}, path)
+    assert list(unwrap_state_dict(read_checkpoint(path))) == ["weight", "bias"]
+    torch.save({"generator": net.state_dict(), "criterion": loss}, path)
+    with pytest.raises(CheckpointError, match=r"got keys criterion, generator"):
+        unwrap_state_dict(read_checkpoint(path), path)
+    torch.save({"net": net, "criterion": nn.CrossEntropyLoss()}, path)
+    assert list(unwrap_state_dict(read_checkpoint(path))) == ["weight", "bias"]
+
+
 def test_marks_of_torch_compile_and_the_counter_of_an_average_are_taken_off():
     state = {"n_averaged": torch.tensor(3), "module._orig_mod.w": torch.ones(1)}
     assert list(unwrap_state_dict(state)) == ["w"]

@@ -51,7 +51,7 @@ class TransductionHook(Hook):
     """Fill the network with 2-D weights before training: decompose dense kernels, keep temporal factors at their delta.
 
     Runs once before training starts, on rank 0, and broadcasts the result. Does nothing when the run resumes from or
-    loads a checkpoint (``load_from``), which then holds everything, and whose ranks the model takes; ``resume=True`` that
+    loads a checkpoint (``load_from``), which then holds everything; the model takes its ranks. ``resume=True`` that
     finds none is a fresh start.
 
     Args:
