@@ -3,7 +3,7 @@
 from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState
 from hocp_mm.checkpoints.affect_networks import KnownWeights, affect_network, known_weights
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
-from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_
+from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_, require_finite
 from hocp_mm.checkpoints.reading import Weights, read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.checkpoints.renaming import has_other_names, todays_names
 from hocp_mm.checkpoints.report import LoadReport
@@ -40,6 +40,7 @@ __all__ = [
     "names_file",
     "read_checkpoint",
     "reading_once",
+    "require_finite",
     "stock_names",
     "todays_names",
     "unwrap_state_dict",

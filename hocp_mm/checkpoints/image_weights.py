@@ -80,11 +80,7 @@ def load_image_weights_(
         raise ValueError(
             f"load_image_weights_: temporal_init must be one of {get_args(TemporalInit)}, got {temporal_init!r}."
         )
-    broken = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"checkpoint: weights must be finite, got NaN or inf in {', '.join(broken[:5])} ({source})."
-        )
+    require_finite(state, source)
     report = LoadReport(source, notes=list(getattr(state, "notes", ())))
     plan = plan_transfer(model, state, report, keep, temporal_init)
     for key in state:
@@ -103,6 +99,23 @@ def load_image_weights_(
     _write(model, state, plan, found, temporal_init)
     report.copied = plan.copies
     return report
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that nothing can be computed with.
+
+    Args:
+        state: Tensors by name.
+        source: What to call them in the error.
+
+    Raises:
+        CheckpointError: If a tensor holds NaN or inf.
+    """
+    broken = [name for name, tensor in state.items() if isinstance(tensor, Tensor) and not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"checkpoint: weights must be finite, got NaN or inf in {', '.join(broken[:5])} ({source})."
+        )
 
 
 def follow_ranks_(model: nn.Module, state: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, int]]:

@@ -120,6 +120,33 @@ def test_weights_in_cp_form_are_what_they_were_made_to_be(file, tmp_path):
         assert torch.equal(second.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("budget", [None, 0.2])
+def test_what_is_not_finite_is_named(trained, tmp_path, budget):
+    broken = {**trained, "layer1.0.bn1.weight": trained["layer1.0.bn1.weight"] * torch.inf}
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises(CheckpointError, match=r"weights must be finite, got NaN or inf in layer1\.0\.bn1\.weight"):
+        backbone().load_image_weights(str(tmp_path / "broken.pth"), pictures=pictures(), budget=budget)
+    torch.save(trained, tmp_path / "sound.pth")
+    shown = [pictures()[0], torch.full((2, 3, 48, 48), torch.nan)]
+    with pytest.raises(CheckpointError, match=r"calibrate: pictures must be finite"):
+        backbone().load_image_weights(str(tmp_path / "sound.pth"), pictures=shown, budget=budget)
+
+
+def test_a_budget_that_is_not_spent_is_said(trained, tmp_path):
+    lacking = {name: tensor for name, tensor in trained.items() if name != "layer1.0.bn1.bias"}
+    torch.save(lacking, tmp_path / "lacking.pth")
+    options = {"pictures": pictures(), "budget": 0.2, "allow_missing": True}
+    report = backbone().load_image_weights(str(tmp_path / "lacking.pth"), **options)
+    assert report.stages == []
+    assert "note: not calibrated: " in str(report)
+
+
+def test_one_batch_given_twice_is_two(file):
+    batch = pictures()[0]
+    report = backbone().load_image_weights(file, pictures=[batch, batch])
+    assert report.judged == len(batch)
+
+
 def test_no_random_number_is_drawn_and_the_same_pictures_give_the_same_network(file):
     nets = []
     for _ in range(2):

@@ -211,13 +211,18 @@ class TransductionHook(Hook):
                 follow_ranks_(model, state, self.source)
                 # A head says what a static stage may have learned besides, such as expressions.
                 spare = [f"head.{name}" for name in getattr(getattr(model, "head", None), "spare_layers", ())]
-                return load_image_weights_(model, state, source=self.source, classifier=spare, **options)
+                report: LoadReport = load_image_weights_(
+                    model, state, source=self.source, classifier=spare, **options
+                )
+                if self.calibrate is not None and report.decomposed:
+                    report.notes.append("not calibrated: kernels of a whole recogniser are fitted one by one")
+                return report
             known = known_weights(state, self.source)
             if isinstance(known, KnownWeights):
                 _check_known_backbone(backbone, known, self.source)
         if hasattr(backbone, "load_image_weights"):
             shown = {} if self.calibrate is None else {"pictures": pictures(), "budget": self.budget}
-            report: LoadReport = backbone.load_image_weights(self.source, **shown, **options)
+            report = backbone.load_image_weights(self.source, **shown, **options)
             if isinstance(known, KnownWeights):  # nothing is written to the head before the backbone is known to fit
                 _fill_head_(getattr(model, "head", None), known, report)
             return report

@@ -102,12 +102,16 @@ def calibrate(
         The network in CP form.
 
     Raises:
-        CheckpointError: If there are fewer than 2 batches, or the budget is too small for a component per layer.
+        CheckpointError: If there are fewer than 2 batches, pictures hold NaN or inf, or the budget is too small for a
+            component per layer.
     """
     if len(pictures) < 2:
         raise CheckpointError(f"calibrate: batches must be 2 or more, one of them to judge by, got {len(pictures)}.")
-    judged = list(pictures[_JUDGED - 1 :: _JUDGED]) or [pictures[-1]]
-    fitted = [batch for batch in pictures if not any(batch is other for other in judged)]
+    if not all(bool(torch.isfinite(batch).all()) for batch in pictures):
+        raise CheckpointError("calibrate: pictures must be finite, got NaN or inf.")
+    kept = set(range(_JUDGED - 1, len(pictures), _JUDGED)) or {len(pictures) - 1}
+    judged = [pictures[number] for number in sorted(kept)]
+    fitted = [batch for number, batch in enumerate(pictures) if number not in kept]
     tell = progress or (lambda line: None)
     dense = StagedNetwork(net, stages).eval()
     names = [_NET + name for name in layers]

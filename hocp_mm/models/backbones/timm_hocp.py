@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from hocp_mm.checkpoints import DecompositionCache, LoadReport, Weights, follow_ranks_, load_image_weights_
+from hocp_mm.checkpoints import (
+    DecompositionCache,
+    LoadReport,
+    Weights,
+    follow_ranks_,
+    load_image_weights_,
+    require_finite,
+)
 from hocp_mm.functional import Init, fold_frames, unfold_frames
 from hocp_mm.layers import FrameAxis, name_matcher
 from hocp_mm.layers.few_channels import make_trainable_
@@ -240,7 +247,8 @@ class TimmHOCPBackbone(BaseModule):
             cache: Where decompositions are kept; None fits anew.
             keep: Patterns on names of tensors that keep their values on purpose.
             pictures: Batches of images ``[B, in_chans, H, W]``, normalised as in training: dense weights are put into
-                CP form on these (:mod:`hocp_mm.models.backbones.calibration`), not by their kernels alone.
+                CP form on these (:mod:`hocp_mm.models.backbones.calibration`), not by their kernels alone; a note in
+                the account says where that was not possible.
             budget: Parameters of the CP layers together, as a part of those of the dense ones; ranks then follow the
                 weights and the pictures. None keeps the ranks of this backbone.
 
@@ -257,8 +265,15 @@ class TimmHOCPBackbone(BaseModule):
         own = {"seed": seed, "progress": progress}
         options = {"allow_missing": allow_missing, "cache": cache, "keep": keep, **own}
         with torch.random.fork_rng(devices=[]):  # networks are drawn before they are filled
-            if pictures and self.factorized and (dense := self._dense(weights, pictures[0].device)) is not None:
-                return self._load_calibrated(weights, dense, pictures, budget, options)
+            if pictures and self.factorized:
+                require_finite(weights.state, weights.title)
+                if (dense := self._dense(weights, pictures[0].device)) is not None:
+                    return self._load_calibrated(weights, dense, pictures, budget, options)
+            if pictures:
+                note = (
+                    "not calibrated: the weights are not those of a whole dense network, or no layer is put in CP form"
+                )
+                weights = weights._replace(notes=[*weights.notes, note])
         return self._load(weights, **options)
 
     def _dense(self, weights: ImageWeights, device: torch.device) -> nn.Module | None:
