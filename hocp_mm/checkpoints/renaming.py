@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hocp_mm.checkpoints.reading import Weights
 
-__all__ = ["Renamed", "has_other_names", "todays_names"]
+__all__ = ["LUKEMELAS", "Renamed", "has_other_names", "todays_names"]
 
 WORDS = ("module", "_orig_mod", "model", "backbone", "encoder", "net")
 MOST_WORDS, MOST_PREFIXES = 4, 16
+LUKEMELAS, TORCHVISION = "EfficientNet-PyTorch", "torchvision"
 COMPILED = "._orig_mod."  # may stand before any module
 COUNTER = "num_batches_tracked"  # older torch had none
 
@@ -34,6 +35,10 @@ _LUKEMELAS_BLOCK = (
 _LUKEMELAS_LAYER = re.compile(r"(?:_blocks\.(\d{1,6})\.)?(_[a-z_]+\d?)")
 _TORCHVISION_LAYER = re.compile(r"(features|classifier)((?:\.(?:\d{1,6}|block|conv|fc[12]))+)")
 
+_NARROW, _WIDE = 1e-5, 1e-3  # epsilon of norms
+_GATED_BLOCK = re.compile(r"features\.\d{1,6}\.block\.")
+_FUSED, _LAST, _LARGE = "features.1.0.block.0.0.weight", "features.8.0.weight", 2048
+
 Layers = dict[str, dict[str, Any]]  # what stands for each leaf of each layer
 
 
@@ -43,10 +48,14 @@ class Renamed(NamedTuple):
     Attributes:
         state: Tensors; `Weights.notes` has lines about what was done.
         left_out: Names in it that have no place in the receiver on purpose: what lies beside a prefix, a classifier.
+        library: Whose names they were, if not timm's.
+        epsilon: That of the norms in that library's network, None if its names are timm's.
     """
 
     state: Weights
     left_out: list[str]
+    library: str | None = None
+    epsilon: float | None = None
 
 
 def has_other_names(state: Mapping[str, Any]) -> bool:
@@ -82,12 +91,15 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
     known = {prefix: len(_layers(names).keys() & receiver.keys()) for prefix, names in inside.items()}
     prefix = max(known, key=lambda one: (known[one], -len(one)))
     new_names, tensors = {name: name for name in inside[prefix]}, inside[prefix]
+    origin: str | None = None
+    epsilon: float | None = None
     if known[prefix] < len(receiver):
         for other, names in inside.items():
-            for library, place in (("EfficientNet-PyTorch", _lukemelas_place), ("torchvision", _torchvision_place)):
+            for library, place in ((LUKEMELAS, _lukemelas_place), (TORCHVISION, _torchvision_place)):
                 found = _in_order(names, place, receiver)
                 if found is not None:
-                    prefix, tensors, new_names = other, names, found
+                    prefix, tensors, new_names, origin = other, names, found, library
+                    epsilon = _WIDE if library == LUKEMELAS else _torchvision_epsilon(names)
                     old, new = next((old, new) for old, new in found.items() if old != new)
                     notes.append(
                         f"{sum(o != n for o, n in found.items())} tensors have names of {library} and got today's, "
@@ -103,7 +115,7 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
         renamed[new] = tensor.reshape(shapes[new]) if linear else tensor
     beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix) and name not in renamed}
     left_out = [*beside, *(name for name in tensors if name not in new_names)]
-    return Renamed(Weights({**renamed, **beside}, notes), left_out)
+    return Renamed(Weights({**renamed, **beside}, notes), left_out, origin, epsilon)
 
 
 def _prefixes(state: Mapping[str, Any]) -> list[str]:
@@ -155,6 +167,13 @@ def _torchvision_place(layer: str) -> tuple[Any, ...] | None:
         return None
     parts = match[2].split(".")[1:]
     return (match[1] == "classifier", *((part.isdigit(), int(part) if part.isdigit() else part) for part in parts))
+
+
+def _torchvision_epsilon(tensors: Mapping[str, Tensor]) -> float:
+    """Return the epsilon of norms: MobileNetV3, EfficientNetV2 and EfficientNets from B5 on have a larger one."""
+    v2 = _FUSED in tensors and tensors[_FUSED].shape[1] > 1
+    large = _FUSED in tensors and _LAST in tensors and len(tensors[_LAST]) >= _LARGE
+    return _WIDE if v2 or large or any(map(_GATED_BLOCK.match, tensors)) else _NARROW
 
 
 def _in_order(

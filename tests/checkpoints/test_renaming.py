@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from hocp_mm.checkpoints import Weights, has_other_names, load_image_weights_, todays_names
+from hocp_mm.checkpoints.renaming import _torchvision_epsilon
 from hocp_mm.errors import CheckpointError
 from hocp_mm.models import TimmHOCPBackbone
 
@@ -91,6 +92,54 @@ def test_a_network_of_torchvision_says_the_same_in_timm(theirs, ours):
     assert bool(renamed.state.notes) == (theirs != "resnet18")
 
 
+def with_statistics(net):
+    """Give norms the statistics of pictures; their variances are small, as those of many trained layers are."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        net.train()(PICTURES)
+    return net.eval()
+
+
+def first_stages(backbone):
+    with torch.no_grad():
+        return backbone.eval()(PICTURES.unsqueeze(2))[0][:, :, 0]
+
+
+def test_norms_of_another_epsilon_compute_what_they_did(tmp_path):
+    path = tmp_path / "theirs.pth"
+    source = with_statistics(torchvision.models.mobilenet_v3_small(num_classes=7))
+    torch.save(source.state_dict(), path)
+    backbone = TimmHOCPBackbone("mobilenetv3_small_100", out_indices=(1,), checkpoint=str(path))
+    with torch.no_grad():
+        torch.testing.assert_close(first_stages(backbone), source.features[:2](PICTURES), rtol=1e-3, atol=1e-4)
+    assert "their variances make up for it" in backbone.load_report.notes[-1]
+    torch.save(to_lukemelas(with_statistics(timm.create_model("tf_efficientnet_b0")).state_dict()), path)
+    assert len(TimmHOCPBackbone("tf_efficientnet_b0", out_indices=(0,), checkpoint=str(path)).load_report.notes) == 1
+    notes = TimmHOCPBackbone("efficientnet_b0", out_indices=(0,), checkpoint=str(path)).load_report.notes
+    assert "pads images otherwise than 'efficientnet_b0'" in notes[-1]
+    assert "take timm's network with 'tf_'" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+        "efficientnet_b4",
+        "efficientnet_b5",
+        "efficientnet_v2_s",
+    ],
+)
+def test_the_epsilon_of_a_network_of_torchvision_is_told_by_its_names_and_shapes(name):
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name)
+    told = next(module.eps for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    assert _torchvision_epsilon(net.state_dict()) == told
+
+
 def test_the_linear_layers_of_a_vgg_become_convolutions():
     theirs, ours = torchvision.models.vgg, timm.models.vgg
     plan = [4, "M", 8, "M"]
@@ -163,6 +212,7 @@ def test_unknown_names_are_listed_with_the_nearest_of_their_shape():
     )
     with pytest.raises(CheckpointError, match=rule):
         load_image_weights_(net, state, source="x.pth")
+    state["2.bias"] = state.pop("a.2.bias")  # where nothing fits, nothing is loaded in any case
     report = load_image_weights_(net, state, source="x.pth", allow_missing=True)
     assert report.nearest["a.1.running_var"][0] == "1.running_var"
     assert "  of the same shape as a.2.weight: 2.weight" in str(report)

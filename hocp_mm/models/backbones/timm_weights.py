@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hocp_mm.checkpoints import (
     DecompositionCache,
@@ -18,6 +20,7 @@ from hocp_mm.checkpoints import (
     todays_names,
     unwrap_state_dict,
 )
+from hocp_mm.checkpoints.renaming import LUKEMELAS, Renamed
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import RankLike, estimate_rank
 from hocp_mm.functional.rank import error_target
@@ -77,10 +80,46 @@ def read_image_weights(
         if has_other_names(state):
             net, _ = create_network(name, in_chans, options)
             renamed = todays_names(state, {key: tensor.shape for key, tensor in net.state_dict().items()})
-            state, left_out, notes = renamed.state, [*left_out, *renamed.left_out], [*notes, *renamed.state.notes]
+            left_out, notes = [*left_out, *renamed.left_out], [*notes, *renamed.state.notes]
+            state = _same_function(net, name, renamed, notes)
         state = adapt_first_conv(name, state, in_chans)
     state = _fuse(state, title, name, in_chans, options) if fused else state
     return ImageWeights(state, title, left_out, notes)
+
+
+def _same_function(net: nn.Module, name: str, renamed: Renamed, notes: list[str]) -> dict[str, Tensor]:
+    """Let weights of another library compute what they did there, as far as weights can.
+
+    Args:
+        net: The receiver.
+        name: Of the receiver in timm.
+        renamed: The weights.
+        notes: Grows by what was changed, and by what no weights can make up for.
+
+    Returns:
+        The weights; variances of norms are larger or smaller by the difference of the epsilons.
+    """
+    state = dict(renamed.state)
+    changed: set[float] = set()
+    for layer, norm in net.named_modules():
+        variance = state.get(f"{layer}.running_var")
+        if renamed.epsilon is None or variance is None or not isinstance(norm, _BatchNorm):
+            continue
+        if norm.eps != renamed.epsilon:
+            state[f"{layer}.running_var"] = (variance + (renamed.epsilon - norm.eps)).clamp_min(0)
+            changed.add(norm.eps)
+    if changed:
+        notes.append(
+            f"norms have epsilon {renamed.epsilon:g} in {renamed.library} and {max(changed):g} in timm's '{name}', "
+            "their variances make up for it"
+        )
+    padded = any(isinstance(module, Conv2dSame) for module in net.modules())  # as TensorFlow does
+    if renamed.library is not None and padded != (renamed.library == LUKEMELAS):
+        notes.append(
+            f"{renamed.library} pads images otherwise than '{name}', so features are not the same; take timm's network "
+            f"{'without' if padded else 'with'} 'tf_' in its name"
+        )
+    return state
 
 
 def resolve_ranks(
