@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hocp_mm.checkpoints.reading import Weights
+from hocp_mm.errors import CheckpointError
 
 __all__ = ["LUKEMELAS", "Renamed", "has_other_names", "todays_names"]
 
@@ -67,17 +68,21 @@ def has_other_names(state: Mapping[str, Any]) -> bool:
     )
 
 
-def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> Renamed:
+def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], source: str = "checkpoint") -> Renamed:
     """Rename what has the names of another library, if it fits as a whole.
 
     Args:
         state: Weights, dense or CP.
         shapes: Shapes of the dense receiver by today's names, in the order of its layers; its classifier may be
             missing or have another number of classes, its first layer another number of channels.
+        source: What to call the weights in errors.
 
     Returns:
         The weights: under new names where a prefix or a rule fits, else as they are. A linear layer that is a
         convolution today has the shape of one.
+
+    Raises:
+        CheckpointError: If there are several networks that fit, such as a teacher beside a student.
 
     Example:
         >>> shapes = {"conv1.weight": torch.Size([4, 3, 3, 3])}
@@ -93,19 +98,25 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
     new_names, tensors = {name: name for name in inside[prefix]}, inside[prefix]
     origin: str | None = None
     epsilon: float | None = None
+    fitting = [other for other in inside if prefix and known[other] == known[prefix]]
     if known[prefix] < len(receiver):
-        for other, names in inside.items():
-            for library, place in ((LUKEMELAS, _lukemelas_place), (TORCHVISION, _torchvision_place)):
-                found = _in_order(names, place, receiver)
-                if found is not None:
-                    prefix, tensors, new_names, origin = other, names, found, library
-                    epsilon = _WIDE if library == LUKEMELAS else _torchvision_epsilon(names)
-                    old, new = next((old, new) for old, new in found.items() if old != new)
-                    notes.append(
-                        f"{sum(o != n for o, n in found.items())} tensors have names of {library} and got today's, "
-                        f"by place and shape ('{old}' is '{new}')"
-                    )
-                    break
+        ways = [
+            (other, library, found)
+            for other, names in inside.items()
+            for library, place in ((LUKEMELAS, _lukemelas_place), (TORCHVISION, _torchvision_place))
+            if (found := _in_order(names, place, receiver)) is not None
+        ]
+        if ways:
+            fitting = [other for other, _, _ in ways]
+            prefix, origin, new_names = ways[0]
+            tensors = inside[prefix]
+            epsilon = _WIDE if origin == LUKEMELAS else _torchvision_epsilon(tensors)
+            old, new = next((old, new) for old, new in new_names.items() if old != new)
+            notes.append(
+                f"{sum(o != n for o, n in new_names.items())} tensors have names of {origin} and got today's, "
+                f"by place and shape ('{old}' is '{new}')"
+            )
+    _require_one_network({other: inside[other] for other in fitting}, source)
     if prefix:
         notes.append(f"prefix '{prefix}' was taken off {len(tensors)} names")
     renamed: dict[str, Tensor] = {}
@@ -116,6 +127,15 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
     beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix) and name not in renamed}
     left_out = [*beside, *(name for name in tensors if name not in new_names)]
     return Renamed(Weights({**renamed, **beside}, notes), left_out, origin, epsilon)
+
+
+def _require_one_network(fitting: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
+    """Refuse to choose between networks under several prefixes, unless they are one that has several names."""
+    first, *others = fitting.values() if fitting else [{}]
+    for other in others:
+        if first.keys() != other.keys() or not all(torch.equal(first[name], other[name]) for name in first):
+            told = " and ".join(f"'{prefix}'" for prefix in list(fitting)[:3])
+            raise CheckpointError(f"{source}: one network must fit, got others under {told} (save one of them alone).")
 
 
 def _prefixes(state: Mapping[str, Any]) -> list[str]:

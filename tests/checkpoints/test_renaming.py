@@ -181,6 +181,21 @@ def test_a_prefix_is_taken_off_and_what_lies_beside_it_left_out(tmp_path, prefix
     assert f"note: prefix '{prefix}' was taken off {len(state)} names." in str(report)
 
 
+@pytest.mark.parametrize("rename", [dict, to_lukemelas])
+def test_of_two_networks_in_a_file_none_is_chosen(rename):
+    """A teacher beside a student, say; one network under two names is one."""
+    net = timm.create_model("tf_efficientnet_lite0")
+    state = rename(net.state_dict())
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    both = {
+        f"{prefix}.{name}": t for prefix, part in (("backbone", state), ("encoder", other)) for name, t in part.items()
+    }
+    with pytest.raises(CheckpointError, match=r"x\.pth: one network must fit, got others under 'backbone\.' and 'enc"):
+        todays_names(both, shapes(net), "x.pth")
+    both = {f"{prefix}.{name}": tensor for prefix in ("backbone", "encoder") for name, tensor in state.items()}
+    assert todays_names(both, shapes(net)).state.keys() >= net.state_dict().keys()
+
+
 def test_a_whole_network_of_other_names_fills_the_backbone_and_verify(tmp_path):
     """All doors: a pickled module, an average, lukemelas' names, another number of classes."""
     from hocp_mm.analysis.twins import build_twins

@@ -79,7 +79,8 @@ def read_image_weights(
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
         if has_other_names(state):
             net, _ = create_network(name, in_chans, options)
-            renamed = todays_names(state, {key: tensor.shape for key, tensor in net.state_dict().items()})
+            shapes = {key: tensor.shape for key, tensor in net.state_dict().items()}
+            renamed = todays_names(state, shapes, title)
             left_out, notes = [*left_out, *renamed.left_out], [*notes, *renamed.state.notes]
             state = _same_function(net, name, renamed, notes)
         state = adapt_first_conv(name, state, in_chans)
