@@ -3,10 +3,16 @@
 from torch import Tensor, nn
 
 from hocp_mm.functional.few_channels import conv2d
+from hocp_mm.layers.tracing import fx_leaf
 
 
 class FewChannelsConv2d(nn.Conv2d):
     """``nn.Conv2d``; a strided 1x1 convolution of few channels takes another way to the same numbers."""
+
+    @fx_leaf
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``[N, in, H, W]`` to ``[N, out, H', W']``; in a graph it is one node, as torch's own are."""
+        return super().forward(input)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros" or isinstance(self.padding, str):

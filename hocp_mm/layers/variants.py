@@ -103,9 +103,10 @@ def variant_of(conv: nn.Module) -> Variant | None:
     if parametrize.is_parametrized(conv):  # such as weight_norm: the kernel is not a parameter
         return None
     maker, inner = (_definer(type(conv), name) for name in ("forward", "_conv_forward"))
-    if inner not in (*_PLAIN, FewChannelsConv2d):
+    plain = (*_PLAIN, FewChannelsConv2d)
+    if inner not in plain:
         return None
-    if maker in _PLAIN or maker.__module__ == _MMCV_WRAPPERS:
+    if maker in plain or maker.__module__ == _MMCV_WRAPPERS:
         return Variant()
     name = maker.__name__
     if not maker.__module__.startswith("timm.") or name not in _SAME | _STANDARDIZED | _SCALED:

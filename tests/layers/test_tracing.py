@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hocp_mm.layers import FrameAxis, HOCPConv1d, HOCPConv2d, HOCPConv3d, exportable, sync_norms_, transduct_
+from hocp_mm.layers.few_channels import make_trainable_
 from hocp_mm.models import TimmHOCPBackbone
 from tests.laws import assert_close
 
@@ -22,6 +23,7 @@ LAYERS = {
     "3-D": (lambda: HOCPConv3d(4, 4, 3, padding=1, rank=4), 3),
     "folded CP": (lambda: folded(HOCPConv2d(4, 4, 3, padding=1, rank=4)), 2),
     "folded depthwise": (lambda: folded(nn.Conv2d(4, 4, 3, padding=1, groups=4)), 2),
+    "strided 1x1 of few channels": (lambda: trainable(nn.Conv2d(4, 4, 1, stride=2)), 2),
     "synchronised norm": (lambda: synced(nn.BatchNorm2d(4)), 2),
 }
 
@@ -32,6 +34,11 @@ def folded(layer: nn.Module) -> nn.Module:
     nn.init.normal_(net[0].factors["t"])
     axis.length = FRAMES
     return net[0]
+
+
+def trainable(conv: nn.Module) -> nn.Module:
+    assert make_trainable_(conv) == [""]
+    return conv
 
 
 def synced(norm: nn.Module) -> nn.Module:
