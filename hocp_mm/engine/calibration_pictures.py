@@ -16,7 +16,7 @@ def training_pictures(loader: DataLoader, model: nn.Module, batches: int, pictur
     Args:
         loader: Of the training set; its data set and its batch size count.
         model: Has the ``data_preprocessor``.
-        batches: Batches of clips, fewer where the set is smaller.
+        batches: Batches of clips, fewer where the set is smaller; of fewer clips where it has not two of them.
         pictures: Frames of all of them together, about; at least one of each clip.
         seed: Of the clips.
 
@@ -26,8 +26,8 @@ def training_pictures(loader: DataLoader, model: nn.Module, batches: int, pictur
     Raises:
         ValueError: If the model gets no clips ``[N, C, T, H, W]`` or ``[N, M, C, T, H, W]``.
     """
-    size = loader.batch_size or 1
     dataset = SeededDataset(loader.dataset)
+    size = min(loader.batch_size or 1, max(1, len(dataset) // 2))  # one batch to fit to and one to judge by
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[: batches * size]
     each = max(1, math.ceil(pictures / max(1, len(order))))
     preprocess: Any = model.data_preprocessor

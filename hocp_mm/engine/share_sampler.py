@@ -24,7 +24,8 @@ class ShareSampler(Sampler):
         seed: Of the order; drawn if it is None, the same in all processes.
 
     Raises:
-        ValueError: If the data set is not joined from as many sets as there are shares, or a number is not positive.
+        ValueError: If the data set is not joined from as many sets as there are shares, one is empty, or a number is
+            not positive.
 
     Attributes:
         counts: Draws from each set in an epoch.
@@ -41,6 +42,8 @@ class ShareSampler(Sampler):
                 f"ShareSampler: shares must be one for each data set of a ConcatDataset, got {tuple(shares)} for "
                 f"{len(sizes)} of {type(dataset).__name__}."
             )
+        if not all(sizes):
+            raise ValueError(f"ShareSampler: every data set must have samples, got {tuple(sizes)} of them.")
         if not all(0 < share < float("inf") for share in shares) or (length is not None and length < 1):
             raise ValueError(
                 f"ShareSampler: shares and length must be positive, got {tuple(shares)} and length={length}."

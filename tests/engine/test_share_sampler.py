@@ -103,6 +103,11 @@ def test_what_is_no_share_is_refused(case):
         ShareSampler(data(), shares, seed=1, **options)
 
 
+def test_a_data_set_without_samples_has_no_share():
+    with pytest.raises(ValueError, match=r"every data set must have samples, got \(2, 0\)"):
+        ShareSampler(ConcatDataset([[1, 2], []]), (1, 1), seed=1)
+
+
 def test_a_single_data_set_has_no_shares():
     with pytest.raises(ValueError, match="one for each data set of a ConcatDataset"):
         ShareSampler([1, 2], (1,), seed=1)

@@ -534,6 +534,9 @@ def test_clips_are_taken_as_in_training_and_no_random_number_moves():
     assert all(-2.1 < float(batch.min()) < float(batch.max()) < 2.1 for batch in shown)  # normalised
     again = training_pictures(loader, model, batches=2, pictures=25, seed=1)
     assert all(torch.equal(one, other) for one, other in zip(shown, again, strict=True))
+    loader = DataLoader(PicturesOfTraining(), batch_size=64, collate_fn=pseudo_collate)
+    assert [len(batch) for batch in training_pictures(loader, model, batches=8, pictures=1)] == [6, 6]
+    loader = DataLoader(PicturesOfTraining(), batch_size=5, collate_fn=pseudo_collate)
     whole = training_pictures(loader, model, batches=99, pictures=1)
     assert [len(batch) for batch in whole] == [5, 5, 2]  # each clip once
 
