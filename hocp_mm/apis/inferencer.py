@@ -153,6 +153,7 @@ class AffectInferencer:
         flip: bool = False,
         progress: Progress | None = None,
         person: People = "largest",
+        both_views: bool = False,
     ) -> Generator[Watched, None, None]:
         """Return the frames of a video, one after the other, with the affect of those who are watched.
 
@@ -176,6 +177,8 @@ class AffectInferencer:
                 it already is not asked twice.
             progress: Called as ``progress(stage, done, total)`` in frames.
             person: Whom to watch (see `choose_people`).
+            both_views: Give each frame four values in the place of two: valence and arousal of the picture, then those
+                of its mirror image.
 
         Returns:
             A generator of all frames, in order; close it if you leave it early, as a thread of its own reads ahead.
@@ -216,7 +219,7 @@ class AffectInferencer:
         watched = watch(
             followed,
             choose_people(person),
-            lambda clips: self._predict_batch(clips, Path(video).stem, info, flip),
+            lambda clips: self._predict_batch(clips, Path(video).stem, info, flip, both_views),
             self.rule,
             stride,
             rate,
@@ -246,19 +249,21 @@ class AffectInferencer:
             print_log(text, logger="current", level=logging.WARNING)
 
     @torch.inference_mode()
-    def _predict_batch(self, clips: Sequence[Clip], name: str, info: VideoInfo, flip: bool) -> NDArray[np.float32]:
-        """Return ``[B, T, 2]``."""
+    def _predict_batch(
+        self, clips: Sequence[Clip], name: str, info: VideoInfo, flip: bool, both_views: bool
+    ) -> NDArray[np.float32]:
+        """Return ``[B, T, 2]``, or ``[B, T, 4]`` for both views."""
         inputs = [torch.from_numpy(np.ascontiguousarray(clip.transpose(3, 0, 1, 2))) for clip in clips]
         views: list[list[Tensor]] = [inputs]
-        if flip and not getattr(self.model, "flip", False):
+        if both_views or (flip and not getattr(self.model, "flip", False)):
             views.append([clip.flip(-1) for clip in inputs])
         meta: dict[str, Any] = {"video": name, "num_frames": info.num_frames, "fps": info.fps}
-        total = torch.zeros(())
+        found: list[Tensor] = []
         for view in views:
             samples = [AffectDataSample.from_clip(frame_inds=range(clip.shape[1]), **meta) for clip in view]
             done = self.model.test_step({"inputs": view, "data_samples": samples})
-            total = total + torch.stack([sample.pred_affect.float().cpu() for sample in done])
-        values = (total / len(views)).numpy()
+            found.append(torch.stack([sample.pred_affect.float().cpu() for sample in done]))
+        values = (torch.cat(found, dim=-1) if both_views else torch.stack(found).mean(0)).numpy()
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
         return values

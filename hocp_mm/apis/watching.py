@@ -24,7 +24,7 @@ from hocp_mm.launch import ClipRule
 Clip = NDArray[np.uint8]
 """Crops of a window, RGB ``[T, S, S, 3]``."""
 Predict = Callable[[Sequence[Clip]], NDArray[np.float32]]
-"""Returns valence and arousal of each frame of each window, ``[B, T, 2]``."""
+"""Returns valence and arousal of each frame of each window, ``[B, T, 2]``, or of two views of it, ``[B, T, 4]``."""
 Choose = Callable[[Followed], Iterable[int]]
 """Returns the numbers of those in a frame who are to be watched."""
 _MOST_WAITING = 2**28  # bytes of pictures that may wait for a batch to fill
@@ -40,7 +40,7 @@ class Watched:
         frame: The frame.
         faces: Everybody in it.
         cut: Whether a cut lies before it.
-        affect: Valence and arousal by person, in [-1, 1].
+        affect: Valence and arousal by person, in [-1, 1]; of two views, if they were asked for.
     """
 
     frame: Frame

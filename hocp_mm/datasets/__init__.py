@@ -45,6 +45,8 @@ from hocp_mm.datasets.splits import (
     write_split_files,
 )
 from hocp_mm.datasets.store.dataset import FaceCropDataset
+from hocp_mm.datasets.taught.dataset import TaughtVideoDataset
+from hocp_mm.datasets.taught.files import TaughtLabels, read_taught_csv, write_taught_csv
 
 __all__ = [
     "AFEWVADataset",
@@ -66,6 +68,8 @@ __all__ = [
     "SEWAKey",
     "SEWAMetadata",
     "Scan",
+    "TaughtLabels",
+    "TaughtVideoDataset",
     "VideoInfo",
     "attempt",
     "check_folds",
@@ -92,6 +96,7 @@ __all__ = [
     "read_landmarks_zip",
     "read_sewa_metadata",
     "read_split_file",
+    "read_taught_csv",
     "read_va_file",
     "scale_labels",
     "smooth_boxes",
@@ -101,5 +106,6 @@ __all__ = [
     "video_times",
     "write_fold_files",
     "write_split_files",
+    "write_taught_csv",
     "write_va_file",
 ]

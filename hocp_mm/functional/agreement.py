@@ -13,7 +13,8 @@ As EmoNet (Toisoul et al. 2021); torchmetrics divides the variances by n - 1 and
 Shapes, for all four: a series ``[N]`` gives a scalar; anything longer is reduced over every dimension but
 the last, so ``[N, T, 2]`` gives ``[2]`` = (valence, arousal). ``valid`` is a bool mask of the shape of
 ``pred`` with or without the last dimension; what stands on invalid places, NaN included, has no influence,
-on gradients neither. NaN on a valid place gives NaN.
+on gradients neither. NaN on a valid place gives NaN. In the place of a mask it may be weights, floating, finite and
+of 0 or more: means, variances and covariance are then weighted, 0 is invalid, and only proportions matter.
 
 Sums run in float64 (float32 on devices without it) and the result is float32, or float64 for float64
 inputs. All but ``sagr`` are differentiable with finite gradients everywhere: a variance below ``EPS``
@@ -44,7 +45,7 @@ def ccc(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     Args:
         pred: Predictions, ``[N]`` or ``[..., D]``, floating.
         target: Ground truth of the same shape.
-        valid: Bool mask, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
+        valid: Bool mask or weights, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
 
     Returns:
         Values in [-1, 1], scalar or ``[D]``; NaN where fewer than two samples are valid.
@@ -64,7 +65,7 @@ def pcc(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     Args:
         pred: Predictions, ``[N]`` or ``[..., D]``, floating.
         target: Ground truth of the same shape.
-        valid: Bool mask, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
+        valid: Bool mask or weights, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
 
     Returns:
         Values in [-1, 1], scalar or ``[D]``; NaN where fewer than two samples are valid.
@@ -84,7 +85,7 @@ def rmse(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     Args:
         pred: Predictions, ``[N]`` or ``[..., D]``, floating.
         target: Ground truth of the same shape.
-        valid: Bool mask, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
+        valid: Bool mask or weights, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
 
     Returns:
         Values of 0 or more, scalar or ``[D]``; NaN where no sample is valid.
@@ -94,12 +95,11 @@ def rmse(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         tensor([0.3000, 0.4000])
     """
     x, y, weight = _prepare("rmse", pred, target, valid)
-    count = weight.sum(0)
-    mean_square = (weight * (x - y) ** 2).sum(0) / count.clamp_min(1)
+    mean_square = (weight * (x - y) ** 2).sum(0) / _mass(weight)
     # sqrt has an infinite slope at 0, and 0 * inf is NaN: branch before the root, not after it.
     equal = mean_square == 0
     root = torch.where(equal, torch.ones_like(mean_square), mean_square).sqrt()
-    return _finish(torch.where(equal, torch.zeros_like(root), root), count >= 1, pred)
+    return _finish(torch.where(equal, torch.zeros_like(root), root), _count(weight) >= 1, pred)
 
 
 def sagr(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -108,7 +108,7 @@ def sagr(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     Args:
         pred: Predictions, ``[N]`` or ``[..., D]``, floating.
         target: Ground truth of the same shape.
-        valid: Bool mask, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
+        valid: Bool mask or weights, ``[N]``, ``[...]`` or ``[..., D]``; all valid by default.
 
     Returns:
         Values in [0, 1], scalar or ``[D]``; NaN where no sample is valid.
@@ -118,26 +118,35 @@ def sagr(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         tensor(0.5000)
     """
     x, y, weight = _prepare("sagr", pred.detach(), target, valid)
-    count = weight.sum(0)
-    same = (weight * (x.sign() == y.sign())).sum(0) / count.clamp_min(1)
+    same = (weight * (x.sign() == y.sign())).sum(0) / _mass(weight)
     # A comparison hides NaN, which is no sign at all.
     same = torch.where((x.isnan() | y.isnan()).any(0), torch.full_like(same, torch.nan), same)
-    return _finish(same, count >= 1, pred)
+    return _finish(same, _count(weight) >= 1, pred)
 
 
 def _moments(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> _Moments:
     """Return weighted population moments, in two passes: variances of near-constant series keep their digits."""
     x, y, weight = _prepare(name, pred, target, valid)
-    count = weight.sum(0)
-    safe = count.clamp_min(1)
-    pred_mean, target_mean = (weight * x).sum(0) / safe, (weight * y).sum(0) / safe
-    dx, dy = weight * (x - pred_mean), weight * (y - target_mean)
-    pred_var, target_var = (dx * dx).sum(0) / safe, (dy * dy).sum(0) / safe
-    return _Moments(count, pred_mean, target_mean, pred_var, target_var, (dx * dy).sum(0) / safe)
+    mass = _mass(weight)
+    pred_mean, target_mean = (weight * x).sum(0) / mass, (weight * y).sum(0) / mass
+    dx, dy = x - pred_mean, y - target_mean
+    pred_var, target_var = (weight * dx * dx).sum(0) / mass, (weight * dy * dy).sum(0) / mass
+    return _Moments(_count(weight), pred_mean, target_mean, pred_var, target_var, (weight * dx * dy).sum(0) / mass)
+
+
+def _mass(weight: Tensor) -> Tensor:
+    """Return the sum of the weights, 1 where there is none to divide by."""
+    total = weight.sum(0)
+    return torch.where(total > 0, total, torch.ones_like(total))
+
+
+def _count(weight: Tensor) -> Tensor:
+    """Return how many samples count."""
+    return (weight > 0).sum(0)
 
 
 def _prepare(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments and return ``x``, ``y`` and 0/1 weights, each ``[samples]`` or ``[samples, D]``."""
+    """Check the arguments and return ``x``, ``y`` and weights (those of a mask are 0 and 1), each ``[samples]`` or ``[samples, D]``."""
     for what, value in (("pred", pred), ("target", target)):
         if not value.is_floating_point():
             raise TypeError(f"{name}: {what} must be floating, got {value.dtype}.")
@@ -147,16 +156,17 @@ def _prepare(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> t
             f"got {tuple(pred.shape)} and {tuple(target.shape)}."
         )
     dtype = torch.float32 if pred.device.type == "mps" else torch.float64
-    mask = torch.ones_like(pred, dtype=torch.bool) if valid is None else _expand_mask(name, pred, valid)
+    weight = torch.ones_like(pred, dtype=torch.bool) if valid is None else _expand_mask(name, pred, valid)
+    mask = weight != 0
     x = torch.where(mask, pred, torch.zeros_like(pred)).to(dtype)
     y = torch.where(mask, target, torch.zeros_like(target)).to(dtype)
     flat = (-1,) if pred.ndim == 1 else (-1, pred.shape[-1])
-    return x.reshape(flat), y.reshape(flat), mask.to(dtype).reshape(flat)
+    return x.reshape(flat), y.reshape(flat), weight.to(dtype).reshape(flat)
 
 
 def _expand_mask(name: str, pred: Tensor, valid: Tensor) -> Tensor:
-    if valid.dtype != torch.bool:
-        raise TypeError(f"{name}: valid must be bool, got {valid.dtype}.")
+    if valid.dtype != torch.bool and not valid.is_floating_point():
+        raise TypeError(f"{name}: valid must be bool, or weights of a floating type, got {valid.dtype}.")
     if valid.shape == pred.shape:
         return valid
     if pred.ndim > 1 and valid.shape == pred.shape[:-1]:

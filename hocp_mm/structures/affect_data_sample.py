@@ -24,7 +24,7 @@ ExpressionLike = Tensor | NDArray[Any] | Sequence[int]
 _AFFECT_FIELDS = ("gt_affect", "pred_affect")
 _EXPRESSION_FIELDS = ("gt_expression", "pred_expression")
 _MASKS = ("gt_valid", "face_found")
-_CHECKED_FIELDS = (*_AFFECT_FIELDS, *_EXPRESSION_FIELDS, *_MASKS, "pred_scores")
+_CHECKED_FIELDS = (*_AFFECT_FIELDS, *_EXPRESSION_FIELDS, *_MASKS, "gt_weight", "pred_scores")
 
 
 class AffectDataSample(BaseDataElement):
@@ -36,6 +36,8 @@ class AffectDataSample(BaseDataElement):
     Attributes:
         gt_affect: Labels in [-1, 1], float32 ``[T, 2]``; whatever stands on invalid frames is not read.
         gt_valid: True where the label counts, bool ``[T]``.
+        gt_weight: How much it counts in the loss, 0 or more, float32 ``[T]``, 0 on invalid frames; absent where all
+            count alike. Scores do not know it.
         gt_expression: Class of the expression, int64 ``[T]``, -1 where there is none; absent without such labels. It
             counts on its own: ``gt_valid`` speaks of valence and arousal alone.
         face_found: True where a face was seen, false where its box is only held or interpolated, bool ``[T]``; absent
@@ -60,6 +62,7 @@ class AffectDataSample(BaseDataElement):
 
     gt_affect: Tensor
     gt_valid: Tensor
+    gt_weight: Tensor
     gt_expression: Tensor
     face_found: Tensor
     pred_affect: Tensor
@@ -88,6 +91,7 @@ class AffectDataSample(BaseDataElement):
         expression: ExpressionLike | None = None,
         face_found: MaskLike | None = None,
         times: Sequence[float] | NDArray[Any] | None = None,
+        weight: Tensor | NDArray[Any] | Sequence[float] | None = None,
     ) -> "AffectDataSample":
         """Build the sample of one clip.
 
@@ -102,12 +106,13 @@ class AffectDataSample(BaseDataElement):
             expression: Classes ``[T]``, integers, -1 = none; None for a set without expressions. Padding gets -1.
             face_found: Mask ``[T]``, None if unknown. Padding gets false.
             times: Seconds ``[T]``; None where frames come evenly.
+            weight: How much each label counts, 0 or more, ``[T]``; None for all alike. Invalid frames get 0.
 
         Returns:
             A sample that owns copies of the labels.
 
         Raises:
-            ValueError: If the lengths differ, or a label on a valid frame is not finite.
+            ValueError: If the lengths differ, a label on a valid frame is not finite, or a weight is none.
         """
         inds = [int(i) for i in frame_inds]
         meta: dict[str, Any] = {
@@ -131,8 +136,8 @@ class AffectDataSample(BaseDataElement):
             _check_length(video, "face_found", found, inds)
             sample.face_found = found.cpu() & real
         if affect is None:
-            if valid is not None:
-                raise ValueError(f"AffectDataSample({video}): valid describes labels, but there are none.")
+            if valid is not None or weight is not None:
+                raise ValueError(f"AffectDataSample({video}): valid and weight describe labels, but there are none.")
             return sample
         labels = _to_tensor("gt_affect", affect)
         mask = torch.ones(len(labels), dtype=torch.bool) if valid is None else torch.as_tensor(valid)
@@ -146,6 +151,14 @@ class AffectDataSample(BaseDataElement):
         if not bool(torch.isfinite(labels[mask]).all()):
             raise ValueError(f"AffectDataSample({video}): labels of valid frames must be finite.")
         sample.gt_affect, sample.gt_valid = labels, mask
+        if weight is not None:
+            amounts = torch.as_tensor(weight)
+            _check_field("gt_weight", amounts)
+            _check_length(video, "weight", amounts, inds)
+            amounts = torch.where(mask, amounts.to(torch.float32).cpu(), 0)
+            if not bool((torch.isfinite(amounts) & (amounts >= 0)).all()):
+                raise ValueError(f"AffectDataSample({video}): weights of valid frames must be finite and 0 or more.")
+            sample.gt_weight = amounts
         return sample
 
     def set_pred(self, affect: AffectLike, scores: Tensor | None = None) -> "AffectDataSample":
@@ -243,6 +256,10 @@ def _check_field(name: str, value: Any) -> None:
     if name == "pred_scores":
         if len(shape) != 2 or shape[1] < 2:
             raise ValueError(f"AffectDataSample: pred_scores must be [T, K] of two classes or more, got shape {shape}.")
+        return
+    if name == "gt_weight":
+        if len(shape) != 1:
+            raise ValueError(f"AffectDataSample: gt_weight must be [T], got shape {shape}.")
         return
     if len(shape) != 2 or shape[1] != 2:
         raise ValueError(f"AffectDataSample: {name} must be [T, 2] = (valence, arousal), got shape {shape}.")

@@ -209,6 +209,8 @@ class AffectTimeline:
     def from_csv(cls, path: str | Path, video: str | None = None, fps: float | None = None) -> "AffectTimeline":
         """Read what ``to_csv`` wrote.
 
+        Columns of other names are not read; what `hocp_mm.datasets.write_taught_csv` wrote is a timeline, too.
+
         The file does not hold the frame rate: it is recovered as the simplest number that gives every
         ``time_s`` back (25, 29.97, 30000/1001, …); where none does, frames do not come evenly.
 
@@ -281,7 +283,8 @@ def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(f"timeline: {path}, line {line}: expected {len(header)} cells, got {len(row)}.")
-    may_be_empty = [name in _PRED for name in header]
+    known = ("frame", "time_s", *_TARGET, "face_found", "person")
+    may_be_empty = [name not in known for name in header]
     try:
         return header, np.array(
             [

@@ -39,6 +39,7 @@ class Record:
         pack: Where the pictures lie in the pack of a store, F rows; None for the files themselves.
         crop: How those pictures were cut.
         times: When each frame is shown, in seconds after the first, float64 ``[F]``; None if they come evenly.
+        weight: How much each label counts in training, 0 or more, float32 ``[F]``; None for all alike.
     """
 
     key: str
@@ -56,6 +57,7 @@ class Record:
     pack: PackTable | None = None
     crop: CropSettings | None = None
     times: NDArray[np.float64] | None = None
+    weight: NDArray[np.float32] | None = None
 
     def contradiction(self) -> str:
         """Return what is wrong with the record itself, empty if nothing is.
@@ -70,6 +72,7 @@ class Record:
             "face_found": (count,),
             "boxes": (count, 4),
             "times": (count,),
+            "weight": (count,),
         }
         for name, shape in shapes.items():
             array = getattr(self, name)
@@ -77,6 +80,8 @@ class Record:
                 return f"{name} must have one row per frame, {list(shape)}, got {list(np.shape(array))}"
         if self.times is not None and not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
             return "times must be finite and increase from frame to frame"
+        if self.weight is not None and not (np.isfinite(self.weight).all() and (self.weight >= 0).all()):
+            return "weight must be finite and 0 or more"
         if boxes is not None and not np.isfinite(boxes).all(axis=1).any():
             return f"at least one frame must have a box, got none of {count}; boxes=None stands for whole frames"
         try:
@@ -190,8 +195,8 @@ class RecordTable(Sequence[Record]):
         columns: Per record ``keys``, ``filenames`` and ``subjects`` (`PackedStrings`), ``num_frames`` int64, ``fps``
             and ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``,
             ``valid`` and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has
-            any. Where frames do not come evenly ``times`` float64 ``[N]``, NaN in records where they do. Where there
-            are images ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
+            any. Where frames do not come evenly ``times`` float64 ``[N]``, NaN in records where they do. Where labels
+            do not count alike ``weight`` float32 ``[N]``, NaN in records where they do. Where there are images ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
             of them a record has, -1 for none), or the columns of a `PackTable`. The frames of a record are followed by
             those of the next. What is one and the same for all may be left out: subjects (nobody is known),
             ``num_frames`` and ``num_files`` (1), ``fps`` (0), ``pixel_aspect`` (1).
@@ -238,8 +243,9 @@ class RecordTable(Sequence[Record]):
             columns["num_files"] = np.array(counts, np.int64)
             columns["frame_files"] = PackedStrings([file for record in records for file in record.frame_files or ()])
         if any(record.times is not None for record in records):
-            even = [np.full(record.num_frames, np.nan) if record.times is None else record.times for record in records]
-            columns["times"] = np.concatenate(even).astype(np.float64)
+            columns["times"] = _joined_options(records, "times", np.float64)
+        if any(record.weight is not None for record in records):
+            columns["weight"] = _joined_options(records, "weight", np.float32)
         if packs := [record.pack for record in records if record.pack is not None]:
             columns |= {name: np.concatenate([getattr(pack, name) for pack in packs]) for name in _PLACES}
         return cls(columns, crop=records[0].crop if records else None)
@@ -318,13 +324,14 @@ class RecordTable(Sequence[Record]):
             expression=None if expression == NO_EXPRESSIONS else expression,
             pack=PackTable(*(columns[name][frames].copy() for name in _PLACES)) if "offsets" in columns else None,
             crop=self.crop,
-            times=self._times_of(frames),
+            times=self._option_of("times", frames),
+            weight=self._option_of("weight", frames),
         )
 
-    def _times_of(self, frames: slice) -> NDArray[np.float64] | None:
-        if "times" not in self.columns or np.isnan(self.columns["times"][frames]).any():
+    def _option_of(self, name: str, frames: slice) -> NDArray[Any] | None:
+        if name not in self.columns or np.isnan(self.columns[name][frames]).any():
             return None
-        return self.columns["times"][frames].copy()
+        return self.columns[name][frames].copy()
 
     def _files_of(self, row: int) -> tuple[str, ...] | None:
         files = self.columns.get("frame_files")
@@ -373,7 +380,8 @@ class RecordTable(Sequence[Record]):
     def identity(self) -> int:
         """A checksum of keys, lengths, labels and pictures: two tables that agree in it give the same samples."""
         mark = zlib.crc32(self.columns["keys"].arrays()[0].tobytes())
-        for column in (self.num_frames, self.affect, self.valid, self.columns.get("checksums", ())):
+        optional = (self.columns[name] for name in ("checksums", "weight") if name in self.columns)
+        for column in (self.num_frames, self.affect, self.valid, *optional):
             mark = zlib.crc32(np.ascontiguousarray(column).tobytes(), mark)
         return mark
 
@@ -394,6 +402,12 @@ def _part(starts: NDArray[np.int64] | None, row: int) -> slice:
 
 def _joined(arrays: Sequence[NDArray[Any]], kind: Any, *axes: int) -> NDArray[Any]:
     return np.concatenate(arrays).astype(kind, copy=False) if arrays else np.empty((0, *axes), kind)
+
+
+def _joined_options(records: Sequence[Record], name: str, kind: Any) -> NDArray[Any]:
+    """Return one number for each frame of all records, NaN for those of records that have none."""
+    given = [(getattr(record, name), record.num_frames) for record in records]
+    return np.concatenate([np.full(count, np.nan) if own is None else own for own, count in given]).astype(kind)
 
 
 def _joined_boxes(records: Sequence[Record]) -> NDArray[np.float32]:

@@ -44,6 +44,10 @@ FRAME_COLUMNS: dict[str, tuple[Any, ...]] = {  # kind, then the sizes of further
     "sizes": (np.int32,),
     "checksums": (np.uint32,),
 }
+OPTIONAL_COLUMNS: dict[str, tuple[Any, ...]] = {
+    "times": (np.float64,),  # where frames of a video do not come evenly
+    "weight": (np.float32,),  # where labels do not count alike
+}
 # What zipfile and numpy raise on a file with a changed byte.
 DAMAGE = (
     zipfile.BadZipFile,
@@ -108,7 +112,7 @@ def _table(store: Path, crop: CropSettings, columns: Mapping[str, NDArray[Any]])
         "subjects": subjects,
         "expressions": expressions,
     }
-    kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS, *(("times",) if "times" in columns else ()))
+    kept = ("num_frames", "fps", "boxes", *FRAME_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in columns))
     return RecordTable({**{name: columns[name] for name in kept}, **own}, f"{store / PACKS}{os.sep}", crop)
 
 
@@ -147,7 +151,7 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     """
     strings = [name for text in STRING_COLUMNS for name in (text, f"{text}_ends")]
     names = {"format_version", "crop", "has_expressions", "boxes", *strings, *RECORD_COLUMNS, *FRAME_COLUMNS}
-    if set(columns) - {"times"} != names:
+    if set(columns) - set(OPTIONAL_COLUMNS) != names:
         raise ValueError(f"columns must be {sorted(names)}, got {sorted(columns)}")
     if columns["format_version"].shape != (1,) or columns["format_version"].tolist() != [INDEX_VERSION]:
         raise ValueError(f"format_version must be {INDEX_VERSION}, got {reprlib.repr(columns['format_version'])}")
@@ -159,11 +163,12 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
         "boxes": (np.float32, (frames if len(columns["boxes"]) else 0, 4)),
         "has_expressions": (np.bool_, (1,)),
     }
-    if "times" in columns:  # of videos whose frames do not come evenly
-        expected["times"] = (np.float64, (frames,))
+    expected |= {name: (kind, (frames,)) for name, (kind,) in OPTIONAL_COLUMNS.items() if name in columns}
     check_kinds(columns, expected)
     if "times" in columns and not _increase(columns["times"], columns["num_frames"]):
         raise ValueError("times of a record must be finite and increase, or NaN where they are those of its rate")
+    if "weight" in columns and not (np.isnan(weight := columns["weight"]) | (np.isfinite(weight) & (weight >= 0))).all():
+        raise ValueError("weight must be finite and 0 or more, or NaN in records whose labels count alike")
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")
     packs = PackedStrings.from_arrays(columns["packs"], columns["packs_ends"]).tolist()
@@ -217,7 +222,7 @@ def write_index(path: str | Path, records: Iterable[Record], first_rows: Iterabl
     packs = PackedStrings([Path(record.filename).stem for record in records])
     for name, strings in zip(STRING_COLUMNS, (table["keys"], packs, table["subjects"]), strict=True):
         columns[name], columns[f"{name}_ends"] = strings.arrays()
-    columns |= {name: table[name] for name in (*FRAME_COLUMNS, *(("times",) if "times" in table else ()))}
+    columns |= {name: table[name] for name in (*FRAME_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in table))}
     for name, (kind, *_) in {**RECORD_COLUMNS, **FRAME_COLUMNS}.items():
         columns[name] = np.asarray(columns[name], dtype=kind)
     with replacing(path, follow=False) as draft:

@@ -96,7 +96,7 @@ def delay_predictions(pred: NDArray[np.floating], seconds: float, fps: float) ->
 
 @TRANSFORMS.register_module()
 class CompensateLabelDelay:
-    """Replace ``affect`` and ``valid`` of a record by those ``seconds`` later; the tail does not count.
+    """Replace ``affect``, ``valid`` and ``weight`` of a record by those ``seconds`` later; the tail does not count.
 
     Put it first in the pipeline, before ``SampleClip``, so that clips are drawn where labels are left.
 
@@ -112,14 +112,19 @@ class CompensateLabelDelay:
         self.seconds = seconds
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replace ``affect`` and ``valid``."""
+        """Replace ``affect``, ``valid`` and, where it has one, ``weight``."""
         frames, times = delay_in_frames(self.seconds, results["fps"]), results.get("times")
+        weight = results.get("weight")
         if frames and times is not None:
             later = frames_later(times, self.seconds)
             results["affect"] = np.where(later[:, None] < 0, np.float32(0), results["affect"][later])
             results["valid"] = results["valid"][later] & (later >= 0)
+            if weight is not None:
+                results["weight"] = weight[later]
         elif frames:
             results["affect"], results["valid"] = advance_labels(results["affect"], results["valid"], frames)
+            if weight is not None:  # the tail, which does not count, may keep any
+                results["weight"] = weight[np.minimum(np.arange(len(weight)) + frames, len(weight) - 1)]
         return results
 
     def __repr__(self) -> str:

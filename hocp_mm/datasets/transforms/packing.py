@@ -20,7 +20,7 @@ class PackAffectInputs:
     Labels are taken at ``frame_inds`` and keep their fraction (float32). Padding gets the label 0 and is not
     valid, so neither loss nor metric reads it. ``expression``, where a record has it (one class for all frames, or
     one per frame), becomes ``gt_expression``, with -1 on padding. ``face_found``, where a record has it, goes along,
-    false on padding.
+    false on padding, and so does ``weight``, as ``gt_weight``, 0 where a label is not valid.
     """
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class PackAffectInputs:
         expression = results.get("expression")
         if expression is not None:
             expression = np.broadcast_to(expression, results["num_frames"])[inds]  # padding is overwritten with -1
-        found, times = results.get("face_found"), results.get("times")
+        found, times, weight = (results.get(name) for name in ("face_found", "times", "weight"))
         sample = AffectDataSample.from_clip(
             affect,
             results["valid"][inds] & real,
@@ -43,6 +43,7 @@ class PackAffectInputs:
             expression=expression,
             face_found=None if found is None else found[inds],  # padding is overwritten with False
             times=None if times is None else times[inds],
+            weight=None if weight is None else weight[inds],  # padding is overwritten with 0
         )
         clip = torch.from_numpy(np.ascontiguousarray(results["imgs"]))
         if get_worker_info() is not None:

@@ -33,7 +33,7 @@ class AffectHead(BaseModule):
         in_channels: Channels C of the last feature map.
         hidden_channels: Width of one hidden layer; None for a single linear layer.
         dropout: Share of features dropped before the last layer, in [0, 1).
-        loss: Config of the loss; called with ``(pred, target, valid)``, returns a dict.
+        loss: Config of the loss; called with ``(pred, target, valid)``, and ``weight`` where samples have one; returns a dict.
         init_cfg: As in every ``BaseModule``; None keeps the initialisation above.
         num_expressions: Classes K of expressions to learn beside valence and arousal; None for none.
         expression_weight: Factor on their cross-entropy.
@@ -112,7 +112,8 @@ class AffectHead(BaseModule):
 
         Args:
             feats: As in ``forward``.
-            data_samples: N samples with ``gt_affect`` ``[T, 2]``, ``gt_valid`` ``[T]`` and, where there are
+            data_samples: N samples with ``gt_affect`` ``[T, 2]``, ``gt_valid`` ``[T]``, ``gt_weight`` ``[T]`` where
+                frames do not count alike (a sample without it then counts as 1 throughout) and, where there are
                 expressions to learn, ``gt_expression`` ``[T]``; a sample without it (of a set that has none) counts as
                 -1 throughout.
 
@@ -128,7 +129,13 @@ class AffectHead(BaseModule):
         target = torch.stack([sample.gt_affect for sample in data_samples])
         valid = torch.stack([sample.gt_valid for sample in data_samples])
         x, num_frames = self._embed(feats), target.shape[1]
-        losses = self.loss_module(_at_frames(self.regress(x), num_frames), target, valid)
+        pred = _at_frames(self.regress(x), num_frames)
+        if any("gt_weight" in sample for sample in data_samples):
+            alike = torch.ones_like(target[0, :, 0])
+            weight = torch.stack([sample.get("gt_weight", alike) for sample in data_samples])
+            losses = self.loss_module(pred, target, valid, weight)
+        else:
+            losses = self.loss_module(pred, target, valid)
         if self.classify is None:
             return losses
         return losses | self.expression_loss(_at_frames(self.classify(x), num_frames), self._classes(data_samples))

@@ -64,13 +64,17 @@ class AffectLoss(nn.Module):
         # All of them 0 would be 0 / 0; a float32 uniform draws an exact 0 about once in 2^24.
         return (weights + 1e-12) / (weights + 1e-12).sum()
 
-    def forward(self, pred: Tensor, target: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, pred: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss of one batch.
 
         Args:
             pred: Predictions ``[N, T, 2]``.
             target: Labels ``[N, T, 2]``.
             valid: Mask of the frames that count, bool ``[N, T]``.
+            weight: How much each of them counts, 0 or more, ``[N, T]``; None for all alike. All moments are weighted;
+                0 is as good as invalid, and only proportions matter.
 
         Returns:
             ``loss_affect``, a scalar with gradient, and the detached means over valence and arousal ``rmse``,
@@ -78,11 +82,13 @@ class AffectLoss(nn.Module):
             term that the valid frames do not define (fewer than two, for ``rmse`` none) adds 0 and keeps the
             graph; its log value is NaN.
         """
+        counts = valid if weight is None else torch.where(valid, weight, torch.zeros_like(weight))
         if self.gather and dist.get_world_size() > 1:
-            pred, target, valid = _gather(pred, target, valid)
-        values = {name: function(pred, target, valid) for name, function in _FUNCTIONS.items()}
+            # Always as weights: some processes may hold a batch that has them, and others one that has not.
+            pred, target, counts = _gather(pred, target, counts.float())
+        values = {name: function(pred, target, counts) for name, function in _FUNCTIONS.items()}
         losses = {"rmse": values["rmse"].sum(), "pcc": 1 - values["pcc"].mean(), "ccc": 1 - values["ccc"].mean()}
-        count = valid.sum()
+        count = (counts > 0).sum()
         total = pred.new_zeros((), dtype=losses["ccc"].dtype)
         # 0 * pred, not 0: every rank then takes part in the backward pass, and a NaN prediction stays visible.
         nothing = (pred * 0).sum()
@@ -96,7 +102,7 @@ class AffectLoss(nn.Module):
 _FUNCTIONS = {"rmse": rmse, "pcc": pcc, "ccc": ccc}
 
 
-def _gather(pred: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(pred: Tensor, target: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the batches of all processes, concatenated, with gradients.
 
     The backward of ``all_gather`` sums over the ranks, and DistributedDataParallel divides by their number: the
@@ -108,5 +114,5 @@ def _gather(pred: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor
     return (
         torch.cat(list(all_gather(pred.contiguous()))),
         torch.cat(dist.all_gather(target)),
-        torch.cat(dist.all_gather(valid)),
+        torch.cat(dist.all_gather(counts)),
     )

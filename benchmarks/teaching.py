@@ -1,0 +1,148 @@
+"""Does a video network that learns without labels beat its teacher? ``python -m benchmarks.teaching CHECKPOINT``.
+
+The teacher is the image network of ``make demo`` (``demo_output/static/best_….pth``). Synthetic people whom it has not
+seen are filmed badly: every frame is blurred and noisy, as no picture of its training was. It labels the videos of some
+of them (``tools/label_videos.py``), a video network learns from these labels (``configs/hocp_distill_demo.py``, the last
+epoch, as no label may choose a better one), and both are scored on the others, against the truth.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.markdown import table
+from hocp_mm import compat
+from hocp_mm.apis import AffectInferencer, Teacher
+from hocp_mm.datasets import (
+    crop_faces,
+    face_track,
+    iter_frames,
+    landmark_boxes,
+    read_affect_csv,
+    read_landmarks_zip,
+    read_split_file,
+)
+from hocp_mm.functional import ccc
+from hocp_mm.synthetic import write_synthetic_sewa
+from hocp_mm.synthetic.sewa import write_xvid
+from hocp_mm.system.files import write_text
+from hocp_mm.system.parallel import launched
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "benchmarks" / "results" / "teaching.md"
+PEOPLE, FRAMES = (48, 2, 16), 120  # people in training, validation and test
+SEED = 1  # another than that of the teacher's people
+SIDE, MARGIN = 64, 1.5
+BLUR, NOISE = (0.0, 2.5), (10.0, 60.0)  # pixels, grey values; drawn for each frame anew
+
+Predict = Callable[[Path], NDArray[np.float32]]
+
+
+def spoil(faces: NDArray[np.uint8], rng: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
+    """Blur each frame ``[S, S, 3]``, and add noise, by its own amounts."""
+    for face in faces:
+        blurred = cv2.GaussianBlur(face, (0, 0), max(1e-3, rng.uniform(*BLUR)))
+        noise = rng.normal(0, rng.uniform(*NOISE), face.shape)
+        yield np.clip(blurred + noise, 0, 255).astype(np.uint8)
+
+
+def make_data(root: Path) -> None:
+    """Write ``people`` (SEWA's layout, badly filmed faces) and ``videos`` (those of training, without labels)."""
+    clean, people, videos = root / "clean", root / "people", root / "videos"
+    write_synthetic_sewa(clean, PEOPLE, frames=FRAMES, seed=SEED, motion_share=0.0, workers=1)
+    shutil.copytree(clean / "splits", people / "splits", dirs_exist_ok=True)
+    for part in ("train", "val", "test"):
+        for number, key in enumerate(read_split_file(clean / "splits" / f"{part}.txt")):
+            source, target = clean / key, people / key / f"{key}.avi"
+            frames = np.stack(list(iter_frames(source / f"{key}.avi")))
+            boxes = landmark_boxes(read_landmarks_zip(source / f"{key}_Landmarks.zip", len(frames)))
+            faces = crop_faces(frames, face_track(boxes, MARGIN, 25), SIDE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_xvid(target, spoil(faces, np.random.default_rng([SEED, len(part), number])))
+            for file in source.glob("*_V_Aligned.csv"):
+                shutil.copy(file, target.parent)
+            if part == "train":
+                videos.mkdir(exist_ok=True)
+                shutil.copy(target, videos)
+
+
+def call(*words: object) -> None:
+    """Run a tool of this repository, and show what it says."""
+    command = [sys.executable, *map(str, words)]
+    subprocess.run(command, cwd=ROOT, env=launched(), check=True)
+
+
+def score(predict: Predict, people: Path) -> list[float]:
+    """Return CCC of valence and arousal over all frames of the test people, and the mean of both."""
+    pred, truth = [], []
+    for key in read_split_file(people / "splits" / "test.txt"):
+        pred.append(predict(people / key / f"{key}.avi"))
+        files = [(people / key / f"{key}_{name}_V_Aligned.csv", name.lower()) for name in ("Valence", "Arousal")]
+        truth.append(np.stack([read_affect_csv(file, name)[0] for file, name in files], axis=1))
+    both = ccc(torch.from_numpy(np.concatenate(pred)).double(), torch.from_numpy(np.concatenate(truth)).double())
+    return [*both.tolist(), float(both.mean())]
+
+
+def measure(checkpoint: Path, root: Path) -> dict[str, list[float]]:
+    """Teach, and return the scores of each network."""
+    compat.apply(training=False)
+    people, labels, student = root / "people", root / "labels", root / "student"
+    teacher = Teacher(checkpoint, device="cpu")
+    rows = {
+        "teacher": score(lambda video: teacher.inferencer.predict(video, "frame").pred, people),
+        "teacher, both views, smoothed": score(lambda video: teacher.label(video, "frame").affect, people),
+    }
+    call("tools/label_videos.py", root / "videos", "--checkpoint", checkpoint, "--out", labels, "--faces", "frame",
+         "--device", "cpu")  # fmt: skip
+    places = [f"{part}_dataloader.dataset.data_root={people}" for part in ("val", "test")]
+    places += [f"train_dataloader.dataset.data_root={root / 'videos'}"]
+    places += [f"train_dataloader.dataset.labels_root={labels}"]
+    call("tools/train.py", "configs/hocp_distill_demo.py", "--static-checkpoint", checkpoint, "--no-validate",
+         "--work-dir", student, "--cfg-options", *places)  # fmt: skip
+    taught = AffectInferencer((student / "last_checkpoint").read_text(encoding="utf-8"), device="cpu")
+    rows["student"] = score(lambda video: taught.predict(video, "frame").pred, people)
+    return rows
+
+
+def page(rows: dict[str, Sequence[float]] | dict[str, list[float]]) -> str:
+    """Return the page."""
+    cells = [[name, *(f"{value:.3f}" for value in values)] for name, values in rows.items()]
+    lines = [
+        "# A student without labels, and its teacher",
+        "",
+        f"Written by `python -m benchmarks.teaching`: the image network of `make demo` labels {PEOPLE[0]} badly filmed",
+        f"videos (blur of {BLUR[0]:g} to {BLUR[1]:g} pixels and noise of {NOISE[0]:g} to {NOISE[1]:g} grey values on faces "
+        f"of {SIDE} pixels, each frame by",
+        f"its own amounts), a video network learns from the labels. CCC on {PEOPLE[2]} other people, filmed alike.",
+        "",
+        *table(["", "valence", "arousal", "mean"], cells),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="weights of the teacher")
+    parser.add_argument("--work", type=Path, default=ROOT / "data/synthetic_teaching", help="folder, made anew")
+    parser.add_argument("--out", type=Path, default=PAGE, help="page to write (default: %(default)s)")
+    args = parser.parse_args()
+    root = args.work.resolve()
+    for name in ("people", "videos", "labels", "student"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    make_data(root)
+    text = page(measure(args.checkpoint.resolve(), root))
+    write_text(args.out, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Labels without people: a network labels videos, for another one to learn from.
+
+    video -> each frame as it is and mirrored -> their mean, smoothed over time -> label
+                                              -> how far they disagree          -> confidence
+
+What a network says of single frames is right on average and noisy: it depends on blur, noise and the crop. The mean of
+two views and of neighbours in time is nearer to the truth than any of them, and where they differ less is known.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocp_mm.apis.inferencer import AffectInferencer
+from hocp_mm.datasets import TaughtLabels, write_taught_csv
+from hocp_mm.datasets.faces.detection import Progress
+from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
+from hocp_mm.system.files import write_text
+from hocp_mm.system.reading import check_file, read_json
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+NOTE = "teacher.json"
+_REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
+_BLOCK = 1 << 20
+
+
+def smooth_over_time(
+    values: NDArray[np.floating], times: NDArray[np.float64], seconds: float, scenes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Smooth series: the value at each frame of a straight line through its neighbours, weighted by a Gaussian.
+
+    Unlike a plain average it keeps a steady rise as it is, also at the ends, where neighbours are on one side only.
+
+    Args:
+        values: Series ``[F, C]``; rows with a NaN are gaps.
+        times: When each frame is shown, in seconds, ``[F]``.
+        seconds: Standard deviation of the Gaussian; 0 changes nothing.
+        scenes: Number of the scene of each frame, ``[F]``; no frame has a say in another scene.
+
+    Returns:
+        Series ``[F, C]``. Gaps stay gaps, and frames on both sides of one do not see each other.
+
+    Example:
+        >>> series = np.array([[0.0], [0.1], [np.nan], [0.8], [0.9]])
+        >>> smooth_over_time(series, np.arange(5) / 25, 1.0, np.zeros(5, np.int64))[:, 0].round(3).tolist()
+        [0.0, 0.1, nan, 0.8, 0.9]
+    """
+    smooth = np.array(values, dtype=np.float64)
+    if seconds == 0:
+        return smooth
+    known = np.isfinite(smooth).all(axis=1)
+    for start, stop in _runs(known, scenes):
+        given, when = smooth[start:stop].copy(), times[start:stop]
+        first = np.searchsorted(when, when - _REACH * seconds)
+        last = np.searchsorted(when, when + _REACH * seconds, side="right")
+        for frame in range(stop - start):
+            near = slice(first[frame], last[frame])
+            smooth[start + frame] = _line_at(when[near] - when[frame], given[near], seconds)
+    return smooth
+
+
+def _runs(known: NDArray[np.bool_], scenes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each row of frames that are known and of one scene."""
+    marks = np.where(known, scenes, -1)
+    edges = [0, *(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(marks)]
+    yield from ((start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop and known[start])
+
+
+def _line_at(away: NDArray[np.float64], values: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    """Return the value at 0 of a line fitted to ``values`` ``[n, C]`` at the times ``away``."""
+    weight = np.exp(-0.5 * (away / seconds) ** 2)
+    weight /= weight.sum()
+    mean = weight @ away
+    spread = weight @ (away - mean) ** 2
+    slope = (weight * (away - mean)) @ values / spread if spread > 1e-12 else 0.0
+    return weight @ values - mean * slope
+
+
+class Teacher:
+    """A network that labels videos.
+
+    Args:
+        checkpoint: Weights, as for `AffectInferencer`.
+        config: Config file; by default the one recorded in the checkpoint.
+        device: Where it runs; by default CUDA where there is one.
+        seconds: Standard deviation of the smoothing over time (see `smooth_over_time`).
+        tolerance: Disagreement, in units of the labels, at which the confidence is a half.
+        batch_size: Windows per forward pass.
+
+    Raises:
+        HOCPError: As `AffectInferencer` does, or if a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        config: str | Path | None = None,
+        device: str | None = None,
+        seconds: float = 0.2,
+        tolerance: float = 0.2,
+        batch_size: int = 8,
+    ) -> None:
+        if not (np.isfinite(seconds) and seconds >= 0 and np.isfinite(tolerance) and tolerance > 0):
+            raise HOCPError(
+                f"Teacher: seconds must be 0 or more and tolerance above 0, got {seconds!r} and {tolerance!r}."
+            )
+        self.seconds, self.tolerance, self.batch_size = seconds, tolerance, batch_size
+        self.inferencer = AffectInferencer(checkpoint, config, device)
+        self.inferencer.model.flip = False  # the mean of both views would be taken for one of them
+        self.facts: dict[str, Any] = {
+            "checkpoint": Path(checkpoint).name,
+            "checkpoint_sha256": file_digest(checkpoint),
+            "config_sha256": None if config is None else file_digest(config),
+            "seconds": seconds,
+            "tolerance": tolerance,
+        }
+
+    def label(self, video: str | Path, faces: Any = "auto", progress: Progress | None = None) -> TaughtLabels:
+        """Label the largest face of each frame of a video.
+
+        Args:
+            video: Video file.
+            faces: As in `AffectInferencer.watch`.
+            progress: As in `AffectInferencer.watch`.
+
+        Returns:
+            A row for every frame.
+
+        Raises:
+            NoFaceError: If nobody is seen in any frame.
+            HOCPError: As `AffectInferencer.watch` does.
+        """
+        times, views, found, boxes, scenes = [], [], [], [], []
+        nobody, nowhere = np.full(4, np.nan), np.full(4, np.nan)
+        watching = self.inferencer.watch(video, faces, None, self.batch_size, progress=progress, both_views=True)
+        scene, before = 0, None
+        with contextlib.closing(watching):
+            for watched in watching:
+                person, value = next(iter(watched.affect.items()), (None, nobody))
+                face = next((face for face in watched.faces if face.person == person), None)
+                scene += watched.cut or person != before
+                before = person
+                times.append(watched.frame.time)
+                views.append(value)
+                found.append(face is not None and face.seen)
+                boxes.append(nowhere if face is None or face.box is None else face.box)
+                scenes.append(scene)
+        if not np.isfinite(views).any():
+            raise NoFaceError(f"{video}: no face found in {len(times)} frames.")
+        affect, confidence = self._judge(np.array(views), np.array(times), np.array(scenes))
+        where = np.array(boxes, dtype=np.float32)
+        return TaughtLabels(
+            np.array(times),
+            affect,
+            np.array(found),
+            confidence,
+            where if np.isfinite(where).any() else None,
+        )
+
+    def _judge(
+        self, views: NDArray[np.floating], times: NDArray[np.float64], scenes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return labels ``[F, 2]`` and confidence ``[F]`` of both views, ``[F, 4]``.
+
+        The confidence is ``1 / (1 + d^2 / tolerance^2)``, where d^2 is how far a view lies from the label, squared,
+        on average over views, valence and arousal, and neighbours in time.
+        """
+        seen, mirrored = views[:, :2], views[:, 2:]
+        labels = np.clip(smooth_over_time((seen + mirrored) / 2, times, self.seconds, scenes), -1, 1)
+        away = ((seen - labels) ** 2 + (mirrored - labels) ** 2).mean(axis=1, keepdims=True) / 2
+        away = np.maximum(smooth_over_time(away, times, self.seconds, scenes)[:, 0], 0)
+        confidence = 1 / (1 + away / self.tolerance**2)
+        return labels.astype(np.float32), np.nan_to_num(confidence, nan=0.0).astype(np.float32)
+
+
+def label_folder(
+    teacher: Teacher,
+    folder: str | Path,
+    out: str | Path,
+    faces: Any = "auto",
+    faces_name: str = "auto",
+    progress: Progress | None = None,
+) -> Iterator[tuple[Path, str | HOCPError]]:
+    """Label all videos of a folder and of the folders in it, one after the other.
+
+    ``out`` gets ``<name>.csv`` (see `hocp_mm.datasets.taught.files`) and ``<name>.json``, which says what was labelled,
+    for each video, and ``teacher.json``, which says by whom. A video that has its labels already is passed over.
+
+    Args:
+        teacher: The network.
+        folder: Folder of videos.
+        out: Folder of labels.
+        faces: As in `AffectInferencer.watch`.
+        faces_name: What ``faces`` is, for ``teacher.json``.
+        progress: As in `AffectInferencer.watch`.
+
+    Yields:
+        Each video with what became of it: a line of text, or an error. What is wrong with one ends no other.
+
+    Raises:
+        MissingDataError: If there is no video.
+        DataError: If the labels in ``out`` are of another teacher.
+    """
+    folder, out = Path(folder), Path(out)
+    videos = find_videos(folder)
+    _sign(out / NOTE, {**teacher.facts, "faces": faces_name})
+    for video in videos:
+        name = video.relative_to(folder)
+        table, note = out / f"{name}.csv", out / f"{name}.json"
+        try:
+            facts = {"video": name.as_posix(), "video_sha256": file_digest(video)}
+            if table.exists() and not note.exists():
+                raise DataError(f"{table}: is there already, and no {note.name} says of what; name another --out.")
+            if table.exists() and read_json(note, "note on labels") == facts:
+                yield video, "labelled already"
+                continue
+            labels = teacher.label(video, faces, progress)
+            table.unlink(missing_ok=True)  # of another content under this name
+            write_text(note, f"{json.dumps(facts, indent=2)}\n")
+            write_taught_csv(table, labels)  # last: it is there only when all is done
+        except HOCPError as error:
+            yield video, error
+            continue
+        share, sure = 100 * (labels.confidence > 0).mean(), labels.confidence[labels.confidence > 0].mean()
+        yield video, f"{len(labels.times)} frames, {share:.0f} % with a label, confidence {sure:.2f} on average"
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Return the videos of a folder and of the folders in it, sorted by name.
+
+    Raises:
+        MissingDataError: If there is none.
+    """
+    if not folder.is_dir():
+        raise MissingDataError(f"{folder}: no such folder of videos.")
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    videos = sorted(file for file in files if not file.name.startswith(".") and not file.is_dir())
+    if not videos:
+        raise MissingDataError(f"{folder}: must hold videos ({', '.join(sorted(VIDEO_SUFFIXES))}), got none.")
+    return videos
+
+
+def _sign(note: Path, facts: dict[str, Any]) -> None:
+    """Write down who labels, or make sure that it was the same one.
+
+    Raises:
+        DataError: If it was another.
+    """
+    if not note.exists() or not any(note.parent.rglob("*.csv")):
+        write_text(note, f"{json.dumps(facts, indent=2)}\n")
+        return
+    known = read_json(note, "note on the teacher")
+    known = known if isinstance(known, dict) else {}
+    for name, value in facts.items():
+        if name != "checkpoint" and known.get(name) != value:
+            told = f"{name} {known.get(name)!r:.80} there, {value!r:.80} now"
+            raise DataError(f"{note}: all labels of a folder must be of one teacher, got {told}; name another --out.")
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content.
+
+    Raises:
+        HOCPError: If it cannot be read.
+    """
+    check_file(path, "file")
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    return digest.hexdigest()

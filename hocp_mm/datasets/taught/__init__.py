@@ -1,0 +1,1 @@
+"""Videos that a network labelled (see `hocp_mm.apis.teaching`)."""
