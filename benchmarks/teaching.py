@@ -2,15 +2,15 @@
 
 The teacher is the image network of ``make demo`` (``demo_output/static/best_….pth``). Synthetic people whom it has not
 seen are filmed badly: every frame is blurred and noisy, as no picture of its training was. It labels the videos of some
-of them (``tools/label_videos.py``), a video network learns from these labels (``configs/hocp_distill_demo.py``, the last
-epoch, as no label may choose a better one), and both are scored on the others, against the truth.
+of them (``tools/label_videos.py``), a video network learns from these labels (``configs/hocp_distill_demo.py``, the
+last epoch, as no label may choose a better one), and both are scored on the others, against the truth.
 """
 
 import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -112,16 +112,15 @@ def measure(checkpoint: Path, root: Path) -> dict[str, list[float]]:
     return rows
 
 
-def page(rows: dict[str, Sequence[float]] | dict[str, list[float]]) -> str:
+def page(rows: dict[str, list[float]]) -> str:
     """Return the page."""
     cells = [[name, *(f"{value:.3f}" for value in values)] for name, values in rows.items()]
     lines = [
         "# A student without labels, and its teacher",
         "",
         f"Written by `python -m benchmarks.teaching`: the image network of `make demo` labels {PEOPLE[0]} badly filmed",
-        f"videos (blur of {BLUR[0]:g} to {BLUR[1]:g} pixels and noise of {NOISE[0]:g} to {NOISE[1]:g} grey values on faces "
-        f"of {SIDE} pixels, each frame by",
-        f"its own amounts), a video network learns from the labels. CCC on {PEOPLE[2]} other people, filmed alike.",
+        f"videos (faces of {SIDE} pixels, each frame with its own blur, of {BLUR[0]:g} to {BLUR[1]:g} pixels, and noise,",
+        f"of {NOISE[0]:g} to {NOISE[1]:g} grey values), a video network learns from the labels. CCC on {PEOPLE[2]} other people, filmed alike.",
         "",
         *table(["", "valence", "arousal", "mean"], cells),
     ]

@@ -1,4 +1,4 @@
-"""Let a network label videos, for another to learn from: ``tools/label_videos.py FOLDER --checkpoint FILE --out LABELS``.
+"""Let a network label videos, for another to learn from: ``label_videos.py FOLDER --checkpoint FILE --out LABELS``.
 
 Each video of the folder, and of the folders in it, gets ``LABELS/<name>.csv``: valence and arousal of every frame, the
 mean of what the network says of the picture and of its mirror image, smoothed over time, and how far these agree, as a
@@ -19,7 +19,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of videos")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of the teacher, saved by tools/train.py")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weights of the teacher, saved by tools/train.py"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="folder for the labels")
     parser.add_argument("--config", type=Path, help="config of the teacher; that in the checkpoint by default")
     parser.add_argument(

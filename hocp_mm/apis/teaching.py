@@ -9,6 +9,7 @@ two views and of neighbours in time is nearer to the truth than any of them, and
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
 from hocp_mm.system.files import write_text
 from hocp_mm.system.reading import check_file, read_json
 
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 NOTE = "teacher.json"
 _REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
 _BLOCK = 1 << 20
@@ -69,7 +70,7 @@ def _runs(known: NDArray[np.bool_], scenes: NDArray[np.int64]) -> Iterator[tuple
     """Yield start and end of each row of frames that are known and of one scene."""
     marks = np.where(known, scenes, -1)
     edges = [0, *(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(marks)]
-    yield from ((start, stop) for start, stop in zip(edges, edges[1:], strict=False) if start < stop and known[start])
+    yield from ((start, stop) for start, stop in itertools.pairwise(edges) if start < stop and known[start])
 
 
 def _line_at(away: NDArray[np.float64], values: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
@@ -242,7 +243,7 @@ def find_videos(folder: Path) -> list[Path]:
     files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
     videos = sorted(file for file in files if not file.name.startswith(".") and not file.is_dir())
     if not videos:
-        raise MissingDataError(f"{folder}: must hold videos ({', '.join(sorted(VIDEO_SUFFIXES))}), got none.")
+        raise MissingDataError(f"{folder}: must hold videos ({', '.join(VIDEO_SUFFIXES)}), got none.")
     return videos
 
 
@@ -267,7 +268,7 @@ def file_digest(path: str | Path) -> str:
     """Return the SHA-256 of a file's content.
 
     Raises:
-        HOCPError: If it cannot be read.
+        DataError: If it cannot be read.
     """
     check_file(path, "file")
     digest = hashlib.sha256()

@@ -146,7 +146,7 @@ def _count(weight: Tensor) -> Tensor:
 
 
 def _prepare(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments and return ``x``, ``y`` and weights (those of a mask are 0 and 1), each ``[samples]`` or ``[samples, D]``."""
+    """Check the arguments and return ``x``, ``y`` and weights, each ``[samples]`` or ``[samples, D]``."""
     for what, value in (("pred", pred), ("target", target)):
         if not value.is_floating_point():
             raise TypeError(f"{name}: {what} must be floating, got {value.dtype}.")

@@ -148,7 +148,11 @@ REFUSALS = {
     "integer predictions": ((torch.zeros(4, dtype=torch.int64), torch.zeros(4)), TypeError, "pred must be floating"),
     "different shapes": ((torch.zeros(4, 2), torch.zeros(4)), ValueError, r"one shape.*\(4, 2\) and \(4,\)"),
     "a scalar": ((torch.tensor(0.0), torch.tensor(0.0)), ValueError, "one shape"),
-    "a float mask": ((torch.zeros(4), torch.zeros(4), torch.ones(4)), TypeError, "valid must be bool"),
+    "an integer mask": (
+        (torch.zeros(4), torch.zeros(4), torch.ones(4).long()),
+        TypeError,
+        "valid must be bool, or weig",
+    ),
     "a mask of another length": (
         (torch.zeros(4, 2), torch.zeros(4, 2), torch.ones(3, dtype=torch.bool)),
         ValueError,
@@ -163,3 +167,17 @@ def test_wrong_arguments_are_refused_by_name(function: Callable[..., Tensor], ca
     arguments, kind, text = REFUSALS[case]
     with pytest.raises(kind, match=f"{function.__name__}: .*{text}"):
         function(*arguments)
+
+
+@pytest.mark.parametrize("measure", [ccc, pcc, rmse, sagr])
+def test_a_weight_counts_a_sample_as_often_as_it_says(measure: Callable[..., torch.Tensor]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pred, target = torch.randn(2, 12, 2, generator=generator, dtype=torch.float64)
+    times = torch.tensor([0, 1, 2, 3] * 3)
+    repeated = measure(pred.repeat_interleave(times, 0), target.repeat_interleave(times, 0))
+    torch.testing.assert_close(measure(pred, target, times.double()), repeated)
+    torch.testing.assert_close(measure(pred, target, 1e-3 * times.double()), repeated)  # proportions alone matter
+    assert torch.equal(measure(pred, target, (times > 0).double()), measure(pred, target, times > 0))
+    pred[times == 0] = torch.nan
+    torch.testing.assert_close(measure(pred, target, times.double()), repeated)
+    assert measure(pred, target, torch.zeros(12)).isnan().all()

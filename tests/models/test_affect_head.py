@@ -148,3 +148,18 @@ def test_a_class_the_head_does_not_know_is_refused() -> None:
         head.loss(features(), samples)
     with pytest.raises(ValueError, match="class_weights need num_expressions, got None"):
         AffectHead(6, class_weights=[1.0, 2.0])
+
+
+def test_weights_of_labels_reach_the_loss_and_a_sample_without_counts_as_one() -> None:
+    head, feats = AffectHead(6).eval(), features()
+    labels = torch.rand(2, 4, 2, generator=torch.Generator().manual_seed(2)) - 0.5
+    samples = [sample(rows) for rows in labels]
+    plain = head.loss(feats, samples)["loss_affect"]
+    samples[0].gt_weight = torch.ones(4)
+    torch.testing.assert_close(head.loss(feats, samples)["loss_affect"], plain)
+    samples[0].gt_weight = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    found = head.loss(feats, samples)["loss_affect"]
+    samples[0].gt_valid[:2] = False
+    del samples[0].gt_weight
+    torch.testing.assert_close(found, head.loss(feats, samples)["loss_affect"])
+    assert found != plain

@@ -145,3 +145,33 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path: Path) -> None:
         result = torch.load(tmp_path / f"{rank}.pth")
         torch.testing.assert_close(result["loss"], value.detach())
         torch.testing.assert_close(result["grad"], layer.weight.grad)
+
+
+def test_weight_one_is_no_weight_and_weight_zero_is_invalid() -> None:
+    pred, target, valid = batch()
+    loss = AffectLoss().eval()
+    some = torch.rand(valid.shape, generator=torch.Generator().manual_seed(1)) > 0.4
+    pairs = [
+        ((valid, torch.ones_like(target[..., 0])), (valid,)),
+        ((valid, some.float()), (valid & some,)),
+        ((valid, some.float() / 3), (valid & some,)),
+    ]
+    for weighted, plain in pairs:
+        gradients = []
+        for arguments in (weighted, plain):
+            loss(pred, target, *arguments)["loss_affect"].backward()
+            assert pred.grad is not None
+            gradients.append(pred.grad.clone())
+            pred.grad = None
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
+        assert (gradients[1] != 0).any()
+
+
+def test_a_frame_of_twice_the_weight_counts_as_two() -> None:
+    pred, target, valid = batch()
+    twice = torch.ones_like(target[..., 0])
+    twice[1:3] = 2
+    again = [torch.cat([part, part[1:3]]) for part in (pred, target, valid)]
+    loss = AffectLoss().eval()
+    torch.testing.assert_close(loss(pred, target, valid, twice)["loss_affect"], loss(*again)["loss_affect"])
+    assert loss(pred, target, valid, twice)["loss_affect"] != loss(pred, target, valid)["loss_affect"]

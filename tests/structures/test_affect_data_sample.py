@@ -97,6 +97,20 @@ REFUSALS = {
     "labels of another length": ({"affect": np.zeros((2, 2))}, ValueError, "got 2, 2 and 3"),
     "NaN on a valid frame": ({"affect": np.full((3, 2), np.nan)}, ValueError, "must be finite"),
     "a mask without labels": ({"valid": [True] * 3}, ValueError, "there are none"),
+    "weights without labels": ({"weight": [1.0] * 3}, ValueError, "there are none"),
+    "a weight below zero": (
+        {"affect": np.zeros((3, 2)), "weight": [1.0, -0.1, 1.0]},
+        ValueError,
+        "finite and 0 or more",
+    ),
+    "a weight that is none": (
+        {"affect": np.zeros((3, 2)), "weight": [1.0, np.nan, 1.0]},
+        ValueError,
+        "finite and 0 or",
+    ),
+    "fewer weights": ({"affect": np.zeros((3, 2)), "weight": [1.0]}, ValueError, "one row per frame, got 1 and 3"),
+    "whole weights": ({"affect": np.zeros((3, 2)), "weight": [1, 1, 0]}, TypeError, "gt_weight must be floating"),
+    "weights of two values": ({"affect": np.zeros((3, 2)), "weight": np.ones((3, 2))}, ValueError, r"must be \[T\]"),
 }
 
 
@@ -182,3 +196,12 @@ def test_wrong_flags_are_refused(found: Any, error: type[Exception], text: str) 
     sample = AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)
     with pytest.raises(TypeError, match="face_found must be bool, got float32"):
         sample.face_found = torch.ones(3)
+
+
+def test_weights_are_those_of_valid_frames() -> None:
+    weight = np.array([0.25, np.nan, 0.5])
+    sample = AffectDataSample.from_clip(np.zeros((3, 2)), [True, False, True], weight=weight, **CLIP)
+    assert sample.gt_weight.dtype == torch.float32
+    assert sample.gt_weight.tolist() == [0.25, 0, 0]  # the last row is padding
+    assert pickle.loads(pickle.dumps(sample)).gt_weight.tolist() == [0.25, 0, 0]
+    assert "gt_weight" not in AffectDataSample.from_clip(np.zeros((3, 2)), **CLIP)

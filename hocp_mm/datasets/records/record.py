@@ -196,8 +196,9 @@ class RecordTable(Sequence[Record]):
             and ``pixel_aspect`` float64, ``expressions`` int16, ``[R]``; per frame ``affect`` float32 ``[N, 2]``,
             ``valid`` and ``face_found`` bool ``[N]``, ``boxes`` float32 ``[N, 4]``, or ``[0, 4]`` where no record has
             any. Where frames do not come evenly ``times`` float64 ``[N]``, NaN in records where they do. Where labels
-            do not count alike ``weight`` float32 ``[N]``, NaN in records where they do. Where there are images ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many
-            of them a record has, -1 for none), or the columns of a `PackTable`. The frames of a record are followed by
+            do not count alike ``weight`` float32 ``[N]``, NaN in records where they do. Where there are images
+            ``frame_files`` (`PackedStrings`; ``num_files`` int64 ``[R]`` says how many of them a record has, -1 for
+            none), or the columns of a `PackTable`. The frames of a record are followed by
             those of the next. What is one and the same for all may be left out: subjects (nobody is known),
             ``num_frames`` and ``num_files`` (1), ``fps`` (0), ``pixel_aspect`` (1).
         folder: Put in front of all names of files.

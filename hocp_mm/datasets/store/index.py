@@ -167,7 +167,10 @@ def _check(columns: Mapping[str, NDArray[Any]]) -> None:
     check_kinds(columns, expected)
     if "times" in columns and not _increase(columns["times"], columns["num_frames"]):
         raise ValueError("times of a record must be finite and increase, or NaN where they are those of its rate")
-    if "weight" in columns and not (np.isnan(weight := columns["weight"]) | (np.isfinite(weight) & (weight >= 0))).all():
+    if (
+        "weight" in columns
+        and not (np.isnan(weight := columns["weight"]) | (np.isfinite(weight) & (weight >= 0))).all()
+    ):
         raise ValueError("weight must be finite and 0 or more, or NaN in records whose labels count alike")
     if count == 0 or columns["num_frames"].min() < 1 or columns["sizes"].min() < 0 or columns["offsets"].min() < 0:
         raise ValueError("a record must have at least one frame, and offsets and sizes must not be negative")

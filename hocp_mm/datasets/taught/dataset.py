@@ -101,8 +101,8 @@ class TaughtVideoDataset(AffectDataset):
             raise DataError(f"{file}: must have the {info.num_frames} rows of {video}, got {len(labels.times)}.")
         uneven = uneven_times(video, info)
         shown = np.arange(info.num_frames) / info.fps if uneven is None else uneven
-        away = np.abs(labels.times - shown)
-        if away.max() > 0.25 / info.fps:
+        away = np.abs(labels.times - shown) > 0.25 / info.fps
+        if away.any():
             row = int(away.argmax())
             raise DataError(
                 f"{file}, line {row + 2}: time_s must be when {video} shows frame {row}, {shown[row]:.4f} s, got "

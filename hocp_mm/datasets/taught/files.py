@@ -4,9 +4,9 @@
 
     frame,time_s,valence,arousal,face_found,confidence[,x1,y1,x2,y2]
 
-Valence and arousal are empty, and confidence is 0, where nobody is seen; boxes, in pixels around the inner landmarks, are
-empty there, too, and absent where the whole frame is the face. It is a timeline with more columns, so that whatever
-draws one (`AffectTimeline.from_csv`) draws it.
+Valence and arousal are empty, and confidence is 0, where nobody is seen; boxes, in pixels around the inner landmarks,
+are empty there, too, and absent where the whole frame is the face. It is a timeline with more columns, so that
+whatever draws one (`AffectTimeline.from_csv`) draws it.
 """
 
 import csv
@@ -80,7 +80,9 @@ def read_taught_csv(path: str | Path) -> TaughtLabels:
         raise DataError(f"{path}: the label file must be a CSV file ({error}).") from error
     boxed = tuple(header) == (*COLUMNS, *BOX)
     if not boxed and tuple(header) != COLUMNS:
-        raise DataError(f"{path}: the columns must be {','.join(COLUMNS)}[,{','.join(BOX)}], got {','.join(header):.100}.")
+        raise DataError(
+            f"{path}: the columns must be {','.join(COLUMNS)}[,{','.join(BOX)}], got {','.join(header):.100}."
+        )
     if not rows:
         raise DataError(f"{path}: there must be a row for every frame, got none.")
     if bad := next((line for line, row in enumerate(rows, start=2) if len(row) != len(header)), None):
@@ -111,6 +113,4 @@ def read_taught_csv(path: str | Path) -> TaughtLabels:
             line = int(np.argmin(holds)) + 2
             raise DataError(f"{path}, line {line}: {rule}, got {','.join(rows[line - 2]):.100}.")
     boxes = cells[:, 6:].astype(np.float32) if boxed else None
-    return TaughtLabels(
-        times, affect.astype(np.float32), found.astype(np.bool_), confidence.astype(np.float32), boxes
-    )
+    return TaughtLabels(times, affect.astype(np.float32), found.astype(np.bool_), confidence.astype(np.float32), boxes)

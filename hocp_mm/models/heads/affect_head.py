@@ -33,7 +33,8 @@ class AffectHead(BaseModule):
         in_channels: Channels C of the last feature map.
         hidden_channels: Width of one hidden layer; None for a single linear layer.
         dropout: Share of features dropped before the last layer, in [0, 1).
-        loss: Config of the loss; called with ``(pred, target, valid)``, and ``weight`` where samples have one; returns a dict.
+        loss: Config of the loss; called with ``(pred, target, valid)``, and a weight where samples have one; returns a
+            dict.
         init_cfg: As in every ``BaseModule``; None keeps the initialisation above.
         num_expressions: Classes K of expressions to learn beside valence and arousal; None for none.
         expression_weight: Factor on their cross-entropy.

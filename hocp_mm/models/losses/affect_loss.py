@@ -64,9 +64,7 @@ class AffectLoss(nn.Module):
         # All of them 0 would be 0 / 0; a float32 uniform draws an exact 0 about once in 2^24.
         return (weights + 1e-12) / (weights + 1e-12).sum()
 
-    def forward(
-        self, pred: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, pred: Tensor, target: Tensor, valid: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Compute the loss of one batch.
 
         Args:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,3 +48,26 @@ def test_a_subset_shares_the_table():
     every = np.ones(3, np.bool_)
     table = RecordTable.of([Record("a", "a.avi", 3, 30.0, "", np.zeros((3, 2), np.float32), every, None, every)])
     assert copy.deepcopy({"table": table})["table"] is table
+
+
+def test_weights_come_back_where_there_are_some():
+    every, affect = np.ones(3, np.bool_), np.zeros((3, 2), np.float32)
+    plain = Record("a", "a.avi", 3, 30.0, "", affect, every, None, every)
+    weight = np.array([0.5, 0, 1], np.float32)
+    weighted = replace(plain, key="b", weight=weight)
+    table = RecordTable.of([plain, weighted])
+    assert table[0].weight is None
+    assert table[1].weight.tolist() == [0.5, 0, 1]
+    assert "weight" not in table[0].results()
+    assert Record.from_results(table[1].results()).weight.tolist() == [0.5, 0, 1]
+    assert "weight" not in RecordTable.of([plain]).columns
+    other = RecordTable.of([plain, replace(weighted, weight=weight[::-1])])
+    assert other.identity != table.identity
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0], [1.0, -0.5, 1.0], [1.0, np.nan, 1.0], [np.inf, 1.0, 1.0]])
+def test_weights_that_are_none_are_refused(weight):
+    every = np.ones(3, np.bool_)
+    record = Record("a", "a.avi", 3, 30.0, "", np.zeros((3, 2), np.float32), every, None, every)
+    with pytest.raises(ValueError, match="weight must"):
+        RecordTable.of([replace(record, weight=np.array(weight, np.float32))])

@@ -219,3 +219,18 @@ def test_a_header_that_claims_a_terabyte_is_refused(tmp_path, rows):
             index.writestr(entry.filename, claim.getvalue() if entry.filename == "affect.npy" else good.read(entry))
     with pytest.raises(DataError, match=r"index\.npz: the index is damaged"):
         read_index(tmp_path / "index.npz")
+
+
+def test_weights_of_labels_are_kept_where_there_are_some(tmp_path, rows):
+    write(tmp_path / "plain.npz", rows)
+    with np.load(tmp_path / "plain.npz") as file:
+        assert "weight" not in file.files
+    write(tmp_path / "index.npz", [rows[0], replace(rows[1], weight=np.float32([0.5, 0])), rows[2]])
+    index = read_index(tmp_path / "index.npz")
+    assert index[0].weight is None
+    assert index[1].weight.tolist() == [0.5, 0]
+    with np.load(tmp_path / "index.npz") as file:
+        columns = dict(file)
+    np.savez(tmp_path / "index.npz", **{**columns, "weight": -columns["weight"]})
+    with pytest.raises(DataError, match="weight must be finite and 0 or more"):
+        read_index(tmp_path / "index.npz")

@@ -106,3 +106,15 @@ def test_single_images_have_no_delay():
 
 def test_it_shows_its_settings():
     assert repr(CompensateLabelDelay(2)) == "CompensateLabelDelay(seconds=2)"
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_the_weight_of_a_label_goes_with_it(uneven):
+    weight = np.linspace(0, 1, 50, dtype=np.float32)
+    record = _record(weight=weight, **({"times": np.arange(50) / 25 + 0.001 * (np.arange(50) % 2)} if uneven else {}))
+    pairs = set(zip(record["affect"][:, 0].tolist(), weight.tolist(), strict=True))
+    result = CompensateLabelDelay(0.4)(record)
+    assert len(result["weight"]) == 50
+    counted = result["valid"]
+    assert 38 <= counted.sum() <= 41
+    assert set(zip(result["affect"][counted, 0].tolist(), result["weight"][counted].tolist(), strict=True)) < pairs

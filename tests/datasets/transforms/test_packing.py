@@ -83,3 +83,9 @@ def test_where_a_face_was_found_goes_along_by_frame():
     sample = PackAffectInputs()({**_record(), "face_found": found})["data_samples"]
     assert (sample.face_found.dtype, sample.face_found.tolist()) == (torch.bool, [True, False, False])
     assert "face_found" not in PackAffectInputs()(_record())["data_samples"]
+
+
+def test_weights_go_with_their_labels():
+    assert "gt_weight" not in PackAffectInputs()(_record())["data_samples"]
+    record = _record() | {"weight": np.float32([0.5, 1, 0.75, 1])}
+    assert PackAffectInputs()(record)["data_samples"].gt_weight.tolist() == [0, 0.5, 0]  # frames 2 (invalid), 0, none
