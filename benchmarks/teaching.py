@@ -119,8 +119,9 @@ def page(rows: dict[str, list[float]]) -> str:
         "# A student without labels, and its teacher",
         "",
         f"Written by `python -m benchmarks.teaching`: the image network of `make demo` labels {PEOPLE[0]} badly filmed",
-        f"videos (faces of {SIDE} pixels, each frame with its own blur, of {BLUR[0]:g} to {BLUR[1]:g} pixels, and noise,",
-        f"of {NOISE[0]:g} to {NOISE[1]:g} grey values), a video network learns from the labels. CCC on {PEOPLE[2]} other people, filmed alike.",
+        f"videos (faces of {SIDE} pixels; each frame has its own blur, {BLUR[0]:g} to {BLUR[1]:g} pixels, and its own",
+        f"noise, {NOISE[0]:g} to {NOISE[1]:g} grey values), and a video network learns from the labels. CCC on",
+        f"{PEOPLE[2]} other people, filmed alike; no label of a person was used after the teacher's training.",
         "",
         *table(["", "valence", "arousal", "mean"], cells),
     ]

@@ -28,6 +28,7 @@ from hocp_mm.system.reading import check_file, read_json
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 NOTE = "teacher.json"
 _REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
+_TIE = 1e-9  # seconds; neighbours as far before as after have a say together
 _BLOCK = 1 << 20
 
 
@@ -58,8 +59,8 @@ def smooth_over_time(
     known = np.isfinite(smooth).all(axis=1)
     for start, stop in _runs(known, scenes):
         given, when = smooth[start:stop].copy(), times[start:stop]
-        first = np.searchsorted(when, when - _REACH * seconds)
-        last = np.searchsorted(when, when + _REACH * seconds, side="right")
+        reach = _REACH * seconds + _TIE
+        first, last = np.searchsorted(when, when - reach), np.searchsorted(when, when + reach)
         for frame in range(stop - start):
             near = slice(first[frame], last[frame])
             smooth[start + frame] = _line_at(when[near] - when[frame], given[near], seconds)

@@ -40,12 +40,12 @@ def test_a_steady_rise_stays_as_it_is_also_at_the_ends():
 
 
 def test_a_peak_stays_in_its_place():
-    peak = np.zeros((40, 1))
-    peak[17] = 1
-    smooth = smooth_over_time(peak, TIMES, 0.1, one_scene(40))[:, 0]
-    assert smooth.argmax() == 17
-    np.testing.assert_allclose(smooth[17 - 9 : 17], smooth[17 + 9 : 17 : -1], atol=1e-12)
-    weights = np.exp(-0.5 * ((TIMES - TIMES[17]) / 0.1) ** 2)
+    times, peak = np.arange(60) / 25, np.zeros((60, 1))
+    peak[30] = 1
+    smooth = smooth_over_time(peak, times, 0.1, one_scene(60))[:, 0]
+    assert smooth.argmax() == 30
+    np.testing.assert_allclose(smooth[15:30], smooth[45:30:-1], atol=1e-12)
+    weights = np.exp(-0.5 * ((times - times[30]) / 0.1) ** 2)
     np.testing.assert_allclose(smooth, weights / weights.sum(), atol=2e-4)  # cut off at four deviations
 
 

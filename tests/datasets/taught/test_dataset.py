@@ -62,7 +62,7 @@ CHANGES = {
         lambda own: own._replace(times=own.times + 0.04),
         "line 2: time_s must be when .*of another",
     ),
-    "of another rate": (lambda own: own._replace(times=own.times * 25 / 24), "line 13: time_s must be when"),
+    "of another rate": (lambda own: own._replace(times=own.times * 25 / 24), "line 8: time_s must be when"),
     "too short": (lambda own: type(own)(*(part[:-1] for part in own)), "must have the 12 rows of .*got 11"),
     "too long": (lambda own: make_labels(13), "must have the 12 rows of .*got 13"),
 }
