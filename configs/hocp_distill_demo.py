@@ -7,7 +7,7 @@ with read_base():
     from ._base_.datasets.taught_videos import *
     from ._base_.datasets.small_clips import *
 
-root = "data/synthetic_teaching"
+root = "data/synthetic_teaching/some"
 train = dict(data_root=f"{root}/videos", labels_root=f"{root}/labels", clips_per_video=9, pipeline=train_pipeline)
 train_dataloader.update(batch_size=12, num_workers=1, dataset=train)
 people = dict(data_root=f"{root}/people", faces="frame", pipeline=test_pipeline)

@@ -1,8 +1,8 @@
 """Let a network label videos, for another to learn from: ``label_videos.py FOLDER --checkpoint FILE --out LABELS``.
 
 Each video of the folder, and of the folders in it, gets ``LABELS/<name>.csv``: valence and arousal of every frame, the
-mean of what the network says of the picture and of its mirror image, smoothed over time, and how far these agree, as a
-confidence from 0 to 1. The same command goes on after a stop. ``configs/hocp_distill.py`` learns from them.
+mean of what the network says of the picture and of its mirror image, smoothed over time by what agrees, and how far it
+does, as a confidence from 0 to 1. The same command goes on after a stop. ``configs/hocp_distill.py`` learns from them.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tolerance",
         type=_seconds,
-        default=0.2,
+        default=0.1,
         metavar="UNITS",
-        help="disagreement of views and neighbours at which the confidence is a half (default: %(default)g)",
+        help="disagreement with mirror image and neighbours at which a frame is believed by half (default: %(default)g)",
     )
     parser.add_argument("--batch-size", type=positive, default=8, help="windows per forward pass")
     parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")

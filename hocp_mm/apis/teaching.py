@@ -29,11 +29,16 @@ VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 NOTE = "teacher.json"
 _REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
 _TIE = 1e-9  # seconds; neighbours as far before as after have a say together
+_ROUNDS = 5
 _BLOCK = 1 << 20
 
 
 def smooth_over_time(
-    values: NDArray[np.floating], times: NDArray[np.float64], seconds: float, scenes: NDArray[np.int64]
+    values: NDArray[np.floating],
+    times: NDArray[np.float64],
+    seconds: float,
+    scenes: NDArray[np.int64],
+    weights: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """Smooth series: the value at each frame of a straight line through its neighbours, weighted by a Gaussian.
 
@@ -44,6 +49,7 @@ def smooth_over_time(
         times: When each frame is shown, in seconds, ``[F]``.
         seconds: Standard deviation of the Gaussian; 0 changes nothing.
         scenes: Number of the scene of each frame, ``[F]``; no frame has a say in another scene.
+        weights: How much of a say each frame has besides, above 0, ``[F]``; None for all alike.
 
     Returns:
         Series ``[F, C]``. Gaps stay gaps, and frames on both sides of one do not see each other.
@@ -57,13 +63,15 @@ def smooth_over_time(
     if seconds == 0:
         return smooth
     known = np.isfinite(smooth).all(axis=1)
+    say = np.ones(len(smooth)) if weights is None else weights
     for start, stop in _runs(known, scenes):
         given, when = smooth[start:stop].copy(), times[start:stop]
         reach = _REACH * seconds + _TIE
         first, last = np.searchsorted(when, when - reach), np.searchsorted(when, when + reach)
         for frame in range(stop - start):
             near = slice(first[frame], last[frame])
-            smooth[start + frame] = _line_at(when[near] - when[frame], given[near], seconds)
+            away = when[near] - when[frame]
+            smooth[start + frame] = _line_at(away, given[near], say[start:stop][near] * _bell(away, seconds))
     return smooth
 
 
@@ -74,10 +82,15 @@ def _runs(known: NDArray[np.bool_], scenes: NDArray[np.int64]) -> Iterator[tuple
     yield from ((start, stop) for start, stop in itertools.pairwise(edges) if start < stop and known[start])
 
 
-def _line_at(away: NDArray[np.float64], values: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+def _bell(away: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
+    return np.exp(-0.5 * (away / seconds) ** 2)
+
+
+def _line_at(
+    away: NDArray[np.float64], values: NDArray[np.float64], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the value at 0 of a line fitted to ``values`` ``[n, C]`` at the times ``away``."""
-    weight = np.exp(-0.5 * (away / seconds) ** 2)
-    weight /= weight.sum()
+    weight = weight / weight.sum()
     mean = weight @ away
     spread = weight @ (away - mean) ** 2
     slope = (weight * (away - mean)) @ values / spread if spread > 1e-12 else 0.0
@@ -92,7 +105,7 @@ class Teacher:
         config: Config file; by default the one recorded in the checkpoint.
         device: Where it runs; by default CUDA where there is one.
         seconds: Standard deviation of the smoothing over time (see `smooth_over_time`).
-        tolerance: Disagreement, in units of the labels, at which the confidence is a half.
+        tolerance: Disagreement, in units of the labels, at which a frame is believed by half.
         batch_size: Windows per forward pass.
 
     Raises:
@@ -105,7 +118,7 @@ class Teacher:
         config: str | Path | None = None,
         device: str | None = None,
         seconds: float = 0.2,
-        tolerance: float = 0.2,
+        tolerance: float = 0.1,
         batch_size: int = 8,
     ) -> None:
         if not (np.isfinite(seconds) and seconds >= 0 and np.isfinite(tolerance) and tolerance > 0):
@@ -170,15 +183,18 @@ class Teacher:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return labels ``[F, 2]`` and confidence ``[F]`` of both views, ``[F, 4]``.
 
-        The confidence is ``1 / (1 + d^2 / tolerance^2)``, where d^2 is how far a view lies from the label, squared,
-        on average over views, valence and arousal, and neighbours in time.
+        A frame has a say of ``1 / (1 + d^2 / tolerance^2)``, where d^2 is how far its views lie from the label, squared,
+        on average over views, valence and arousal: what neighbours and mirror image contradict is not believed (the
+        weights of Cauchy's robust mean, in a few rounds). The confidence of a label is the mean of its neighbours' says.
         """
         seen, mirrored = views[:, :2], views[:, 2:]
-        labels = np.clip(smooth_over_time((seen + mirrored) / 2, times, self.seconds, scenes), -1, 1)
-        away = ((seen - labels) ** 2 + (mirrored - labels) ** 2).mean(axis=1, keepdims=True) / 2
-        away = np.maximum(smooth_over_time(away, times, self.seconds, scenes)[:, 0], 0)
-        confidence = 1 / (1 + away / self.tolerance**2)
-        return labels.astype(np.float32), np.nan_to_num(confidence, nan=0.0).astype(np.float32)
+        say = np.ones(len(views))
+        for _ in range(_ROUNDS):
+            labels = smooth_over_time((seen + mirrored) / 2, times, self.seconds, scenes, say)
+            away = ((seen - labels) ** 2 + (mirrored - labels) ** 2).mean(axis=1) / 2
+            say = 1 / (1 + away / self.tolerance**2)
+        confidence = np.clip(smooth_over_time(say[:, None], times, self.seconds, scenes)[:, 0], 0, 1)
+        return np.clip(labels, -1, 1).astype(np.float32), np.nan_to_num(confidence, nan=0.0).astype(np.float32)
 
 
 def label_folder(
