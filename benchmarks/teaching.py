@@ -140,8 +140,8 @@ def page(scores: dict[str, dict[str, list[float]]]) -> str:
         "# A student without labels, and its teacher",
         "",
         f"Written by `python -m benchmarks.teaching`: the image network of `make demo` labels {PEOPLE[0]} badly filmed",
-        f"videos (faces of {SIDE} pixels), and a video network learns from the labels. CCC on {PEOPLE[2]} other people, filmed",
-        "alike. No label of a person was used after the teacher's training.",
+        f"videos (faces of {SIDE} pixels), and a video network learns from the labels. CCC on {PEOPLE[2]} other",
+        "people, filmed alike. No label of a person was used after the teacher's training.",
     ]
     for name, rows in scores.items():
         cells = [[network, *(f"{value:.3f}" for value in values)] for network, values in rows.items()]

@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=_seconds,
         default=0.1,
         metavar="UNITS",
-        help="disagreement with mirror image and neighbours at which a frame is believed by half (default: %(default)g)",
+        help="disagreement with mirror image and neighbours at which half a frame counts (default: %(default)g)",
     )
     parser.add_argument("--batch-size", type=positive, default=8, help="windows per forward pass")
     parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")

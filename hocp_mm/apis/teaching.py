@@ -183,9 +183,10 @@ class Teacher:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return labels ``[F, 2]`` and confidence ``[F]`` of both views, ``[F, 4]``.
 
-        A frame has a say of ``1 / (1 + d^2 / tolerance^2)``, where d^2 is how far its views lie from the label, squared,
-        on average over views, valence and arousal: what neighbours and mirror image contradict is not believed (the
-        weights of Cauchy's robust mean, in a few rounds). The confidence of a label is the mean of its neighbours' says.
+        A frame has a say of ``1 / (1 + d^2 / tolerance^2)``, where d^2 is how far its views lie from the label,
+        squared, on average over views, valence and arousal: what neighbours and mirror image contradict is not
+        believed (the weights of Cauchy's robust mean, in a few rounds). The confidence of a label is the mean of the
+        says of its neighbours.
         """
         seen, mirrored = views[:, :2], views[:, 2:]
         say = np.ones(len(views))

@@ -105,7 +105,7 @@ def test_another_video_under_the_same_name_is_labelled_anew(folder):
     [
         ([], "other.pth", "checkpoint_sha256 '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"),
         (["--smooth", "0.4"], "tiny.pth", "seconds 0.2 there, 0.4 now"),
-        (["--tolerance", "0.1"], "tiny.pth", "tolerance 0.2 there, 0.1 now"),
+        (["--tolerance", "0.2"], "tiny.pth", "tolerance 0.1 there, 0.2 now"),
     ],
 )
 def test_another_teacher_is_refused_in_one_line(folder, more, checkpoint, name):
