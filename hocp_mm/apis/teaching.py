@@ -22,7 +22,7 @@ from hocp_mm.apis.inferencer import AffectInferencer
 from hocp_mm.datasets import TaughtLabels, write_taught_csv
 from hocp_mm.datasets.faces.detection import Progress
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
-from hocp_mm.system.files import write_text
+from hocp_mm.system.files import refuse_links, write_text
 from hocp_mm.system.reading import check_file, read_json
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
@@ -189,9 +189,10 @@ class Teacher:
         says of its neighbours.
         """
         seen, mirrored = views[:, :2], views[:, 2:]
+        mean = labels = (seen + mirrored) / 2
         say = np.ones(len(views))
         for _ in range(_ROUNDS):
-            labels = smooth_over_time((seen + mirrored) / 2, times, self.seconds, scenes, say)
+            labels = smooth_over_time(mean, times, self.seconds, scenes, say)
             away = ((seen - labels) ** 2 + (mirrored - labels) ** 2).mean(axis=1) / 2
             say = 1 / (1 + away / self.tolerance**2)
         confidence = np.clip(smooth_over_time(say[:, None], times, self.seconds, scenes)[:, 0], 0, 1)
@@ -241,7 +242,8 @@ def label_folder(
                 continue
             labels = teacher.label(video, faces, progress)
             table.unlink(missing_ok=True)  # of another content under this name
-            write_text(note, f"{json.dumps(facts, indent=2)}\n")
+            refuse_links(*(place for place in table.parents if out in place.parents))
+            write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
             write_taught_csv(table, labels)  # last: it is there only when all is done
         except HOCPError as error:
             yield video, error
@@ -272,7 +274,7 @@ def _sign(note: Path, facts: dict[str, Any]) -> None:
         DataError: If it was another.
     """
     if not note.exists() or not any(note.parent.rglob("*.csv")):
-        write_text(note, f"{json.dumps(facts, indent=2)}\n")
+        write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
         return
     known = read_json(note, "note on the teacher")
     known = known if isinstance(known, dict) else {}

@@ -155,3 +155,16 @@ def test_numbers_out_of_their_range_end_at_once(folder, words, capsys):
     with pytest.raises(SystemExit):
         label(folder, *words)
     assert f"argument {words[0]}: must be" in capsys.readouterr().err
+
+
+def test_links_in_a_copied_folder_of_labels_are_not_written_through(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "mine.txt").write_text("mine")
+    (folder / "labels").mkdir()
+    (folder / "labels/show").symlink_to(outside, target_is_directory=True)
+    (folder / "labels/teacher.json").symlink_to(outside / "new.json")
+    (folder / "labels/a.mp4.json").symlink_to(outside / "mine.txt")
+    with pytest.raises(HOCPError, match=r"FOLDER: 2 of 3 failed .*show: must be a folder, got a link"):
+        label(folder)
+    assert tree(outside) == {"mine.txt": b"mine"}
+    assert (folder / "labels/a.mp4.csv").is_file()

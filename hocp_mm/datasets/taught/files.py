@@ -43,7 +43,7 @@ class TaughtLabels(NamedTuple):
 
 
 def write_taught_csv(path: str | Path, labels: TaughtLabels) -> None:
-    """Write the labels of a video; the file appears complete or not at all.
+    """Write the labels of a video; the file appears complete or not at all, in the place of a link, too.
 
     Args:
         path: CSV file; its folder is made.
@@ -54,7 +54,7 @@ def write_taught_csv(path: str | Path, labels: TaughtLabels) -> None:
     for frame, time in enumerate(labels.times.tolist()):
         row = [str(frame), str(time), *_cells(affect[frame]), str(int(labels.face_found[frame]))]
         rows.append([*row, str(labels.confidence[frame]), *(() if boxes is None else _cells(boxes[frame]))])
-    write_rows(path, rows)
+    write_rows(path, rows, follow=False)
 
 
 def _cells(numbers: NDArray[np.float32]) -> list[str]:
