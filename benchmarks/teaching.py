@@ -4,7 +4,8 @@ The teacher is the image network of ``make demo`` (``demo_output/static/best_…
 seen are filmed badly: some frames, or all of them, are blurred and noisy, as no picture of its training was. It labels
 the videos of some people (``tools/label_videos.py``), a video network learns from these labels
 (``configs/hocp_distill_demo.py``; the last epoch, as no label may choose a better one), and both are scored on the
-others, against the truth.
+others, against the truth. Where all frames are bad (``--films all``) labels have the teacher's bias, and there is
+nothing in them that it does not know.
 """
 
 import argparse
@@ -153,15 +154,16 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="weights of the teacher")
+    parser.add_argument("--films", nargs="+", choices=FILMS, default=["some"], help="which frames are bad")
     parser.add_argument("--work", type=Path, default=ROOT / "data/synthetic_teaching", help="folder, made anew")
     parser.add_argument("--out", type=Path, default=PAGE, help="page to write (default: %(default)s)")
     args = parser.parse_args()
     compat.apply(training=False)
     root, scores = args.work.resolve(), {}
     write_synthetic_sewa(root / "clean", PEOPLE, frames=FRAMES, seed=SEED, motion_share=0.0, workers=1)
-    for name, film in FILMS.items():
+    for name in args.films:
         shutil.rmtree(root / name, ignore_errors=True)
-        make_data(root / "clean", root / name, film)
+        make_data(root / "clean", root / name, FILMS[name])
         scores[name] = measure(args.checkpoint.resolve(), root / name)
         print(page(scores), flush=True)
     write_text(args.out, page(scores))
