@@ -62,7 +62,7 @@ def smooth_over_time(
     smooth = np.array(values, dtype=np.float64)
     if seconds == 0:
         return smooth
-    known = np.isfinite(smooth).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(smooth).all(axis=1))
     say = np.ones(len(smooth)) if weights is None else weights
     for start, stop in _runs(known, scenes):
         given, when = smooth[start:stop].copy(), times[start:stop]
@@ -127,7 +127,8 @@ class Teacher:
             )
         self.seconds, self.tolerance, self.batch_size = seconds, tolerance, batch_size
         self.inferencer = AffectInferencer(checkpoint, config, device)
-        self.inferencer.model.flip = False  # the mean of both views would be taken for one of them
+        network: Any = self.inferencer.model
+        network.flip = False  # the mean of both views would be taken for one of them
         self.facts: dict[str, Any] = {
             "checkpoint": Path(checkpoint).name,
             "checkpoint_sha256": file_digest(checkpoint),
