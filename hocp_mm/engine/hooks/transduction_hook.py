@@ -211,9 +211,7 @@ class TransductionHook(Hook):
                 follow_ranks_(model, state, self.source)
                 # A head says what a static stage may have learned besides, such as expressions.
                 spare = [f"head.{name}" for name in getattr(getattr(model, "head", None), "spare_layers", ())]
-                report: LoadReport = load_image_weights_(
-                    model, state, source=self.source, classifier=spare, **options
-                )
+                report: LoadReport = load_image_weights_(model, state, source=self.source, classifier=spare, **options)
                 if self.calibrate is not None and report.decomposed:
                     report.notes.append("not calibrated: kernels of a whole recogniser are fitted one by one")
                 return report
