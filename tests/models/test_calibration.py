@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hocp_mm.errors import CheckpointError
 from hocp_mm.models import TimmHOCPBackbone
+from hocp_mm.models.backbones import calibration
 from hocp_mm.models.backbones.calibration import fill_dense_
 
 NAME, STAGES, RANK = "test_resnet", (0, 1, 2, 3, 4), 8
@@ -139,6 +140,19 @@ def test_a_budget_that_is_not_spent_is_said(trained, tmp_path):
     report = backbone().load_image_weights(str(tmp_path / "lacking.pth"), **options)
     assert report.stages == []
     assert "note: not calibrated: " in str(report)
+
+
+def test_a_layer_of_very_large_patches_is_fitted_to_moments_alone(file, monkeypatch):
+    """The second moment of 25 088 entries, as a VGG's first linear layer has them, would take 2.5 GB several times."""
+    monkeypatch.setattr(calibration, "_MOST_ENTRIES", 200)
+    net = backbone()
+    sizes = {name: net.net.get_submodule(name).in_channels * 9 for name in net.factorized}
+    report = net.load_image_weights(file, pictures=pictures())
+    assert set(report.reconstructed) == {name for name, size in sizes.items() if size <= 200}
+    assert 0 < len(report.reconstructed) < len(sizes)
+    assert report.complete
+    monkeypatch.setattr(calibration, "_MOST_ENTRIES", 1)
+    assert backbone().load_image_weights(file, pictures=pictures()).reconstructed == {}
 
 
 def test_one_batch_given_twice_is_two(file):

@@ -20,6 +20,7 @@ from hocp_mm.models.backbones.conversion import exactly
 from hocp_mm.models.backbones.timm_network import Stages
 
 _JUDGED = 4  # one batch of so many is kept for the judgement
+_MOST_ENTRIES = 10_000  # of a patch: its second moment takes 4 bytes for each pair, several times over
 _NET = "net."
 
 
@@ -28,7 +29,8 @@ class Calibrated(NamedTuple):
 
     Attributes:
         state: Its weights, by timm's names of layers.
-        layers: Relative error of the output of each CP layer on the pictures it was fitted to.
+        layers: Relative error of the output of each CP layer on the pictures it was fitted to. One of very large
+            patches, as a VGG's first linear layer, is not among them: its kernel is fitted to the moments alone.
         stages: Relative error of each returned map on pictures that were kept apart, ``|y - y_dense| / |y_dense|``.
         judged: Number of these pictures.
     """
@@ -131,8 +133,9 @@ def calibrate(
     tell("decomposing")
     twin = copy.deepcopy(dense)
     factorize_(twin, chosen, layers=where, seed=seed, input_moments=inputs, output_moments=outputs)
-    tell(f"fitting {len(names)} layers to the outputs of the dense network")
-    errors = reconstruct_(twin, dense, fitted, layers=where, output_moments=outputs)
+    small = [name for name in names if dense.get_parameter(f"{name}.weight")[0].numel() <= _MOST_ENTRIES]
+    tell(f"fitting {len(small)} layers to the outputs of the dense network")
+    errors = reconstruct_(twin, dense, fitted, layers=exactly(small), output_moments=outputs) if small else {}
     return Calibrated(
         {key.removeprefix(_NET): tensor for key, tensor in twin.state_dict().items()},
         {name.removeprefix(_NET): error.after for name, error in errors.items()},
