@@ -10,6 +10,7 @@ Cure: such a convolution is one of stride 1 on every n-th pixel.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,7 +28,10 @@ def conv2d(
 ) -> Tensor:
     """Call ``F.conv2d``, with the cure where it is needed."""
     if tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and not any(padding) and weight.shape[1] < _SAFE:
-        x, stride = x[..., :: stride[0], :: stride[-1]], (1, 1)
+        nth = x[..., :: stride[0], :: stride[-1]]
+        # A cut is in no format, and the output would be in the other one.
+        in_channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        x, stride = nth.contiguous(memory_format=torch.channels_last) if in_channels_last else nth, (1, 1)
     return F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
