@@ -68,7 +68,7 @@ class Row:
     stages: list[float]
     correlation: float | None
     agreement: float | None
-    milliseconds: float
+    milliseconds: float | None
     seconds: float
 
 
@@ -220,7 +220,7 @@ def _error(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def measure(name: str, subject: Subject, method: str, budget: float) -> Row:
+def measure(name: str, subject: Subject, method: str, budget: float, timed: bool) -> Row:
     """Compress, judge and time one network."""
     start = time.process_time()
     model = METHODS[method](subject, budget)
@@ -228,8 +228,10 @@ def measure(name: str, subject: Subject, method: str, budget: float) -> Row:
     output, stages, correlation, agreement = judge(model, subject)
     sizes = {n: sum(p.numel() for p in model.get_submodule(n).parameters()) for n in _layers(subject.network)}
     dense = sum(sum(p.numel() for p in layer.parameters()) for layer in _layers(subject.network).values())
-    pictures = subject.judged[:_TIMED_BATCH]
-    times = interleaved({"model": inference(model, pictures)}, seconds=10)
+    milliseconds = None
+    if timed:
+        own = {"model": inference(model, subject.judged[:_TIMED_BATCH])}
+        milliseconds = interleaved(own, seconds=10)["model"]
     return Row(
         name,
         method,
@@ -239,7 +241,7 @@ def measure(name: str, subject: Subject, method: str, budget: float) -> Row:
         stages,
         correlation,
         agreement,
-        times["model"],
+        milliseconds,
         seconds,
     )
 
@@ -255,7 +257,8 @@ def write(rows: list[Row], folder: Path) -> str:
         "# Trained networks, compressed",
         "",
         "Written by `python -m benchmarks.compression.run`; do not edit. Errors are relative, on pictures that no fit",
-        "has seen; parameters are those of the replaced layers; times are of 8 pictures; seconds are of the processor.",
+        "has seen; parameters are those of the replaced layers; milliseconds (of 8 pictures) are left out where the",
+        "machine was busy; seconds are of the processor.",
     ]
 
     def number(value: float | None, digits: int = 3) -> str:
@@ -289,6 +292,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", help="all by default")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--budgets", nargs="*", type=float, default=list(BUDGETS))
+    parser.add_argument("--no-times", action="store_true", help="leave out milliseconds, on a busy machine")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     kept = args.output / "compression.json"
@@ -299,7 +303,7 @@ def main() -> None:
         subject = load()
         for budget in args.budgets:
             for method in args.methods:
-                row = measure(name, subject, method, budget)
+                row = measure(name, subject, method, budget, not args.no_times)
                 rows = [old for old in rows if (old.network, old.method, old.budget) != (name, method, budget)]
                 rows.append(row)
                 print(row, flush=True)
