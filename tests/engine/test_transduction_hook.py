@@ -487,11 +487,15 @@ def calibrated_runner(work_dir, hook: TransductionHook, model: nn.Module):
     return make_runner(model, work_dir, [hook], epochs=1, train_dataloader=loader)
 
 
-def test_a_budget_is_spent_by_what_the_network_computes_on_training_clips(tmp_path):
+def test_a_budget_is_spent_by_what_the_network_computes_on_training_clips(tmp_path, monkeypatch):
     torch.save(timm.create_model("test_resnet", zero_init_last=False).state_dict(), tmp_path / "dense.pth")
     hook = TransductionHook(str(tmp_path / "dense.pth"), calibrate={"batches": 4, "pictures": 20}, budget=0.3)
     model = TimmRecognizer()
-    calibrated_runner(tmp_path / "run", hook, model).train()
+    runner = calibrated_runner(tmp_path / "run", hook, model)
+    said: list[str] = []
+    monkeypatch.setattr(runner.logger, "info", lambda text, *args: said.append(str(text)))
+    runner.train()
+    assert "measuring 6 layers on 18 pictures" in said  # it may take minutes
     report = hook.report
     assert report is not None
     assert report.complete

@@ -188,7 +188,7 @@ class TransductionHook(Hook):
             "allow_missing": self.allow_missing,
             "keep": self.keep,
             "cache": cache,
-            "progress": _fits_only(progress, cache),
+            "progress": _fits_only(progress, cache) if self.calibrate is None else progress,
         }
         before = _shapes(model)
         with reading_once():
