@@ -15,6 +15,7 @@ from hocp_mm.functional.cp import component_norms, dense_kernel, mode_names
 from hocp_mm.functional.decompose import Decomposition
 from hocp_mm.functional.transduct import Init
 from hocp_mm.models import TimmHOCPBackbone
+from hocp_mm.models.backbones.calibration import StagedNetwork, fill_dense_
 from hocp_mm.models.backbones.timm_network import Stages, choose_stages, create_network, reparameterize_
 from hocp_mm.models.backbones.timm_weights import read_image_weights
 
@@ -133,17 +134,6 @@ def video_network(name: str, checkpoint: str, rank: RankLike, **options: Any) ->
     return video, video.load_image_weights(checkpoint, cache=cast("DecompositionCache", _ExactFits()))
 
 
-class _Stages(nn.Module):
-    """A timm network that returns all its feature maps."""
-
-    def __init__(self, net: nn.Module, stages: Stages) -> None:
-        super().__init__()
-        self.net, self.stages = net, stages
-
-    def forward(self, images: Tensor) -> Sequence[Tensor]:
-        return self.stages.read(self.net, images)
-
-
 def _image_network(name: str, in_chans: int, timm_options: Mapping[str, Any] | None) -> nn.Module:
     check_timm_name(name)
     return timm.create_model(name, in_chans=in_chans, **(timm_options or {}))
@@ -162,10 +152,8 @@ def _filled(net: nn.Module, stages: Stages, state: Mapping[str, Tensor]) -> nn.M
     for fused in (False, True):
         if fused:
             reparameterize_(net)
-        own = net.state_dict()
-        if all(key in state or key.endswith("num_batches_tracked") for key in own):
-            net.load_state_dict({**own, **{key: state[key] for key in own if key in state}})
-            return _Stages(net, stages).eval()
+        if fill_dense_(net, state):
+            return StagedNetwork(net, stages).eval()
     return None
 
 
