@@ -8,20 +8,9 @@ so its validation part is tested again.
 from mmengine.config import read_base
 
 with read_base():
-    from .clips import *
+    from .afew_va import *  # its `fold`, too: the other two have official parts
 
-fold = 0  # of AFEW-VA; the other two have official parts
 sewa = dict(type="hocp_mm.SEWADataset", data_root="data/SEWAv02", labels="V", faces="landmarks")
-afew_va = dict(
-    type="hocp_mm.AFEWVADataset",
-    data_root="data/AFEW-VA",
-    fold=fold,
-    label_range=(-10, 10),
-    pixel_aspect=4 / 3,
-    fps=25.0,
-    faces="inner",
-    on_fault="error",
-)
 affwild2 = dict(
     type="hocp_mm.AffWild2Dataset",
     data_root="data/Aff-Wild2",
@@ -37,7 +26,7 @@ train_dataloader = dict(
         type="mmengine.ConcatDataset",
         datasets=[
             dict(sewa, **train, clips_per_video=8),
-            dict(afew_va, **train, clips_per_video=8),
+            train_dataloader["dataset"],
             dict(affwild2, **train, clips_per_video=32),
         ],
     ),
@@ -45,13 +34,15 @@ train_dataloader = dict(
 val_dataloader = dict(
     val_dataloader,
     dataset=dict(
-        type="mmengine.ConcatDataset", datasets=[dict(sewa, **val), dict(afew_va, **val), dict(affwild2, **val)]
+        type="mmengine.ConcatDataset",
+        datasets=[dict(sewa, **val), val_dataloader["dataset"], dict(affwild2, **val)],
     ),
 )
 test_dataloader = dict(
-    val_dataloader,
+    test_dataloader,
     dataset=dict(
-        type="mmengine.ConcatDataset", datasets=[dict(sewa, **test), dict(afew_va, **test), dict(affwild2, **val)]
+        type="mmengine.ConcatDataset",
+        datasets=[dict(sewa, **test), test_dataloader["dataset"], dict(affwild2, **val)],
     ),
 )
-del sewa, afew_va, affwild2, train, windows, val, test
+del sewa, affwild2, train, windows, val, test
