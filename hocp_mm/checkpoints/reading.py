@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
 from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState, modules_to_states
-from hocp_mm.checkpoints._plain_data import LIMIT, RefusedError, echo
+from hocp_mm.checkpoints._plain_data import LIMIT, Foreign, RefusedError, echo
 from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
@@ -301,7 +301,8 @@ def _load_pickle(file: Path, map_location: MapLocation) -> Any:
     try:
         # weights_only=False, because our module takes the place of the restricted one that True would choose.
         content = torch.load(file, map_location=map_location, pickle_module=module, weights_only=False)
-        content = modules_to_states(content, module.calls)
+        if any(isinstance(part, Foreign) for part in (content.values() if isinstance(content, dict) else [content])):
+            content = modules_to_states(content, module.calls)
         check_tree(content, on_device="meta" not in str(map_location))
     except RefusedError as error:
         raise CheckpointError(

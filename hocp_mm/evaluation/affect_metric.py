@@ -112,7 +112,8 @@ class AffectMetric(BaseMetric):
         """
         timelines = merge_windows(results)
         scores = score(timelines) | _score_each_source(results, timelines)
-        expressions = merge_expressions(results)
+        told = [window for window in results if window["scores"] is not None]
+        expressions = merge_expressions(told) if told else {}
         confusion = _pool(expressions)
         if confusion is not None:
             scores |= expression_scores(confusion)

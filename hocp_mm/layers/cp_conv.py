@@ -131,8 +131,7 @@ class _HOCPConvNd(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         inner = build_inner(inner_norm_cfg, inner_act_cfg, self.rank, order)
         self.inner = None if inner is None else inner.to(device, dtype)
-        gate = build_gate(gate_cfg, self.rank, order)
-        self.gate = None if gate is None else gate.to(device, dtype)
+        self.gate = None if gate_cfg is None else build_gate(gate_cfg, self.rank, order).to(device, dtype)
         check_words(padding_mode, implementation, self.inner, self.gate, recompute)
         self.fit_report = None
         self.reset_parameters()

@@ -71,19 +71,17 @@ class SqueezeExcitation(nn.Module):
         self.reduce.in_features = self.expand.out_features = len(index)
 
 
-def build_gate(cfg: Cfg | None, rank: int, order: int) -> SqueezeExcitation | None:
+def build_gate(cfg: Cfg, rank: int, order: int) -> SqueezeExcitation:
     """Build the gate ``dict(type='SE', reduction=4)``.
 
     Args:
-        cfg: Its description, or None for none.
+        cfg: Its description.
         rank: Components.
         order: Convolved modes of the layer.
 
     Returns:
-        The module, or None where ``cfg`` is.
+        The module.
     """
-    if cfg is None:
-        return None
     _, options = read_cfg("gate_cfg", cfg, ("SE",))
     return make_module("gate_cfg", cfg, SqueezeExcitation, rank=rank, order=order, **options)
 

@@ -384,7 +384,8 @@ class AffectDataset(BaseDataset):
         name = type(self).__name__
         if unknown := set(self.windows) - {"clip_len", "stride", "frame_interval", "fps"}:
             raise ValueError(f"{name}: windows takes clip_len, stride, frame_interval and fps, got {sorted(unknown)}.")
-        require_rate(f"{name}: windows", self.windows.get("fps"))
+        if (fps := self.windows.get("fps")) is not None:
+            require_rate(f"{name}: windows", fps)
         numbers: dict[str, Any] = {key: value for key, value in self.windows.items() if key != "fps"}
         if numbers:
             window_starts(1, **numbers)  # complains about them

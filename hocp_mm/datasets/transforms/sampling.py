@@ -49,10 +49,14 @@ def clip_frames(
         frames = start + np.floor(steps * frame_interval + (0.5 + _TIE)).astype(np.int64)
         return np.where(frames < num_frames, frames, -1)
     frames = np.searchsorted((ticks[:-1] + ticks[1:]) / 2, ticks[start] + steps + _TIE, side="right")
-    last = (ticks[-1] - ticks[-2]) / 2 if len(ticks) > 1 else 0.5
-    frames = np.where(ticks[start] + steps < ticks[-1] + last, frames, -1)
+    frames = np.where(ticks[start] + steps < _end(ticks), frames, -1)
     frames[:1] = start  # however near the next frame is
     return frames
+
+
+def _end(ticks: NDArray[np.float64]) -> float:
+    """Return the moment from which on the last frame is no longer the nearest picture of the video."""
+    return float(ticks[-1] + ((ticks[-1] - ticks[-2]) / 2 if len(ticks) > 1 else 0.5))
 
 
 def clip_ticks(
@@ -177,10 +181,9 @@ def require_rate(where: str, fps: object) -> None:
     """Refuse what is no rate of a clip.
 
     Raises:
-        ValueError: If it is neither None nor a positive number.
+        ValueError: If it is no positive number.
     """
-    known = isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf
-    if fps is not None and not known:
+    if not (isinstance(fps, int | float) and not isinstance(fps, bool) and 0 < fps < math.inf):
         raise ValueError(f"{where}: fps must be positive, or None, got {fps!r}.")
 
 
@@ -223,9 +226,10 @@ class SampleClip:
             )
         if mode not in ("random", "window"):
             raise ValueError(f"SampleClip: mode must be 'random' or 'window', got {mode!r}.")
-        require_rate("SampleClip", fps)
-        if fps is not None and frame_interval != 1:
-            raise ValueError(f"SampleClip: fps takes the place of frame_interval, got {fps} and {frame_interval}.")
+        if fps is not None:
+            require_rate("SampleClip", fps)
+            if frame_interval != 1:
+                raise ValueError(f"SampleClip: fps takes the place of frame_interval, got {fps} and {frame_interval}.")
         if not isinstance(hold, list | tuple) or any(type(factor) is not int or factor < 2 for factor in hold):
             raise ValueError(f"SampleClip: hold must be whole numbers of 2 or more, got {hold!r:.100}.")
         if hold and mode != "random":
@@ -269,7 +273,7 @@ class SampleClip:
         if ticks is None:
             last = max(0, num_frames - 1 - math.floor((self.clip_len - 1) * interval + 0.5 + _TIE))
         else:
-            last = max(0, int(np.searchsorted(ticks, ticks[-1] - (self.clip_len - 1) + _TIE, side="right")) - 1)
+            last = max(0, int(np.searchsorted(ticks + (self.clip_len - 1), _end(ticks))) - 1)
         start = random.randint(0, last)
 
         def counts(first: int) -> bool:
