@@ -1,6 +1,7 @@
 """The layers and networks that are compared."""
 
 import copy
+from typing import Any
 
 import timm
 import torch
@@ -57,7 +58,7 @@ class DenseVideo(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.network = inflate(timm.create_model(name, pretrained=False, num_classes=0, global_pool=""))
+        self.network: Any = inflate(timm.create_model(name, pretrained=False, num_classes=0, global_pool=""))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Return the last features, ``[N, C, T, H', W']``."""

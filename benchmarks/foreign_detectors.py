@@ -32,7 +32,7 @@ def mtcnn() -> Find | None:
         try:
             boxes, scores, points = network.detect(picture, landmarks=True)
         except RuntimeError:  # torch.cat of no boxes: how the package says that its first stage finds nothing
-            boxes = None
+            boxes = scores = points = None
         if boxes is None:
             return Detections(np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32))
         return point_detections(np.array(points, dtype=float) / scale, np.array(scores, dtype=float))

@@ -1,5 +1,7 @@
 """Whole networks on one clip of 16 x 112 x 112: ours, the dense 3-D twin, R3D-18 as published, and the 2-D parent."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,7 +23,7 @@ def measure(name: str, rank: str, training: bool, device: str, dtype: torch.dtyp
     if name == "resnet18":
         from torchvision.models.video import r3d_18
 
-        published = r3d_18(weights=None)
+        published: Any = r3d_18(weights=None)
         published.fc = nn.Identity()
         modules[PUBLISHED] = published
     for module in modules.values():

@@ -1,5 +1,7 @@
 """Other low-rank forms of a dense convolution, at a number of parameters: Tucker-2, two SVDs, and tltorch's CP."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,13 +56,15 @@ def spatial_svd(conv: nn.Conv2d, parameters: float) -> nn.Module:
 def tltorch_cp(conv: nn.Conv2d, parameters: float) -> nn.Module:
     """The factors that tltorch fits, run by our layer."""
     import tensorly
-    from tltorch import CPTensor
+    import tltorch
 
+    backend: Any = tensorly  # finds its names at run time, as tltorch does
+    tensors: Any = tltorch
     sizes = conv.weight.shape
     rank = max(1, int(parameters / (sum(sizes) + 1)))
-    with tensorly.backend_context("pytorch"), torch.random.fork_rng():
+    with backend.backend_context("pytorch"), torch.random.fork_rng():
         torch.manual_seed(0)
-        fitted = CPTensor.from_tensor(conv.weight.detach(), rank=rank, init="random", n_iter_max=50)
+        fitted = tensors.CPTensor.from_tensor(conv.weight.detach(), rank=rank, init="random", n_iter_max=50)
     factors = dict(zip(mode_names(2), (factor.detach() for factor in fitted.factors), strict=True))
     layer = HOCPConv2d.from_dense(conv, rank, fit=False)
     layer.set_kernel(CPKernel(fitted.weights.detach(), factors))

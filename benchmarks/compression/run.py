@@ -206,10 +206,11 @@ def judge(model: nn.Module, subject: Subject) -> tuple[float, list[float], float
 
 def _outputs(network: nn.Module, stages: tuple[str, ...], pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
     met: dict[str, list[Tensor]] = {name: [] for name in stages}
-    handles = [
-        network.get_submodule(name).register_forward_hook(lambda _, __, out, n=name: met[n].append(out.clone()))
-        for name in stages
-    ]
+
+    def hook_for(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _, __, out: met[name].append(out.clone())
+
+    handles = [network.get_submodule(name).register_forward_hook(hook_for(name)) for name in stages]
     outputs = [network(batch).flatten(1) for batch in pictures.split(_BATCH)]
     for handle in handles:
         handle.remove()
