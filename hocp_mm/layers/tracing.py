@@ -7,7 +7,7 @@ Here a layer says it itself, to every tracer.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -25,9 +25,9 @@ def fx_leaf(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(forward)
     def traced(self: nn.Module, *args: Any, **named: Any) -> Any:
-        tracer: Any = next((arg.tracer for arg in (*args, *named.values()) if isinstance(arg, Proxy)), None)
-        if tracer is None or tracer.root is self:
-            return forward(self, *args, **named)
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), args, named)
+        for arg in (*args, *named.values()):  # a loop, which dynamo of torch 2.4 follows
+            if isinstance(arg, Proxy) and (tracer := cast("Any", arg.tracer)).root is not self:
+                return tracer.create_proxy("call_module", tracer.path_of_module(self), args, named)
+        return forward(self, *args, **named)
 
     return traced

@@ -100,7 +100,7 @@ NETWORKS = {
 @pytest.mark.parametrize("case", NETWORKS)
 def test_extractors_of_features_take_a_converted_network(case):
     extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="timm's extractor needs it")
-    from timm.layers import create_feature_extractor, get_graph_node_names
+    from timm.models import create_feature_extractor, get_graph_node_names
 
     name, options = NETWORKS[case]
     video = TimmHOCPBackbone(name, rank=2, **options).eval()

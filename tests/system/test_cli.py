@@ -102,7 +102,7 @@ def test_an_end_at_once_does_all_that_was_promised_for_the_end(tmp_path):
 
         def late(text):
             time.sleep(0.1)
-            print(text)
+            sys.stdout.write(text + "\\n")  # in one piece: two threads write at once
 
         def main():
             atexit.register(print, "registered")
