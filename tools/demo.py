@@ -17,7 +17,7 @@ from typing import Any
 from hocp_mm.errors import HOCPError, NoFaceError
 from hocp_mm.system.cli import ProgressLine, importing, positive, run
 from hocp_mm.system.files import require_writable, write_text
-from hocp_mm.system.reading import read_json
+from hocp_mm.system.reading import NOTE_BYTES, read_json
 from hocp_mm.system.refusals import visible
 
 FEW_FACES = 50  # percent of the frames: with fewer, a warning
@@ -137,7 +137,7 @@ def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
         if overwrite or not there:
             continue
         note = out / f"{video.stem}{NOTE}"
-        known = read_json(note, "note on a video") if note.is_file() else None
+        known = read_json(note, "note on a video", largest=NOTE_BYTES) if note.is_file() else None
         source = known.get("video") if isinstance(known, dict) else None
         if source != str(video.absolute()):
             of = f"of {source!s:.100}" if source else "of an unknown video"

@@ -22,8 +22,8 @@ from hocp_mm.apis.inferencer import AffectInferencer
 from hocp_mm.datasets import TaughtLabels, write_taught_csv
 from hocp_mm.datasets.faces.detection import Progress
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
-from hocp_mm.system.files import refuse_links, write_text
-from hocp_mm.system.reading import check_file, read_json
+from hocp_mm.system.files import locked, refuse_links, write_text, writing
+from hocp_mm.system.reading import NOTE_BYTES, check_file, read_json
 
 VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 NOTE = "teacher.json"
@@ -222,35 +222,51 @@ def label_folder(
         progress: As in `AffectInferencer.watch`.
 
     Yields:
-        Each video with what became of it: a line of text, or an error. What is wrong with one ends no other.
+        Each video with what became of it: a line of text, or an error. What is wrong with one ends no other, and no
+        file of somebody else is replaced.
 
     Raises:
         MissingDataError: If there is no video.
-        DataError: If the labels in ``out`` are of another teacher.
+        DataError: If the labels in ``out`` are of another teacher, or another process labels into it.
+        OutputError: If ``out`` cannot be written to.
     """
     folder, out = Path(folder), Path(out)
     videos = find_videos(folder)
-    _sign(out / NOTE, {**teacher.facts, "faces": faces_name})
-    for video in videos:
-        name = video.relative_to(folder)
-        table, note = out / f"{name}.csv", out / f"{name}.json"
-        try:
-            facts = {"video": name.as_posix(), "video_sha256": file_digest(video)}
-            if table.exists() and not note.exists():
-                raise DataError(f"{table}: is there already, and no {note.name} says of what; name another --out.")
-            if table.exists() and read_json(note, "note on labels") == facts:
-                yield video, "labelled already"
-                continue
-            labels = teacher.label(video, faces, progress)
-            table.unlink(missing_ok=True)  # of another content under this name
-            refuse_links(*(place for place in table.parents if out in place.parents))
-            write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
-            write_taught_csv(table, labels)  # last: it is there only when all is done
-        except HOCPError as error:
-            yield video, error
-            continue
-        share, sure = 100 * (labels.confidence > 0).mean(), labels.confidence[labels.confidence > 0].mean()
-        yield video, f"{len(labels.times)} frames, {share:.0f} % with a label, confidence {sure:.2f} on average"
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        _sign(out / NOTE, {**teacher.facts, "faces": faces_name})
+        for video in videos:
+            outcome: str | HOCPError
+            try:
+                with writing(out):
+                    outcome = _label_into(out, teacher, folder, video, faces, progress)
+            except HOCPError as error:
+                outcome = error
+            yield video, outcome
+
+
+def _label_into(out: Path, teacher: Teacher, folder: Path, video: Path, faces: Any, progress: Progress | None) -> str:
+    """Label a video, unless it has its labels already, and return what became of it.
+
+    Raises:
+        HOCPError: If it cannot be done, or files of somebody else would be lost.
+    """
+    name = video.relative_to(folder)
+    table, note = out / f"{name}.csv", out / f"{name}.json"
+    refuse_links(*(place for place in table.parents if out in place.parents))
+    facts = {"video": name.as_posix(), "video_sha256": file_digest(video)}
+    known = _own_note(note, set(facts))
+    if table.exists() and known is None:
+        raise DataError(f"{table}: is there already, and no {note.name} says of what; name another --out.")
+    if table.exists() and known == facts:
+        return "labelled already"
+    labels = teacher.label(video, faces, progress)
+    table.unlink(missing_ok=True)  # of another content under this name
+    write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
+    write_taught_csv(table, labels)  # last: it is there only when all is done
+    share, sure = 100 * (labels.confidence > 0).mean(), labels.confidence[labels.confidence > 0].mean()
+    return f"{len(labels.times)} frames, {share:.0f} % with a label, confidence {sure:.2f} on average"
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -272,17 +288,30 @@ def _sign(note: Path, facts: dict[str, Any]) -> None:
     """Write down who labels, or make sure that it was the same one.
 
     Raises:
-        DataError: If it was another.
+        DataError: If it was another, or the file is none of ours.
     """
-    if not note.exists() or not any(note.parent.rglob("*.csv")):
+    known = _own_note(note, {"checkpoint_sha256"})
+    if known is None or not any(note.parent.rglob("*.csv")):
         write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
         return
-    known = read_json(note, "note on the teacher")
-    known = known if isinstance(known, dict) else {}
     for name, value in facts.items():
         if name != "checkpoint" and known.get(name) != value:
             told = f"{name} {known.get(name)!r:.80} there, {value!r:.80} now"
             raise DataError(f"{note}: all labels of a folder must be of one teacher, got {told}; name another --out.")
+
+
+def _own_note(note: Path, keys: set[str]) -> dict[str, Any] | None:
+    """Return what a note says, None if there is none.
+
+    Raises:
+        DataError: If somebody else's file has its name: what downloads videos puts ``<video>.json`` beside them.
+    """
+    if not note.exists():
+        return None
+    known = read_json(note, "note on labels", largest=NOTE_BYTES)
+    if not (isinstance(known, dict) and keys <= known.keys()):
+        raise DataError(f"{note}: is there already, and no note on labels; name another --out.")
+    return known
 
 
 def file_digest(path: str | Path) -> str:

@@ -257,12 +257,12 @@ def remove_drafts(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a store; the operating system frees it when the process ends, however it ends.
+    """Hold the lock of a folder; the operating system frees it when the process ends, however it ends.
 
     The file stays: removed, it could be locked by one process and made anew by another at the same time.
 
     Args:
-        folder: Folder of the store.
+        folder: A store, or labels.
 
     Raises:
         DataError: If another process holds the lock.
@@ -277,11 +277,11 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             free = lock_descriptor(file.fileno(), blocking=False)
         except OSError as error:  # some network file systems have no locks
-            text = f"{path}: no lock ({error.strerror}); see to it that nobody else prepares this store now"
+            text = f"{path}: no lock ({error.strerror}); see to it that nobody else writes to this folder now"
             warnings.warn(text, stacklevel=3)
             free = True
         if not free:
             raise DataError(
-                f"{folder}: another process is preparing this store; wait until it has finished, or end it."
+                f"{folder}: another process is writing to this folder; wait until it has finished, or end it."
             )
         yield

@@ -15,6 +15,8 @@ from typing import Any
 from hocp_mm.errors import DataError, MissingDataError
 
 _LARGEST, _LARGEST_TEXT = 1 << 30, 1 << 28
+NOTE_BYTES = 1 << 20
+"""Bytes of a note that a tool leaves beside its files: JSON may take twenty times its size in memory."""
 _OTHERS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "Is a directory"),
     (stat.S_ISFIFO, "Is a named pipe"),
@@ -120,13 +122,14 @@ def read_text(path: str | Path, what: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_json(path: str | Path, what: str, parse_int: Callable[[str], float] = int) -> Any:
+def read_json(path: str | Path, what: str, parse_int: Callable[[str], float] = int, largest: int = _LARGEST) -> Any:
     """Read a JSON file in UTF-8, with or without byte order mark.
 
     Args:
         path: File.
         what: What it should be, for the message.
         parse_int: Makes a number of the digits of a whole one.
+        largest: Bytes that it may have.
 
     Returns:
         What it holds.
@@ -135,7 +138,7 @@ def read_json(path: str | Path, what: str, parse_int: Callable[[str], float] = i
         MissingDataError: If there is no such file.
         DataError: If it cannot be read or is no JSON, or an object has a key twice.
     """
-    raw = read_bytes(path, what)
+    raw = read_bytes(path, what, largest)
     try:
         return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_int=parse_int)
     except (ValueError, RecursionError) as error:

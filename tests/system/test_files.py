@@ -256,7 +256,7 @@ def test_a_lock_is_held_against_other_processes_until_they_end_however_they_end(
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with (
-            pytest.raises(DataError, match=f"^{tmp_path}: another process is preparing this store; wait"),
+            pytest.raises(DataError, match=f"^{tmp_path}: another process is writing to this folder; wait"),
             locked(tmp_path),
         ):
             pytest.fail("held twice")

@@ -46,7 +46,7 @@ def states(folder: Path) -> dict[str, tuple[bytes, int]]:
 def test_every_video_is_labelled_and_a_rerun_changes_no_file(folder, capsys):
     label(folder)
     names = ["a.mp4", "show/a.mp4", "show/b.avi"]
-    made = {f"{name}.{end}" for name in names for end in ("csv", "json")} | {"teacher.json"}
+    made = {f"{name}.{end}" for name in names for end in ("csv", "json")} | {"teacher.json", ".lock"}
     assert set(tree(folder / "labels")) == made
     assert [len(read_taught_csv(folder / "labels" / f"{name}.csv").times) for name in names] == [10] * 3
     assert "10 frames, 100 % with a label, confidence 0." in capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_a_table_of_somebody_else_is_not_replaced(folder):
     (folder / "labels").mkdir()
     (folder / "labels/a.mp4.csv").write_text("mine")
     (folder / "labels/teacher.json").write_text(json.dumps({}))
-    with pytest.raises(DataError, match="one teacher"):
+    with pytest.raises(DataError, match=r"teacher\.json: is there already, and no note on labels"):
         label(folder)
     (folder / "labels/teacher.json").unlink()
     with pytest.raises(HOCPError, match=r"a\.mp4\.csv: is there already, and no a\.mp4\.json says of what"):
@@ -155,16 +155,3 @@ def test_numbers_out_of_their_range_end_at_once(folder, words, capsys):
     with pytest.raises(SystemExit):
         label(folder, *words)
     assert f"argument {words[0]}: must be" in capsys.readouterr().err
-
-
-def test_links_in_a_copied_folder_of_labels_are_not_written_through(folder, tmp_path_factory):
-    outside = tmp_path_factory.mktemp("outside")
-    (outside / "mine.txt").write_text("mine")
-    (folder / "labels").mkdir()
-    (folder / "labels/show").symlink_to(outside, target_is_directory=True)
-    (folder / "labels/teacher.json").symlink_to(outside / "new.json")
-    (folder / "labels/a.mp4.json").symlink_to(outside / "mine.txt")
-    with pytest.raises(HOCPError, match=r"FOLDER: 2 of 3 failed .*show: must be a folder, got a link"):
-        label(folder)
-    assert tree(outside) == {"mine.txt": b"mine"}
-    assert (folder / "labels/a.mp4.csv").is_file()

@@ -186,7 +186,7 @@ def test_a_folder_with_other_files_is_refused(talks, tmp_path):
 
 def test_a_second_preparation_is_refused_while_the_first_runs(talks, own_store):
     before = tree(own_store)
-    with locked(own_store), pytest.raises(DataError, match="another process is preparing this store"):
+    with locked(own_store), pytest.raises(DataError, match="another process is writing to this folder"):
         prepare_sewa(talks, own_store)
     assert tree(own_store) == before
     assert prepare_sewa(talks, own_store).packs_kept == 4

@@ -1,0 +1,169 @@
+"""What a teacher does to a folder: it loses nothing of anybody's, and what is wrong with one video ends no other."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hocp_mm.apis import label_folder
+from hocp_mm.apis.teaching import find_videos
+from hocp_mm.datasets import TaughtLabels
+from hocp_mm.errors import DataError, HOCPError
+from tests.material.raw_sets import tree
+
+
+class Quick:
+    """A teacher that looks at nothing."""
+
+    def __init__(self, name: str = "a") -> None:
+        self.facts = {"checkpoint": name, "checkpoint_sha256": name}
+        self.seen: list[Path] = []
+
+    def label(self, video: Path, *_: Any) -> TaughtLabels:
+        self.seen.append(video)
+        return TaughtLabels(
+            np.arange(2.0), np.zeros((2, 2), np.float32), np.ones(2, bool), np.ones(2, np.float32), None
+        )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.mp4", "show/a.mp4", "show/b.avi"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).write_text(name)
+    return tmp_path
+
+
+def failures(folder: Path, teacher: Any = None) -> list[HOCPError]:
+    outcomes = label_folder(teacher or Quick(), folder / "videos", folder / "labels")
+    return [outcome for _, outcome in outcomes if isinstance(outcome, HOCPError)]
+
+
+@pytest.mark.parametrize("link", ["show", "show/deep"])
+def test_links_in_a_copied_folder_of_labels_are_not_written_through(folder, tmp_path_factory, link):
+    """Nor is anything behind them deleted, nor a video looked at for nothing."""
+    outside = tmp_path_factory.mktemp("outside")
+    for name in ("a.mp4", "deep/a.mp4"):  # of what is to be labelled in show, and in show/deep
+        (outside / name).parent.mkdir(exist_ok=True)
+        (outside / f"{name}.csv").write_text("labels that took a week")
+        (outside / f"{name}.json").write_text(json.dumps({"video": name, "video_sha256": "0"}))
+    (outside / "mine.json").write_text("mine")
+    (folder / "videos/show/deep").mkdir()
+    shutil.copy(folder / "videos/a.mp4", folder / "videos/show/deep/a.mp4")
+    (folder / "labels" / link).parent.mkdir(parents=True)
+    (folder / "labels" / link).symlink_to(outside, target_is_directory=True)
+    (folder / "labels/teacher.json").symlink_to(outside / "new.json")
+    (folder / "labels/a.mp4.json").symlink_to(outside / "new.json")
+    before, teacher = tree(outside), Quick()
+    failed = failures(folder, teacher)
+    assert tree(outside) == before
+    assert (folder / "labels/a.mp4.csv").is_file()
+    assert len(failed) == (3 if link == "show" else 1)
+    assert all(f"{link}: must be a folder, got a link" in str(error) for error in failed)
+    assert len(teacher.seen) == 4 - len(failed)
+
+
+NOT_OURS = ["{}", "[]", "null", '{"title": "cannot be fetched again"}', '{"video": "a.mp4"}', "no JSON", "[" * 3000,
+            "[" + "[]," * 400_000 + "0]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NOT_OURS, ids=lambda text: text[:9])
+@pytest.mark.parametrize("beside", [False, True], ids=["apart", "beside the videos"])
+def test_notes_of_somebody_else_are_not_replaced(folder, text, beside):
+    """With a table or without; also where labels and videos share a folder, which downloads with metadata fill."""
+    if beside:
+        (folder / "labels").symlink_to(folder / "videos")
+    (folder / "labels").mkdir(exist_ok=True)
+    (folder / "labels/a.mp4.json").write_text(text)
+    (error,) = failures(folder)
+    assert str(error).startswith(f"{folder / 'labels/a.mp4.json'}: ")
+    assert (folder / "labels/a.mp4.json").read_text() == text
+    assert not (folder / "labels/a.mp4.csv").exists()
+    (folder / "labels/teacher.json").write_text(text)
+    with pytest.raises(DataError, match=r"teacher\.json: "):
+        failures(folder)
+    assert (folder / "labels/teacher.json").read_text() == text
+
+
+def a_long_name(videos: Path, labels: Path) -> None:
+    shutil.copy(videos / "a.mp4", videos / ("b" * 250 + ".mp4"))
+
+
+def a_long_name_of_the_note_alone(videos: Path, labels: Path) -> None:
+    shutil.copy(videos / "a.mp4", videos / ("b" * 247 + ".mp4"))
+
+
+def a_folder_with_the_name_of_a_table(videos: Path, labels: Path) -> None:
+    (videos / "a.mp4.csv").mkdir()
+    shutil.copy(videos / "a.mp4", videos / "a.mp4.csv/b.mp4")
+
+
+def a_folder_with_the_name_of_the_note_on_the_teacher(videos: Path, labels: Path) -> None:
+    (videos / "teacher.json").mkdir()
+    shutil.copy(videos / "a.mp4", videos / "teacher.json/b.mp4")
+
+
+def a_folder_in_the_place_of_a_table(videos: Path, labels: Path) -> None:
+    (labels / "a.mp4.csv").mkdir()
+    (labels / "a.mp4.json").write_text(json.dumps({"video": "a.mp4", "video_sha256": ""}))
+
+
+def a_folder_in_the_place_of_a_note(videos: Path, labels: Path) -> None:
+    (labels / "a.mp4.json").mkdir()
+
+
+def a_pipe_in_the_place_of_a_note(videos: Path, labels: Path) -> None:
+    os.mkfifo(labels / "a.mp4.json")
+
+
+def a_circle_of_links_in_the_place_of_a_folder(videos: Path, labels: Path) -> None:
+    shutil.rmtree(videos / "show")
+    (videos / "circle").mkdir()
+    for name in ("circle/b.mp4", "z.mp4"):
+        shutil.copy(videos / "a.mp4", videos / name)
+    (labels / "circle").symlink_to("circle")
+
+
+def a_file_in_the_place_of_a_folder(videos: Path, labels: Path) -> None:
+    (videos / "sub").mkdir()
+    shutil.copy(videos / "a.mp4", videos / "sub/b.mp4")
+    (labels / "sub").write_text("mine")
+
+
+def a_video_that_is_a_circle_of_links(videos: Path, labels: Path) -> None:
+    (videos / "b.mp4").symlink_to("b.mp4")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        a_long_name, a_long_name_of_the_note_alone, a_folder_with_the_name_of_a_table,
+        a_folder_with_the_name_of_the_note_on_the_teacher, a_folder_in_the_place_of_a_table,
+        a_folder_in_the_place_of_a_note, a_pipe_in_the_place_of_a_note, a_circle_of_links_in_the_place_of_a_folder,
+        a_file_in_the_place_of_a_folder, a_video_that_is_a_circle_of_links,
+    ],
+)  # fmt: skip
+def test_an_odd_name_is_one_line_and_costs_no_other(folder, spoil):
+    (folder / "labels").mkdir()
+    spoil(folder / "videos", folder / "labels")
+    (error,) = failures(folder)
+    assert "\n" not in str(error)
+    labelled = [file for file in (folder / "labels").rglob("*.csv") if file.is_file()]
+    assert len(labelled) == len(find_videos(folder / "videos")) - 1 >= 2
+
+
+def test_two_teachers_do_not_label_into_one_folder_at_a_time(folder):
+    one, two = (
+        label_folder(Quick(name), folder / "videos", folder / "labels")  # pyright: ignore[reportArgumentType]
+        for name in "ab"
+    )
+    next(one)
+    with pytest.raises(DataError, match="labels: another process is writing to this folder"):
+        next(two)
+    assert len(list(one)) == 2
+    with pytest.raises(DataError, match="must be of one teacher"):
+        failures(folder, Quick("b"))
