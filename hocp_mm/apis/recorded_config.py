@@ -217,8 +217,8 @@ def _check_patterns(model: Mapping[str, Any], source: str) -> None:
             paths += cost
             if paths > _MOST_PATHS:
                 raise CheckpointError(
-                    f"{source}: the recorded model's patterns must be simple (few repeats, none of a group), got "
-                    f"{word!r:.100}; give the config itself."
+                    f"{source}: the recorded model's patterns must be simple (few repeats, none of a group, and of what "
+                    f"begins with (? only (?:, (?= and (?!), got {word!r:.100}; give the config itself."
                 )
 
 
@@ -229,11 +229,13 @@ def _paths(pattern: str) -> int:
         >>> _paths("resnet18.a1_in1k"), _paths("^layer[34].*conv"), _paths("(a|b)(c|d)"), _paths("(a+)+") > _MOST_PATHS
         (1, 60, 4, True)
     """
-    repeats = re.findall(r"(?<!\()[*+?{]", pattern)
-    if len(pattern) > _LONGEST_WORD or re.search(r"\)[*+?{]", pattern):
+    # Of what begins with (? the rest hides a repeat of a group behind blanks or comments, or is not needed; and what
+    # repeats a back-reference repeats a group, be it empty.
+    plain = re.sub(r"\(\?[:=!]", "(", pattern)
+    if len(pattern) > _LONGEST_WORD or re.search(r"\(\?|(\)|\\\d+)[*+?{]", plain):
         return _MOST_PATHS + 1
-    arms = math.prod(part.count("|") + 1 for part in pattern.split("("))
-    return min(arms * _LETTERS ** min(len(repeats), 9), _MOST_PATHS + 1)
+    arms = math.prod(part.count("|") + 1 for part in plain.split("("))
+    return min(arms * _LETTERS ** min(len(re.findall(r"[*+?{]", plain)), 9), _MOST_PATHS + 1)
 
 
 def _registered_name(kind: Any, key: str, scope: str, source: str) -> str:

@@ -264,6 +264,22 @@ SLOW_PATTERNS = [
     ".?" * 30 + "!",
     "(.|.)" * 30 + "!",
     "a" * 10_000,
+    # A repeat that does not stand behind the end of its group: flags, comments, and what is new in Python 3.11.
+    *(f"(?{flags}){text}" for flags in ("x", "ix", "sx") for text in ("(.*) +!", "(.*)\n+!", "(.*)#\n+!", "(.*) {9}!")),
+    *(f"(?{flags}:(.*) +!)" for flags in ("x", "x-i", "-i")),
+    *(f"(.*)(?#{text})+!" for text in ("", "a", "(")),
+    "(?>(.*) +)!",
+    "(.*)++!",
+    "(?=(.*)+)!",
+    "(?!.*.*.*.*x)!",
+    "(?<=a)(?<!b)",
+    "(?P<all>.*)(?P=all){9}!",
+    "(a)?(?(1).*|.*)!",
+    # Nothing at all, again and again.
+    r"()\1{4000000000}",
+    r"()(|\1+)!",
+    "(?:|){60000}",
+    "(?=){60000}",
 ]
 
 
@@ -282,7 +298,14 @@ def test_many_patterns_are_as_bad_as_a_slow_one():
 
 
 def test_patterns_that_people_write_are_taken():
-    patterns = ["^conv1", r"^(?:layer[12]|stem)\..*conv[12]$", r"blocks\.\d+\.norm", "(bn|norm).*(weight|bias)$"]
+    patterns = [
+        "^conv1",
+        r"^(?:layer[12]|stem)\..*conv[12]$",
+        r"blocks\.\d+\.norm",
+        "(bn|norm).*(weight|bias)$",
+        r"^(?!stem)\w+(?=\.bn)",
+        r"(\d)\.\1",
+    ]
     text = f"model = dict(type='hocp_mm.TimmHOCPBackbone', freeze={patterns}, rank={dict.fromkeys(patterns, 'x1')})"
     assert read_recorded_config(text, "a.pth").model["freeze"] == patterns
 
