@@ -217,8 +217,8 @@ def _check_patterns(model: Mapping[str, Any], source: str) -> None:
             paths += cost
             if paths > _MOST_PATHS:
                 raise CheckpointError(
-                    f"{source}: the recorded model's patterns must be simple (few repeats, none of a group, and of what "
-                    f"begins with (? only (?:, (?= and (?!), got {word!r:.100}; give the config itself."
+                    f"{source}: the recorded model's patterns must be simple (few repeats, none of a group, and of "
+                    f"what begins with (? only (?:, (?= and (?!), got {word!r:.100}; give the config itself."
                 )
 
 

@@ -247,10 +247,14 @@ def label_folder(
 
 
 def _label_into(out: Path, teacher: Teacher, folder: Path, video: Path, faces: Any, progress: Progress | None) -> str:
-    """Label a video, unless it has its labels already, and return what became of it.
+    """Label a video, unless it has its labels already.
+
+    Returns:
+        What became of it.
 
     Raises:
-        HOCPError: If it cannot be done, or files of somebody else would be lost.
+        DataError: If files of somebody else would be lost.
+        HOCPError: As `Teacher.label` does, or if something cannot be written.
     """
     name = video.relative_to(folder)
     table, note = out / f"{name}.csv", out / f"{name}.json"

@@ -21,7 +21,8 @@ LOADERS = ("test_dataloader", "val_dataloader")
 _MOST_PIXELS = 2**27  # of a clip: 32 frames of 2048 x 2048 pixels; the config may come from a stranger's checkpoint
 _LARGEST, _WIDEST = 2**16, 16  # numbers that say how a clip is cut; faces in one crop, side by side
 _SLOWEST = 1e-3  # frames per second
-_LONGEST_SECONDS, _USUAL_RATE = 60, 25  # of a window: the pictures of as long a time are held
+_LONGEST_SECONDS, _USUAL_RATE = 60, 25  # of a window: the crops of as long a time are held
+_LONGEST_SMOOTH = 10 * 25  # of an average, in 25ths of a second: whole pictures wait for half of it
 _STEPS = {step.__name__: step for step in (SampleClip, LoadFaceClip, ResizeClip, CenterCropClip, PackAffectInputs)}
 
 
@@ -87,9 +88,10 @@ class ClipRule:
             interval, sizes = sample.frame_interval, [load.size, *(step.size for step in after)]
             for what, number in {"clip_len": sample.clip_len, "frame_interval": interval, "stride": stride,
                                  "smooth": load.smooth, "size": max(sizes, key=float)}.items():  # fmt: skip
-                if type(number) is not int or not 0 < number <= _LARGEST:
+                most = _LONGEST_SMOOTH if what == "smooth" else _LARGEST
+                if type(number) is not int or not 0 < number <= most:
                     raise CheckpointError(
-                        f"{source}: the test pipeline's {what} must be a whole number from 1 to {_LARGEST}, got "
+                        f"{source}: the test pipeline's {what} must be a whole number from 1 to {most}, got "
                         f"{number!r:.100}."
                     )
             if not sample.clip_len * max(sizes) ** 2 <= _MOST_PIXELS:

@@ -20,6 +20,11 @@ def test_what_the_config_leaves_out_has_the_default_of_the_transform():
     assert ClipRule.from_config(cfg, "c") == ClipRule(32, default.margin, default.smooth, 6, 1, 3)
 
 
+def test_an_average_of_ten_seconds_is_taken():
+    pipeline = [{"type": "SampleClip", "clip_len": 6}, {"type": "LoadFaceClip", "size": 32, "smooth": 250}]
+    assert ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline}}}, "c").smooth == 250
+
+
 def config(*steps: dict) -> dict:
     pipeline = [{"type": "SampleClip", "clip_len": 6}, {"type": "LoadFaceClip", "size": 32}, *steps]
     return {"test_dataloader": {"dataset": {"pipeline": pipeline}}}
@@ -80,6 +85,7 @@ ODD_PIPELINES = {
     "half a pixel": {"size": 32.5},
     "a huge interval": {"frame_interval": 2**62},
     "a huge average": {"smooth": 2**70},
+    "an average of eleven seconds": {"smooth": 11 * 25},
     "no rate": {"fps": 0},
     "a rate without an end": {"fps": float("inf")},
     "a rate that is no number": {"fps": float("nan")},
