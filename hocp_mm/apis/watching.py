@@ -108,8 +108,14 @@ class _Steps:
             del self._sums[step], self._counts[step]
 
 
+_Window = tuple[_Steps, int, Clip]
+"""Whose window it is, its start and its crops."""
+
+
 class _Scene:
     """One person, from her appearance to a cut, a gap or the end.
+
+    What it yields must be taken one by one: a frame may complete very many windows, which would not fit in memory.
 
     Args:
         rule: Crop and windows.
@@ -131,44 +137,45 @@ class _Scene:
         self._gap = min(1 / fps, _longest_still(rule, fps))
         self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
 
-    def add(self, frame: Frame, box: NDArray[np.float32] | None) -> list[tuple[_Steps, int, Clip]]:
-        """Take in the next frame, and return the windows that are complete now."""
+    def add(self, frame: Frame, box: NDArray[np.float32] | None) -> Iterator[_Window]:
+        """Take in the next frame, and yield the windows that are complete now."""
         if self.count == 0:
             self.begin = frame.time
         self._boxes.append(box)
         self._frames.append(frame)
         self.count += 1
-        return self._crop(self.count - self.reach)
+        yield from self._crop(self.count - self.reach)
 
-    def close(self) -> list[tuple[_Steps, int, Clip]]:
-        """Return the windows that the end completes."""
-        windows = self._crop(self.count)
+    def close(self) -> Iterator[_Window]:
+        """Yield the windows that the end completes."""
+        yield from self._crop(self.count)
         assert self._last is not None
         time, crop = self._last
         if self.rule.fps is not None:
-            windows += self._settle(time + self._gap / 2)
-        return windows + [(own, *window) for own in self.steps for window in own.close(crop)]
+            yield from self._settle(time + self._gap / 2)
+        for own in self.steps:
+            for window in own.close(crop):
+                yield own, *window
 
-    def _crop(self, end: int) -> list[tuple[_Steps, int, Clip]]:
+    def _crop(self, end: int) -> Iterator[_Window]:
         """Cut the frames before ``end``, whose smoothed boxes are known."""
-        windows = []
         while self.cut < end:
             frame = self._frames.popleft()
             crop = self._cut(frame)
             if self.rule.fps is None:
                 own = self.steps[self.cut % len(self.steps)]
                 self._places[frame.number] = (self.cut % len(self.steps), float(own.count))
-                windows += [(own, *window) for window in own.add(crop)]
+                for window in own.add(crop):
+                    yield own, *window
             else:
                 if self._last is not None:
                     self._gap = frame.time - self._last[0]
-                    windows += self._settle((self._last[0] + frame.time) / 2)
+                    yield from self._settle((self._last[0] + frame.time) / 2)
                 self._places[frame.number] = (0, (frame.time - self.begin) * self.rule.fps)
             self._last = (frame.time, crop)
             self.cut += 1
             if self.cut > self.reach:
                 self._boxes.popleft()
-        return windows
 
     def _cut(self, frame: Frame) -> Clip:
         first = max(0, self.cut - self.reach)  # of the boxes that are held
@@ -188,14 +195,14 @@ class _Scene:
             clip = transform(clip)
         return clip["imgs"][0]
 
-    def _settle(self, until: float) -> list[tuple[_Steps, int, Clip]]:
+    def _settle(self, until: float) -> Iterator[_Window]:
         """Give the last crop to the moments to which no frame is nearer."""
         assert self._last is not None
         assert self.rule.fps is not None
-        own, windows = self.steps[0], []
+        own = self.steps[0]
         while self.begin + own.count / self.rule.fps < until - 1e-9:
-            windows += [(own, *window) for window in own.add(self._last[1])]
-        return windows
+            for window in own.add(self._last[1]):
+                yield own, *window
 
     def value(self, number: int) -> NDArray[np.float32] | None:
         """Return valence and arousal of a frame, and forget it; None if they are not final."""
@@ -251,13 +258,19 @@ def watch(
     """
     held: deque[tuple[Watched, dict[int, _Scene]]] = deque()
     scenes: dict[int, _Scene] = {}
-    windows: deque[tuple[_Steps, int, Clip]] = deque()
+    windows: list[_Window] = []
 
-    def answer(least: int) -> None:
-        while len(windows) >= least and windows:
-            batch = [windows.popleft() for _ in range(min(batch_size, len(windows)))]
-            for (steps, start, _), values in zip(batch, predict([clip for *_, clip in batch]), strict=True):
+    def answer() -> None:
+        if windows:
+            for (steps, start, _), values in zip(windows, predict([clip for *_, clip in windows]), strict=True):
                 steps.take(start, values)
+            windows.clear()
+
+    def ask(complete: Iterable[_Window]) -> None:
+        for window in complete:
+            windows.append(window)
+            if len(windows) == batch_size:
+                answer()
 
     def settled() -> Iterator[Watched]:
         while held:
@@ -275,21 +288,21 @@ def watch(
         # A picture that stands still says no more of a face than one frame does, however long it stands.
         stood, time = frame.time - time > longest, frame.time
         if cut or stood:
-            windows.extend(window for scene in scenes.values() for window in scene.close())
+            ask(window for scene in scenes.values() for window in scene.close())
             scenes.clear()
         there = {face.person: face for face in faces}
         chosen = [person for person in choose(Followed(frame, faces, cut)) if person in there]
         for person in [person for person in scenes if person not in chosen]:
-            windows.extend(scenes.pop(person).close())
+            ask(scenes.pop(person).close())
         for person in chosen:
             if person not in scenes:
                 scenes[person] = _Scene(rule, stride, fps, pixel_aspect, where)
-            windows.extend(scenes[person].add(frame, there[person].box))
+            ask(scenes[person].add(frame, there[person].box))
         held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
         # Whoever left may leave too few windows for a batch, for as long as nobody comes.
-        crowded = len(held) * (frame.picture.nbytes + _FRAME_BYTES) > _MOST_WAITING
-        answer(1 if crowded else batch_size)
+        if len(held) * (frame.picture.nbytes + _FRAME_BYTES) > _MOST_WAITING:
+            answer()
         yield from settled()
-    windows.extend(window for scene in scenes.values() for window in scene.close())
-    answer(1)
+    ask(window for scene in scenes.values() for window in scene.close())
+    answer()
     yield from settled()

@@ -238,3 +238,21 @@ def test_frames_may_lie_hours_apart(fps):
     seen, windows = run(np.arange(6) / fps, rule(fps=25.0), fps)
     assert [item.frame.number for item in seen if 1 in item.affect] == list(range(6))
     assert len(windows) <= 6 * 8
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("ends", [{}, {"cuts": (2,)}, {"faces": lambda n: (Face(1, None, True),) if n < 3 else ()}])
+def test_windows_do_not_wait_for_the_next_frame(batch_size, ends, monkeypatch):
+    """A frame may complete very many: 40 at a thousand moments a second, as many as there are at an end."""
+    made, asked, make = [], [], watching._Steps._window
+    monkeypatch.setattr(watching._Steps, "_window", lambda self, start: made.append(start) or make(self, start))
+
+    def predict(clips):
+        asked.extend(clips)
+        assert len(clips) <= batch_size
+        assert len(asked) == len(made)  # no other window is there yet
+        return np.zeros((len(clips), 8, 2), np.float32)
+
+    stream = followed(np.arange(5) / 25, **ends)
+    list(watch(stream, lambda item: [1], predict, rule(8, 1, fps=1000.0), 1, 25.0, batch_size=batch_size))
+    assert len(asked) == len(made) > 90
