@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 FIRST_INNER = 17
 """Of 68 landmarks, the ones before it are the jaw line; SEWA's 49 points have none."""
 _SMOOTH_RATE = 25.0  # of the steps in which an average over time is told
-_WIDEST = 4  # frames side by side; pixels of larger squares are not averaged
+_WIDEST, _FINEST = 4, 8192  # frames side by side; pixels: those of larger squares are not averaged
 
 
 def landmark_boxes(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -171,7 +171,8 @@ def crop_faces(frames: NDArray[np.uint8], boxes: NDArray[np.floating], size: int
     crops = np.empty((len(frames), size, size, 3), dtype=np.uint8)
     for crop, frame, (x1, y1, x2, _) in zip(crops, frames, np.asarray(boxes, dtype=np.float64), strict=True):
         side = x2 - x1
-        seen = min(side, _WIDEST * max(frame.shape[:2]))  # what lies farther out is edge pixels: no memory for them
+        # What lies farther out is edge pixels, as is almost all of a square around a strip: no memory for them.
+        seen = min(side, _WIDEST * max(frame.shape[:2]), _FINEST)
         fine = size * max(1, math.ceil(seen / size - 1e-3))  # the tolerance keeps a float32 square at scale 1
         step = side / fine
         # Pixel centres: output u + 0.5 looks at x1 + (u + 0.5) * step.

@@ -21,6 +21,7 @@ from hocp_mm.errors import HOCPError, MissingDataError
 # Fractions of the side of the square; `square_to_landmark_box` says where they were measured.
 _WIDTH, _HEIGHT, _DOWN = 0.67, 0.64, 0.035
 _DETECTION_SIDE = 240  # pixels of the shorter side that the cascade looks at
+_MOST_STRETCHED = 8  # longer over shorter side of a picture that may show a face
 _SAME_FACE = 0.5  # of the smaller area: windows that share more with a face belong to it
 _CASCADE_WINDOWS, _HAAR_WINDOWS = 6, 10  # that agree on a face of score 0.5
 _HAAR_FILE = "haarcascade_frontalface_default.xml"
@@ -39,6 +40,14 @@ class Detections(NamedTuple):
     scores: NDArray[np.float32]
 
 
+NOBODY = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def is_strip(frame: NDArray[np.uint8]) -> bool:
+    """Tell whether a picture is so narrow that no face is looked for: brought to a usual width it would be huge."""
+    return max(frame.shape[:2]) > _MOST_STRETCHED * min(frame.shape[:2])
+
+
 class CascadeDetector:
     """scikit-image's LBP frontal face cascade on a small grey picture.
 
@@ -55,6 +64,8 @@ class CascadeDetector:
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Find the faces of one RGB frame ``[H, W, 3]``."""
+        if is_strip(frame):
+            return NOBODY
         squares, windows = detect_faces(frame)
         return _from_squares(squares, windows / (windows + _CASCADE_WINDOWS), self.least)
 
@@ -102,6 +113,8 @@ class HaarDetector:
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Find the faces of one RGB frame ``[H, W, 3]``."""
+        if is_strip(frame):
+            return NOBODY
         grey, scale = _small_grey(frame)
         found = self._find(grey)
         squares = found[:, [0, 1, 0, 1]] + found[:, 2:3] * (0, 0, 1, 1)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.faces.cascades import Detections
+from hocp_mm.datasets.faces.cascades import NOBODY, Detections, is_strip
 from hocp_mm.datasets.faces.five_points import point_detections
 from hocp_mm.datasets.faces.opencv_files import POINTS, SCORE, YUNET_LEAST, DetectorFile, read_yunet
 from hocp_mm.errors import HOCPError, MissingDataError
@@ -49,6 +49,8 @@ class YuNetDetector:
 
     def __call__(self, frame: NDArray[np.uint8]) -> Detections:
         """Find the faces of one RGB frame ``[H, W, 3]``."""
+        if is_strip(frame):
+            return NOBODY
         scale = min(1.0, _LONGEST_SIDE / max(frame.shape[:2]))
         picture = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         if scale < 1:

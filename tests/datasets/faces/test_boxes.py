@@ -14,6 +14,7 @@ from hocp_mm.datasets.faces.boxes import (
     square_boxes,
     usual_rate,
 )
+from hocp_mm.datasets.faces.crops import crop_frame
 from tests.material.sewa_files import square_landmarks
 
 NAN = [np.nan] * 4
@@ -127,3 +128,13 @@ def test_a_square_larger_than_all_frames_takes_no_more_memory(side: float, monke
     frame = np.full((1, 20, 30, 3), 7, np.uint8)
     assert (crop_faces(frame, np.array([[-side / 2, -side / 2, side / 2, side / 2]]), 16) == 7).all()
     assert max(sizes[0]) <= 4 * 30 + 16
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (40_000, 1), (3, 20_000)])
+def test_a_square_around_a_strip_takes_little_memory(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    """A picture of some hundred bytes may be one pixel high; so may a film."""
+    sizes = []
+    monkeypatch.setattr(faces.cv2, "warpAffine", lambda *a, **k: sizes.append(a[2]) or np.zeros((*a[2], 3), np.uint8))
+    frame = np.zeros((*shape, 3), np.uint8)
+    assert crop_frame(frame, None, 0, 1.0, 112).shape == (112, 112, 3)
+    assert max(sizes[0]) < 8192 + 112

@@ -15,9 +15,11 @@ import pytest
 
 from hocp_mm.datasets import landmark_boxes, make_detector
 from hocp_mm.datasets.faces import centerface, opencv_files
+from hocp_mm.datasets.faces.cascades import CascadeDetector, HaarDetector
 from hocp_mm.datasets.faces.centerface import CenterFaceDetector, centerface_file
 from hocp_mm.datasets.faces.five_points import points_to_landmark_box
 from hocp_mm.datasets.faces.opencv_files import centerface_rows, read_centerface
+from hocp_mm.datasets.faces.yunet import YuNetDetector
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.synthetic.clip import SyntheticClip
 from tests.material.hostile_detectors import NETWORKS
@@ -67,6 +69,20 @@ def test_large_frames_are_looked_at_small_and_answered_in_their_own_pixels(model
     small = red_faces((round(size[0] / scale), round(size[1] / scale)), [(9, 11)])
     found = CenterFaceDetector(model)(cv2.resize(small, size, interpolation=cv2.INTER_NEAREST))
     np.testing.assert_allclose(found.boxes, points_to_landmark_box(true_points((9, 11), scale)[None]), rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["centerface", "yunet", "haar", "cascade"])
+@pytest.mark.parametrize("shape", [(1, 9000), (9000, 1), (240, 9000), (3, 25)])
+def test_no_detector_looks_at_a_strip(name: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    """The shorter side is what most of them make as large as they want: the other one would have any length."""
+    kinds = {"centerface": CenterFaceDetector, "yunet": YuNetDetector, "haar": HaarDetector, "cascade": CascadeDetector}
+    detector = kinds[name].__new__(kinds[name])
+    detector.least = 0.5
+    monkeypatch.setattr(cv2, "resize", lambda *a, **k: pytest.fail("made another size"))
+    monkeypatch.setattr(detector, "_find", lambda picture: pytest.fail("looked at"), raising=False)
+    monkeypatch.setattr("hocp_mm.datasets.faces.cascades._cascade", lambda: pytest.fail("looked at"))
+    found = detector(np.zeros((*shape, 3), np.uint8))
+    assert (found.boxes.shape, found.scores.shape) == ((0, 4), (0,))
 
 
 def test_colours_arrive_in_the_order_of_the_network(model: Path):
