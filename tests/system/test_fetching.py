@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import io
+import itertools
+import socket
 import urllib.error
 import urllib.request
 from email.message import Message
@@ -13,15 +15,18 @@ import pytest
 from hocp_mm.errors import CheckpointError, DataError, MissingDataError
 from hocp_mm.system import fetching
 from hocp_mm.system.fetching import fetch_file
+from hocp_mm.system.refusals import refusal
 
 ADDRESS, BODY = "https://example.org/a.pt", b"weights" * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
-def opener(body=BODY, error=None, late=None):
+def opener(body=BODY, error=None, late=None, left=0):
     class Stream(io.BytesIO):
-        def read(self, size=-1, /):
-            piece = super().read(min(size, 999))
+        length = left
+
+        def read1(self, size=-1, /):
+            piece = super().read1(min(size, 999))
             if late is not None and not piece:
                 raise late
             return piece
@@ -47,7 +52,10 @@ def test_a_whole_file_takes_its_place(tmp_path, sha256):
 
 
 def refuse(draft):
-    raise CheckpointError("not the one")
+    try:
+        raise DataError(f"{draft}: a deep reason")
+    except DataError as error:
+        raise CheckpointError(f"{draft}: not the one") from error
 
 
 FAILURES = {
@@ -59,9 +67,16 @@ FAILURES = {
     ),
     "it ends early": ({"opener": opener(late=IncompleteRead(b"", 9))}, MissingDataError, "IncompleteRead"),
     "it stops": ({"opener": opener(late=TimeoutError("timed out"))}, MissingDataError, "timed out"),
+    "it ends early, and says nothing": ({"opener": opener(left=9)}, MissingDataError, "it ends 9 bytes early"),
+    "it drips": ({"clock": itertools.count(step=600).__next__}, MissingDataError, "not whole after 3600 seconds"),
+    "a name that is none": (
+        {"opener": opener(error=UnicodeError("label empty or too long"))},
+        MissingDataError,
+        "label empty or too long",
+    ),
     "too large": ({"most_bytes": len(BODY) - 1}, DataError, "at most 6999 bytes"),
     "another checksum": ({"sha256": "0" * 64}, DataError, f"must have SHA-256 0+, got {DIGEST}"),
-    "not what was wanted": ({"check": refuse}, CheckpointError, "not the one"),
+    "not what was wanted": ({"check": refuse}, CheckpointError, f"^{ADDRESS}: not the one"),
 }
 
 
@@ -73,7 +88,8 @@ def test_what_is_there_stays_where_anything_fails(tmp_path, options, kind, messa
         fetch_file(ADDRESS, file, **{"most_bytes": len(BODY), "opener": opener(), **options})
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
-    assert "\n" not in str(caught.value)
+    assert refusal(caught.value) == str(caught.value)
+    assert ".part" not in str(caught.value)
     if kind is MissingDataError:
         assert str(caught.value).startswith(f"{ADDRESS}: cannot be fetched (")
         assert str(caught.value).endswith(f"put it at {file}.")
@@ -88,6 +104,40 @@ def test_nothing_but_https_is_opened(tmp_path, address):
     with pytest.raises(DataError, match="must be one of https"):
         handler.redirect_request(request, io.BytesIO(), 302, "Found", Message(), address)
     assert handler.redirect_request(request, io.BytesIO(), 302, "Found", Message(), ADDRESS).full_url == ADDRESS
+
+
+ODD_ADDRESSES = [
+    "https://[bad/x", "https://[::1", "https://" + "a" * 70 + ".com/x", "https://xn--\u00fc.com/", "https://a..b/",
+    "https://localhost:99999/x", "https://localhost:abc/x", "https://lo%00cal/x", "https://a b/", "https://\udcff/",
+    "https://", "https:///x", "https://localhost:-1/", "https://user:[@localhost/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ODD_ADDRESSES, ids=ascii)
+@pytest.mark.parametrize("redirected", [False, True], ids=["asked for", "redirected"])
+def test_an_odd_address_is_one_line(tmp_path, address, redirected, monkeypatch):
+    """Whether it is asked for or an answer leads to it; nobody is asked."""
+    monkeypatch.setattr(socket, "getaddrinfo", failing_lookup)
+
+    def opener(asked):
+        if not redirected or asked != ADDRESS:
+            return fetching.https_opener(asked)
+        request = fetching._HttpsOnly().redirect_request(
+            urllib.request.Request(ADDRESS), io.BytesIO(), 302, "Found", Message(), address
+        )
+        assert request is not None
+        return fetching.https_opener(request.full_url)
+
+    with pytest.raises((DataError, MissingDataError)) as caught:
+        fetch_file(ADDRESS if redirected else address, tmp_path / "a", most_bytes=9, opener=opener)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing_lookup(host, port, *_, **__):
+    if isinstance(host, str):
+        host.encode("idna")  # as the real one does
+    raise socket.gaierror(-2, "Name or service not known")
 
 
 def test_the_opener_knows_no_other_scheme(monkeypatch):

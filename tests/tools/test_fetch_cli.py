@@ -67,9 +67,12 @@ def test_another_network_or_a_web_page_is_not_kept(tool, tmp_path, monkeypatch, 
         (saved(efficientnet("b0", 10)), "must hold the weights of enet_b0_8_best_vgaf, got enet_b0_8_va_mtl"),
         (b"<!DOCTYPE html>", "a web page, not weights"),
         (b"", "the file is empty"),
+        (saved(efficientnet("b0", 8, sequence=True))[:-1000], "damaged"),
     ):
         serve(monkeypatch, body)
-        assert why in refusal(tool, capsys, "enet_b0_8_best_vgaf", "--out", str(tmp_path))
+        line = refusal(tool, capsys, "enet_b0_8_best_vgaf", "--out", str(tmp_path))
+        assert why in line
+        assert line.startswith(f"error: {NETWORKS['enet_b0_8_best_vgaf'].address}: ")
         assert list(tmp_path.iterdir()) == []
 
 
