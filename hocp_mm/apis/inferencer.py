@@ -30,6 +30,7 @@ from hocp_mm.errors import CheckpointError, DataError, HOCPError
 from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline
 from hocp_mm.system.parallel import read_ahead
+from hocp_mm.system.refusals import visible
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
@@ -240,13 +241,13 @@ class AffectInferencer:
                 f"{self.checkpoint}: its config does not say at how many frames per second it was trained "
                 f"(SampleClip(fps=…)); it is shown frame after frame, {info.fps:.3g} a second in {video}."
             )
-            print_log(text, logger="current", level=logging.WARNING)
+            print_log(visible(text), logger="current", level=logging.WARNING)
         if slowest is not None and info.num_frames > 1 and rate < _SAME_RATE * slowest:
             text = (
                 f"{video}: has {rate:.3g} frames per second, training showed no less than {slowest:.3g}: "
                 "what moves looks faster than it is, and arousal may be wrong."
             )
-            print_log(text, logger="current", level=logging.WARNING)
+            print_log(visible(text), logger="current", level=logging.WARNING)
 
     @torch.inference_mode()
     def _predict_batch(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hocp_mm.apis import AffectInferencer, FaceTrack
+from hocp_mm.apis import AffectInferencer, FaceTrack, inferencer
 from hocp_mm.datasets import probe_video, video_times
 from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
@@ -283,3 +283,17 @@ def test_a_pause_does_not_change_what_was_before(tmp_path: Path, network: Any):
     )
     assert whole.times is not None
     np.testing.assert_allclose(whole.pred[:25], part.pred, atol=1e-5)
+
+
+@pytest.mark.parametrize("fps", [None, 100.0])
+def test_names_of_videos_cannot_give_commands_to_the_terminal(tmp_path: Path, network: Any, fps, monkeypatch):
+    """In what is told of a network without a rate, and of a video that is slower than training."""
+    video = write_video(tmp_path / "v.mp4", noise(5)).rename(tmp_path / "a\x1b[31m\nb.mp4")
+    cfg = tiny_config()
+    if fps is not None:
+        cfg.test_dataloader.dataset.pipeline[0].fps = fps
+        cfg.test_dataloader.dataset.pipeline[0].pop("frame_interval", None)
+    told = []
+    monkeypatch.setattr(inferencer, "print_log", lambda text, **_: told.append(text))
+    AffectInferencer(write_checkpoint(tmp_path / "tiny.pth", cfg, network), device="cpu").predict(video, "frame")
+    assert [("a\\x1b[31m\\nb.mp4" in text, text.isprintable()) for text in told] == [(True, True)]

@@ -22,6 +22,7 @@ from hocp_mm.datasets.transforms.sampling import SampleClip, clip_ticks, require
 from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.registry import TRANSFORMS
 from hocp_mm.structures import AffectDataSample
+from hocp_mm.system.refusals import visible
 
 OnFault = Literal["error", "skip"]
 _HOPELESS = 100  # mmengine would try a thousand clips, then raise an error that names no file
@@ -229,7 +230,7 @@ class AffectDataset(BaseDataset):
     def warn(self, text: str) -> None:
         """Log what is no fault and yet to be known, and keep it for the check of the data."""
         self.notes.append(f"{self.name}: {text}")
-        print_log(self.notes[-1], logger="current", level=logging.WARNING)
+        print_log(visible(self.notes[-1]), logger="current", level=logging.WARNING)
 
     def load_records(self) -> RecordTable:
         """Read and check all clips; one `DataError` names all faults of the set.
@@ -324,7 +325,7 @@ class AffectDataset(BaseDataset):
             if str(error) not in self._told:  # once per data loader worker
                 self._told.add(str(error))
                 text = f"{type(self).__name__}: clip {len(self._told)} replaced by another: {error}"
-                print_log(text, logger="current", level=logging.WARNING)
+                print_log(visible(text), logger="current", level=logging.WARNING)
             return None
 
     def _sign(self, packed: Any) -> None:

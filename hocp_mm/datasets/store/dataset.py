@@ -18,6 +18,7 @@ from hocp_mm.datasets.store.index import INDEX_NAME, read_index
 from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
+from hocp_mm.system.refusals import visible
 
 _SHOWN_KEYS = 5
 
@@ -173,7 +174,7 @@ class FaceCropDataset(AffectDataset):
         frames = int(self.table.num_frames[rows].sum())
         cut = "whole frames" if crop.margin is None else f"faces by {crop.faces}, margin {crop.margin:g}"
         text = f"{self.name}: {len(rows)} records of {self.header.dataset}, {frames} frames, {crop.size} pixels, {cut}"
-        print_log(text, logger="current")
+        print_log(visible(text), logger="current")
         if missing:
             shown = ", ".join(missing[:_SHOWN_KEYS]) + (", …" if len(missing) > _SHOWN_KEYS else "")
             self.warn(f"{len(missing)} records of the split were left out of the store ({shown}; see {REPORT})")

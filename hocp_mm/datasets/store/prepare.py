@@ -30,6 +30,7 @@ from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, mak
 from hocp_mm.errors import DataError
 from hocp_mm.system.files import LOCK, is_draft, locked, refuse_links, remove_drafts, write_text, writing
 from hocp_mm.system.parallel import run_tasks
+from hocp_mm.system.refusals import visible
 
 Progress = Callable[[int, int], None]
 
@@ -252,7 +253,8 @@ def _clean(packs: Path, used: set[str]) -> None:
     for file in gone:
         file.unlink()
     if old := [file.stem for file in gone if file.suffix == ".avi"]:
-        print_log(f"{packs}: {len(old)} packs that no record uses any more removed ({old[0]} …)", logger="current")
+        text = f"{packs}: {len(old)} packs that no record uses any more removed ({old[0]} …)"
+        print_log(visible(text), logger="current")
 
 
 def _summary(records: list[Record], results: list[PackResult], report: list[Fault]) -> Summary:

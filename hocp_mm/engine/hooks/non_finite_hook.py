@@ -25,6 +25,7 @@ from hocp_mm.engine.hooks.rank_pruning import optimizers_of
 from hocp_mm.engine.wrapping import unwrapped
 from hocp_mm.errors import DivergedError
 from hocp_mm.registry import HOOKS
+from hocp_mm.system.refusals import visible
 
 _WHERE = "NonFiniteHook"
 _SCALER_PATIENCE = 50
@@ -223,7 +224,8 @@ class NonFiniteHook(Hook):
             hint = "" if beyond_help else f", or let updates be skipped (default_hooks.guard.skip={self.skip + 1})"
             raise DivergedError(f"{_WHERE}: {text}{before}; {advice}{hint}.")
         self.skipped += 1
-        runner.logger.warning(f"{_WHERE}: {text}; update skipped ({self.skipped} of at most {self.skip}).")
+        told = f"{_WHERE}: {text}; update skipped ({self.skipped} of at most {self.skip})."
+        runner.logger.warning(visible(told))  # names of files
 
 
 def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:

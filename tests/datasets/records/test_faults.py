@@ -1,9 +1,11 @@
 """Faults know their kind, survive a pickle and are told together."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
+from hocp_mm.datasets.records import dataset
 from hocp_mm.datasets.records.faults import Fault, attempt, raise_faults, skipped_text
 from hocp_mm.errors import DataError, MissingDataError
 
@@ -49,6 +51,16 @@ def test_names_cannot_give_commands_to_the_terminal():
     for text in (str(caught.value), skipped_text("Set", [Fault(name, name)], [name])):
         assert "\\x1b[2J\\udcff" in text
         assert "\x1b" not in text
+
+
+def test_nor_can_those_in_warnings(monkeypatch):
+    """What is told at once has them as escapes; the check of the data, which shows its notes so itself, as they are."""
+    told = []
+    monkeypatch.setattr(dataset, "print_log", lambda text, **_: told.append(text))
+    own = SimpleNamespace(name="Set", notes=[])
+    dataset.AffectDataset.warn(own, "a\x1b[2J\nb")  # pyright: ignore[reportArgumentType]
+    assert told == ["Set: a\\x1b[2J\\nb"]
+    assert own.notes == ["Set: a\x1b[2J\nb"]
 
 
 def test_skipped_faults_are_counted_by_kind_and_all_that_is_left_out_is_named():
