@@ -64,17 +64,21 @@ def main(argv: list[str] | None = None) -> None:
         from hocp_mm import compat
 
         compat.apply(training=False)
-        from hocp_mm.apis import Teacher, label_folder
+        from hocp_mm.apis import Teacher, find_videos, label_folder
         from hocp_mm.datasets import make_detector
 
+        _, others = find_videos(args.folder)
         teacher = Teacher(args.checkpoint, args.config, args.device, args.smooth, args.tolerance, args.batch_size)
     if args.faces == "frame" and args.detector_model:
         raise HOCPError(f"--detector-model: {args.detector_model} is the file of a detector, but --faces is frame.")
     faces = "frame" if args.faces == "frame" else make_detector(args.faces, args.detector_model)
+    if others:
+        text = f"{len(others)} left out, no videos by their names or links to folders, the first one: {others[0]}"
+        print(visible(f"{args.folder}: {text}"), flush=True)
     failed: list[HOCPError] = []
     count = 0
     progress = ProgressLine("", "frames", leave=False).stage
-    for video, outcome in label_folder(teacher, args.folder, args.out, faces, args.faces, progress):
+    for video, outcome in label_folder(teacher, args.folder, args.out, faces, progress):
         count += 1
         if isinstance(outcome, HOCPError):
             failed.append(outcome)

@@ -4,7 +4,7 @@ from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer
 from hocp_mm.apis.people import WatchLog, choose_people
-from hocp_mm.apis.teaching import Teacher, label_folder
+from hocp_mm.apis.teaching import Teacher, find_videos, label_folder
 from hocp_mm.apis.watching import Watched
 from hocp_mm.datasets import FaceTrack
 
@@ -15,6 +15,7 @@ __all__ = [
     "WatchLog",
     "Watched",
     "choose_people",
+    "find_videos",
     "label_folder",
     "track_faces",
     "with_ground_truth",

@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.apis.inferencer import AffectInferencer
-from hocp_mm.datasets import TaughtLabels, write_taught_csv
-from hocp_mm.datasets.faces.detection import Progress
+from hocp_mm.datasets import TaughtLabels, make_detector, write_taught_csv
+from hocp_mm.datasets.faces.detection import DETECTORS, Progress, detector_file
 from hocp_mm.errors import DataError, HOCPError, MissingDataError, NoFaceError
-from hocp_mm.system.files import locked, refuse_links, write_text, writing
+from hocp_mm.system.files import LOCK, locked, refuse_links, write_text, writing
 from hocp_mm.system.reading import NOTE_BYTES, check_file, read_json
 
-VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
+VIDEO_SUFFIXES = (
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob",
+    ".webm", ".wmv",
+)  # fmt: skip
 NOTE = "teacher.json"
 _REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
 _TIE = 1e-9  # seconds; neighbours as far before as after have a say together
@@ -205,7 +208,6 @@ def label_folder(
     folder: str | Path,
     out: str | Path,
     faces: Any = "auto",
-    faces_name: str = "auto",
     progress: Progress | None = None,
 ) -> Iterator[tuple[Path, str | HOCPError]]:
     """Label all videos of a folder and of the folders in it, one after the other.
@@ -218,7 +220,6 @@ def label_folder(
         folder: Folder of videos.
         out: Folder of labels.
         faces: As in `AffectInferencer.watch`.
-        faces_name: What ``faces`` is, for ``teacher.json``.
         progress: As in `AffectInferencer.watch`.
 
     Yields:
@@ -231,16 +232,17 @@ def label_folder(
         OutputError: If ``out`` cannot be written to.
     """
     folder, out = Path(folder), Path(out)
-    videos = find_videos(folder)
+    videos, _ = find_videos(folder)
+    finder = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
-        _sign(out / NOTE, {**teacher.facts, "faces": faces_name})
+        _sign(out / NOTE, {**teacher.facts, **_finder_facts(finder)})
         for video in videos:
             outcome: str | HOCPError
             try:
                 with writing(out):
-                    outcome = _label_into(out, teacher, folder, video, faces, progress)
+                    outcome = _label_into(out, teacher, folder, video, finder, progress)
             except HOCPError as error:
                 outcome = error
             yield video, outcome
@@ -273,19 +275,38 @@ def _label_into(out: Path, teacher: Teacher, folder: Path, video: Path, faces: A
     return f"{len(labels.times)} frames, {share:.0f} % with a label, confidence {sure:.2f} on average"
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """Return the videos of a folder and of the folders in it, sorted by name.
+def _finder_facts(finder: Any) -> dict[str, Any]:
+    """Return what finds the faces, as ``teacher.json`` knows it: the same name may be of another file, or version."""
+    if not callable(finder):
+        return {"faces": f"{finder!s:.300}", "detector_sha256": None}
+    file = detector_file(finder)
+    return {"faces": type(finder).__name__, "detector_sha256": None if file is None else file_digest(file)}
+
+
+def find_videos(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find the videos of a folder and of the folders in it, by the ends of their names.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Videos, and what is passed over: all other files but tables and notes, and folders that are links; both sorted.
 
     Raises:
         MissingDataError: If there is none.
     """
     if not folder.is_dir():
         raise MissingDataError(f"{folder}: no such folder of videos.")
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-    videos = sorted(file for file in files if not file.name.startswith(".") and not file.is_dir())
+    files = [file for file in sorted(folder.rglob("*")) if file.is_symlink() or not file.is_dir()]
+    videos = [
+        file
+        for file in files
+        if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".") and not file.is_dir()
+    ]
     if not videos:
         raise MissingDataError(f"{folder}: must hold videos ({', '.join(VIDEO_SUFFIXES)}), got none.")
-    return videos
+    known = {*videos, folder / LOCK}
+    return videos, [file for file in files if file not in known and file.suffix not in (".csv", ".json")]
 
 
 def _sign(note: Path, facts: dict[str, Any]) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hocp_mm.apis import label_folder
-from hocp_mm.apis.teaching import find_videos
+from hocp_mm.apis import find_videos, label_folder, teaching
 from hocp_mm.datasets import TaughtLabels
 from hocp_mm.errors import DataError, HOCPError
 from tests.material.raw_sets import tree
@@ -39,7 +38,7 @@ def folder(tmp_path):
 
 
 def failures(folder: Path, teacher: Any = None) -> list[HOCPError]:
-    outcomes = label_folder(teacher or Quick(), folder / "videos", folder / "labels")
+    outcomes = label_folder(teacher or Quick(), folder / "videos", folder / "labels", "frame")
     return [outcome for _, outcome in outcomes if isinstance(outcome, HOCPError)]
 
 
@@ -153,12 +152,12 @@ def test_an_odd_name_is_one_line_and_costs_no_other(folder, spoil):
     (error,) = failures(folder)
     assert "\n" not in str(error)
     labelled = [file for file in (folder / "labels").rglob("*.csv") if file.is_file()]
-    assert len(labelled) == len(find_videos(folder / "videos")) - 1 >= 2
+    assert len(labelled) == len(find_videos(folder / "videos")[0]) - 1 >= 2
 
 
 def test_two_teachers_do_not_label_into_one_folder_at_a_time(folder):
     one, two = (
-        label_folder(Quick(name), folder / "videos", folder / "labels")  # pyright: ignore[reportArgumentType]
+        label_folder(Quick(name), folder / "videos", folder / "labels", "frame")  # pyright: ignore[reportArgumentType]
         for name in "ab"
     )
     next(one)
@@ -167,3 +166,60 @@ def test_two_teachers_do_not_label_into_one_folder_at_a_time(folder):
     assert len(list(one)) == 2
     with pytest.raises(DataError, match="must be of one teacher"):
         failures(folder, Quick("b"))
+
+
+def test_videos_of_all_kinds_are_taken_and_what_is_left_out_is_known(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "g.mp4").write_text("g")
+    (folder / "videos/linked").symlink_to(elsewhere)
+    (folder / "videos/z.mp4").symlink_to(elsewhere / "g.mp4")
+    taken = ["b.M4V", "c.mpg", "d.ts", "e.wmv", "f.mpeg"]
+    for name in (*taken, "h.mp4.part", ".hidden.mp4", "notes.txt", "a.mp4.csv", "a.mp4.json", ".lock"):
+        (folder / "videos" / name).write_text(name)
+    videos, others = find_videos(folder / "videos")
+    assert {str(file.relative_to(folder / "videos")) for file in videos} == {
+        "a.mp4", "show/a.mp4", "show/b.avi", "z.mp4", *taken,
+    }  # fmt: skip
+    assert [file.name for file in others] == [".hidden.mp4", "h.mp4.part", "linked", "notes.txt"]
+
+
+class Finder:
+    """A detector with a file, or of a name alone."""
+
+    def __init__(self, model: Path | None) -> None:
+        self.model = model
+
+    def __call__(self, frame: Any) -> None:
+        raise AssertionError("looked")
+
+
+class OtherFinder(Finder):
+    pass
+
+
+def test_another_detector_is_another_teacher(folder):
+    """Of another name, or with another file of the same name; not with the same file elsewhere."""
+    files = [folder / "a.onnx", folder / "b.onnx", folder / "c.onnx"]
+    for file, text in zip(files, "aba", strict=True):
+        file.write_text(text)
+    one, two, same = (Finder(file) for file in files)
+
+    def label(faces: Any) -> list[Any]:
+        teacher: Any = Quick()
+        return list(label_folder(teacher, folder / "videos", folder / "labels", faces))
+
+    label(one)
+    for other in (two, Finder(None), OtherFinder(files[0]), "frame", (1, 2, 3, 4)):
+        with pytest.raises(DataError, match=r"must be of one teacher, got (faces|detector_sha256) "):
+            label(other)
+    assert all(text == "labelled already" for _, text in label(same))
+
+
+def test_a_name_of_a_detector_is_the_detector_that_it_means(folder, monkeypatch):
+    """The best one that is installed, which is another one where something else is."""
+    finder = Finder(None)
+    monkeypatch.setattr(teaching, "make_detector", lambda name: finder)
+    teacher: Any = Quick()
+    list(label_folder(teacher, folder / "videos", folder / "labels", "auto"))
+    note = json.loads((folder / "labels/teacher.json").read_text())
+    assert (note["faces"], note["detector_sha256"]) == ("Finder", None)

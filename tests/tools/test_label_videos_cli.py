@@ -49,7 +49,10 @@ def test_every_video_is_labelled_and_a_rerun_changes_no_file(folder, capsys):
     made = {f"{name}.{end}" for name in names for end in ("csv", "json")} | {"teacher.json", ".lock"}
     assert set(tree(folder / "labels")) == made
     assert [len(read_taught_csv(folder / "labels" / f"{name}.csv").times) for name in names] == [10] * 3
-    assert "10 frames, 100 % with a label, confidence 0." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "10 frames, 100 % with a label, confidence 0." in out
+    assert "videos: 1 left out, no videos by their names or links to folders, the first one: " in out
+    assert "notes.txt" in out
     before = states(folder / "labels")
     label(folder)
     assert states(folder / "labels") == before
@@ -144,7 +147,7 @@ def test_a_folder_without_videos_and_none_are_refused(folder):
     with pytest.raises(MissingDataError, match="no such folder of videos"):
         label(folder)
     (folder / "videos").mkdir()
-    with pytest.raises(MissingDataError, match=r"must hold videos \(\.avi, "):
+    with pytest.raises(MissingDataError, match=r"must hold videos \(\.3gp, \.avi, "):
         label(folder)
 
 

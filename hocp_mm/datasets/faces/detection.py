@@ -107,6 +107,22 @@ def best_detector() -> str:
     return name
 
 
+def detector_file(detector: FaceDetector) -> Path | None:
+    """Return the file that decides what a detector finds: the one that was given, or that of its package.
+
+    Args:
+        detector: See `make_detector`.
+
+    Returns:
+        The file; None for scikit-image's cascade, of which there is one, and for detectors of others.
+    """
+    if (model := getattr(detector, "model", None)) is not None:
+        return Path(model)
+    if isinstance(detector, CenterFaceDetector):
+        return centerface_file()
+    return haar_file() if isinstance(detector, HaarDetector) else None
+
+
 def track_detections(
     frames: Iterable[NDArray[np.uint8] | None],
     num_frames: int,

@@ -17,6 +17,7 @@ from hocp_mm.datasets import landmark_boxes, make_detector
 from hocp_mm.datasets.faces import centerface, opencv_files
 from hocp_mm.datasets.faces.cascades import CascadeDetector, HaarDetector
 from hocp_mm.datasets.faces.centerface import CenterFaceDetector, centerface_file
+from hocp_mm.datasets.faces.detection import detector_file
 from hocp_mm.datasets.faces.five_points import points_to_landmark_box
 from hocp_mm.datasets.faces.opencv_files import centerface_rows, read_centerface
 from hocp_mm.datasets.faces.yunet import YuNetDetector
@@ -83,6 +84,13 @@ def test_no_detector_looks_at_a_strip(name: str, shape: tuple[int, int], monkeyp
     monkeypatch.setattr("hocp_mm.datasets.faces.cascades._cascade", lambda: pytest.fail("looked at"))
     found = detector(np.zeros((*shape, 3), np.uint8))
     assert (found.boxes.shape, found.scores.shape) == ((0, 4), (0,))
+
+
+def test_the_file_of_a_detector_is_known(package: Path, model: Path):
+    write_tiny_centerface(package)
+    assert detector_file(CenterFaceDetector()) == package
+    assert detector_file(CenterFaceDetector(model)) == model
+    assert detector_file(CascadeDetector()) is None
 
 
 def test_colours_arrive_in_the_order_of_the_network(model: Path):
