@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import re
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -128,8 +129,10 @@ def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
         both = " and ".join(str(video) for video in videos if video.stem == twice)
         raise HOCPError(f"VIDEO: two videos of one name would be written to one place ({both}); use two folders.")
     read = {os.path.realpath(video) for video in videos}  # which takes circles of links, too
+    plots = sorted(out.glob("*_timeline_*.png"))  # of each person
     for video in videos:
         there = [file for end in ENDS if os.path.lexists(file := out / f"{video.stem}{end}")]
+        there += [file for file in plots if re.fullmatch(rf"{re.escape(video.stem)}_timeline_\d+\.png", file.name)]
         if own := next((file for file in there if os.path.realpath(file) in read), None):
             raise HOCPError(f"{own}: is read and would be written, too; name another --out ({video}).")
         if link := next((file for file in there if file.is_symlink()), None):

@@ -113,3 +113,5 @@ def test_what_is_no_json_is_one_error(raw, reason, tmp_path):
         read_json(tmp_path / "a.json", "boxes file")
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1, "b": 1.5}')
     assert read_json(tmp_path / "a.json", "boxes file", lambda digits: -int(digits)) == {"a": -1, "b": 1.5}
+    with pytest.raises(DataError, match=r"a\.json: the note must have at most 10 bytes, got 21"):
+        read_json(tmp_path / "a.json", "note", largest=10)

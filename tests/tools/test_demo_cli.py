@@ -1,5 +1,6 @@
 """The command from video to timeline."""
 
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -163,6 +164,31 @@ def test_several_videos_and_what_another_one_left(demo: ModuleType, files: dict,
     assert not (out / "a_overlay.mp4").exists()
     with pytest.raises(HOCPError, match="two videos of one name would be written to one place"):
         run_demo(demo, files, out, str(videos[0]), str(other), *options)
+
+
+@pytest.mark.parametrize(
+    "end", [".csv", ".json", "_timeline.png", "_overlay.mp4", "_timeline_1.png", "_timeline_12.png"]
+)
+def test_no_file_of_somebody_else_is_taken_for_one_of_ours(demo: ModuleType, tmp_path: Path, end: str):
+    """Nor written through where it is a link; a note that is too large is none of ours."""
+    video, out = tmp_path / "a[1].mp4", tmp_path / "out"
+    out.mkdir()
+    for name in ("a1_timeline_1.png", "a[1]_timeline_x.png", "a[1]_timeline_1_timeline.png", "a[1].txt"):
+        (out / name).write_text("of others, and in nobody's way")
+    demo.check_names([video], out, False)
+    (out / f"a[1]{end}").write_text("{}")
+    with pytest.raises(HOCPError, match=r"is there already, of an unknown video"):
+        demo.check_names([video], out, False)
+    demo.check_names([video], out, True)
+    (out / "a[1].json").write_text(json.dumps({"video": str(video)}))
+    demo.check_names([video], out, False)
+    (out / "a[1].json").write_text(json.dumps({"video": str(video), "more": [[]] * 300_000}))
+    with pytest.raises(HOCPError, match=r"the note on a video must have at most 1048576 bytes"):
+        demo.check_names([video], out, False)
+    (out / f"a[1]{end}").unlink()
+    (out / f"a[1]{end}").symlink_to(tmp_path / "mine")
+    with pytest.raises(HOCPError, match="is a link"):
+        demo.check_names([video], out, True)
 
 
 def test_nothing_is_written_through_a_link(demo: ModuleType, files: dict, tmp_path: Path):

@@ -22,6 +22,7 @@ from hocp_mm.system.reading import parse_number, read_text
 
 COLUMNS = ("frame", "time_s", "valence", "arousal", "face_found", "confidence")
 BOX = ("x1", "y1", "x2", "y2")
+_MOST_FRAMES = 1 << 21  # of a video: a day of 24 a second
 
 
 class TaughtLabels(NamedTuple):
@@ -61,6 +62,30 @@ def _cells(numbers: NDArray[np.float32]) -> list[str]:
     return list(map(str, numbers)) if np.isfinite(numbers).all() else [""] * len(numbers)
 
 
+def _read_rows(path: str | Path) -> list[list[str]]:
+    """Read what is below the header; what is wrong ends it at once, as rows take a hundred times their bytes."""
+    lines = read_text(path, "label file").removesuffix("\n").split("\n", _MOST_FRAMES + 1)
+    if len(lines) > _MOST_FRAMES + 1:
+        raise DataError(f"{path}: the label file must have at most {_MOST_FRAMES} rows, got more.")
+    rows: list[list[str]] = []
+    try:
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        if tuple(header) not in (COLUMNS, (*COLUMNS, *BOX)):
+            raise DataError(
+                f"{path}: the columns must be {','.join(COLUMNS)}[,{','.join(BOX)}], got {','.join(header):.100}."
+            )
+        for line, row in enumerate(reader, start=2):
+            if len(row) != len(header):
+                raise DataError(f"{path}, line {line}: must have {len(header)} cells, got {len(row)}.")
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path}: the label file must be a CSV file ({error}).") from error
+    if not rows:
+        raise DataError(f"{path}: there must be a row for every frame, got none.")
+    return rows
+
+
 def read_taught_csv(path: str | Path) -> TaughtLabels:
     """Read the labels of a video.
 
@@ -74,19 +99,8 @@ def read_taught_csv(path: str | Path) -> TaughtLabels:
         MissingDataError: If there is no such file.
         DataError: If a column is missing, a frame is left out, or a cell is not what it must be; names the line.
     """
-    try:
-        header, *rows = list(csv.reader(read_text(path, "label file").splitlines())) or [[]]
-    except csv.Error as error:
-        raise DataError(f"{path}: the label file must be a CSV file ({error}).") from error
-    boxed = tuple(header) == (*COLUMNS, *BOX)
-    if not boxed and tuple(header) != COLUMNS:
-        raise DataError(
-            f"{path}: the columns must be {','.join(COLUMNS)}[,{','.join(BOX)}], got {','.join(header):.100}."
-        )
-    if not rows:
-        raise DataError(f"{path}: there must be a row for every frame, got none.")
-    if bad := next((line for line, row in enumerate(rows, start=2) if len(row) != len(header)), None):
-        raise DataError(f"{path}, line {bad}: must have {len(header)} cells, got {len(rows[bad - 2])}.")
+    rows = _read_rows(path)
+    boxed = len(rows[0]) > len(COLUMNS)
     cells = np.array([[parse_number(cell) for cell in row] for row in rows])
     empty = np.array([[not cell for cell in row] for row in rows])
     frames, times, affect, found, confidence = cells[:, 0], cells[:, 1], cells[:, 2:4], cells[:, 4], cells[:, 5]

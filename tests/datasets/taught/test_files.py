@@ -1,9 +1,12 @@
 """Labels come back as they were written, or are refused with their line."""
 
+import csv
+
 import numpy as np
 import pytest
 
 from hocp_mm.datasets import read_taught_csv, write_taught_csv
+from hocp_mm.datasets.taught import files
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.structures import AffectTimeline
 from tests.material.taught_files import make_labels
@@ -78,3 +81,27 @@ def test_an_empty_file_is_refused(tmp_path, text):
         read_taught_csv(tmp_path / "a.csv")
     with pytest.raises(MissingDataError, match=r"b\.csv: no such label file"):
         read_taught_csv(tmp_path / "b.csv")
+
+
+HEADER = b"frame,time_s,valence,arousal,face_found,confidence\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "most"),
+    [
+        (b"\n" * 5000, 1),
+        (b"a,b\n" * 5000, 1),
+        (HEADER + b",,,,,\n,\n" + b",,,,,\n" * 5000, 3),
+        (HEADER + b",,,,,\n" * 50_000, 0),
+    ],
+    ids=["empty lines", "other columns", "a short row", "more frames than a film has"],
+)
+def test_no_more_lines_are_taken_apart_than_are_needed(tmp_path, raw, most, monkeypatch):
+    """Each takes a hundred times its bytes."""
+    (tmp_path / "a.mp4.csv").write_bytes(raw)
+    taken, reader = [], csv.reader
+    monkeypatch.setattr(files, "_MOST_FRAMES", 20_000)
+    monkeypatch.setattr(files.csv, "reader", lambda lines: reader(taken.append(line) or line for line in lines))
+    with pytest.raises(DataError, match=r"a\.mp4\.csv(, line 3)?: "):
+        read_taught_csv(tmp_path / "a.mp4.csv")
+    assert len(taken) == most
