@@ -107,7 +107,7 @@ def best_detector() -> str:
     return name
 
 
-def detector_file(detector: FaceDetector) -> Path | None:
+def detector_file(detector: object) -> Path | None:
     """Return the file that decides what a detector finds: the one that was given, or that of its package.
 
     Args:
