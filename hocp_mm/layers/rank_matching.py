@@ -11,6 +11,7 @@ from hocp_mm.layers.gate import SqueezeExcitation
 from hocp_mm.layers.selection import CP, HOCPConv
 
 _WHERE = "match_ranks_"
+_IN, _TIME, _GATE = "factors.in", "factors.t", "gate."
 _HIDDEN_AXES = {"gate.reduce.weight": 0, "gate.reduce.bias": 0, "gate.expand.weight": 1}
 
 
@@ -18,8 +19,10 @@ _HIDDEN_AXES = {"gate.reduce.weight": 0, "gate.reduce.bias": 0, "gate.expand.wei
 def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Give every HO-CP layer as many components as a state dict has for it; call it before ``load_state_dict``.
 
-    Layers that the state dict does not know are left alone. In the others, Psi and the gate follow, too. Parameters
-    remain the same objects with new data, so an optimizer that was built before keeps its references; what recorded
+    A layer follows if the state dict has each of its tensors that has an axis of components, with the right other
+    axes; the temporal factor may lack, and the gate as a whole, which image networks do not have. So a layer grows by
+    no more than the state dict holds. Psi and the gate follow, too; other layers are left alone. Parameters remain the
+    same objects with new data, so an optimizer that was built before keeps its references; what recorded
     the old shapes must be made anew, such as ``DistributedDataParallel``.
 
     Values of a layer that changes are arbitrary until loaded, but for one case: old components stand in the new
@@ -58,8 +61,10 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
             raise ValueError(
                 f"{_WHERE}: rank must be a positive multiple of groups={layer.groups}, got {rank} (layer '{name}')."
             )
-        keep[name] = _in_turn(layer.rank, rank)
         hidden = _agreed("hidden units", name, own, _HIDDEN_AXES.items())
+        if not _is_whole(layer, own, rank, hidden):
+            continue
+        keep[name] = _in_turn(layer.rank, rank)
         # A gate is built with hidden units in proportion to the rank, and pruning leaves their number alone: only the
         # state dict can tell it.
         if layer.gate is not None and hidden is not None and hidden != layer.gate.reduce.out_features:
@@ -74,8 +79,29 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
 def _entries(name: str, layer: HOCPConv, state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Take a layer's own tensors out of a state dict, under the names they have in the layer."""
     prefix = f"{name}." if name else ""
-    found = {key: state.get(f"{prefix}{key}") for key in layer.state_dict()}
+    found = {key: state.get(f"{prefix}{key}") for key in _tensors(layer)}
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _tensors(layer: HOCPConv) -> dict[str, Tensor]:
+    """Return what a layer has, factors under the names that they have where nothing computes them."""
+    others = {key: value for key, value in layer.state_dict().items() if not key.startswith("factors.")}
+    return {**others, **{f"factors.{mode}": factor for mode, factor in layer.kernel().factors.items()}}
+
+
+def _is_whole(layer: HOCPConv, own: Mapping[str, Tensor], rank: int, hidden: int | None) -> bool:
+    """Tell whether a state dict has all that becomes larger or smaller with the rank of a layer, in the right shapes."""
+    tensors = _tensors(layer)
+    if not any(key.startswith(_GATE) for key in own):
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_GATE)}
+    shapes: dict[str, list[int]] = {}
+    for size, axes in ((rank, _axes(layer, tensors)), (hidden, _HIDDEN_AXES.items())):
+        for key, dim in axes:
+            if key in tensors:
+                shapes.setdefault(key, list(tensors[key].shape))[dim] = size or 0
+    if _IN in own and own[_IN].ndim == 2:  # may have fewer channels: laterals of SlowFast are added afterwards
+        shapes[_IN][0] = min(shapes[_IN][0], len(own[_IN]))
+    return all(list(own[key].shape) == shape if key in own else key == _TIME for key, shape in shapes.items())
 
 
 def _axes(layer: HOCPConv, own: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:

@@ -19,7 +19,7 @@ from hocp_mm.engine.calibration_pictures import training_pictures
 from hocp_mm.engine.hooks import transduction_hook
 from hocp_mm.errors import CheckpointError, MissingDataError, UnknownModelError
 from hocp_mm.layers import FrameAxis, factorize_, transduct_
-from hocp_mm.layers.rank_matching import match_ranks_
+from hocp_mm.layers.component_cuts import keep_components_
 from hocp_mm.models import TimmHOCPBackbone
 from hocp_mm.registry import MODELS
 from tests.laws import assert_close
@@ -94,7 +94,7 @@ def test_what_the_runner_initialises_later_does_not_undo_it(tmp_path, static_che
 
 def test_layers_take_the_rank_of_a_pruned_checkpoint(tmp_path, static_checkpoint):
     path, static = static_checkpoint
-    match_ranks_(static, {"backbone.2.weights": torch.empty(4)})
+    keep_components_(static, {"backbone.2": torch.arange(4)})
     torch.save({"state_dict": static.state_dict()}, path)
     video, lines = TinyRecognizer(), []
     assert TransductionHook(str(path)).load(copy.deepcopy(video), lines.append).complete
@@ -385,7 +385,7 @@ leave_distributed()
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU mmengine starts nccl itself")
 def test_two_processes_refuse_and_start_together(tmp_path):
     static = TinyRecognizer(temporal=False)
-    match_ranks_(static, {"backbone.2.weights": torch.empty(4)})
+    keep_components_(static, {"backbone.2": torch.arange(4)})
     state = static.state_dict()
     torch.save(state, tmp_path / "pruned.pth")
     del state["head.bias"]

@@ -174,3 +174,54 @@ def test_layers_that_share_a_factor_are_refused():
     model[1].factors["h"] = model[0].factors["h"]
     with pytest.raises(NotImplementedError, match="match_ranks_: a layer must not share"):
         match_ranks_(model, nn.Sequential(block(rank=4), block(rank=4)).state_dict())
+
+
+HUGE = 10**12  # nothing of this size can be made
+
+
+def huge_state(kind, order):
+    """The tensors with an axis of components, as if there were `HUGE` of them."""
+    state = block(kind, 64, order).state_dict()
+    return {
+        name: torch.empty([HUGE if size == 64 else size for size in tensor.shape], device="meta")
+        for name, tensor in state.items()
+        if 64 in tensor.shape or name.startswith("gate.")
+    }
+
+
+def broken(state, how):
+    """The state without one of its tensors at a time, or with one of another shape."""
+    for name, tensor in state.items():
+        others = {other: value for other, value in state.items() if other != name}
+        if how == "lacks":
+            yield from [others] if name != "factors.t" else []
+        elif how == "has more axes":
+            yield {**others, name: tensor[..., None]}
+        elif (shape := [size if size == HUGE else size + 1 for size in tensor.shape]) != list(tensor.shape):
+            yield {**others, name: torch.empty(shape, device="meta")}
+
+
+@pytest.mark.parametrize("how", ["lacks", "has more axes", "has longer axes"])
+@pytest.mark.parametrize(("kind", "order"), [*((kind, 2) for kind in BLOCKS), ("plain", 1), ("plain", 3)])
+def test_a_layer_grows_by_no_more_than_there_is(kind, order, how):
+    """A lambda alone could say a rank that is large for nothing."""
+    states = list(broken(huge_state(kind, order), how))
+    assert len(states) >= 3
+    for state in states:
+        layer = block(kind, order=order)
+        try:
+            assert match_ranks_(layer, state) == {}
+        except ValueError as error:  # hidden units may disagree
+            assert "hidden units" in str(error)  # noqa: PT017
+        assert layer.rank == 8
+
+
+def test_a_network_without_a_gate_gives_its_rank_to_one_with_a_gate():
+    layer = block("psi and gate")
+    assert match_ranks_(layer, block("psi", 5).state_dict()) == {"": (8, 5)}
+    assert layer.gate.expand.out_features == 5
+
+
+def test_kernels_that_laterals_will_widen_give_their_rank():
+    layer, state = block(), block(rank=5).state_dict()
+    assert match_ranks_(layer, {**state, "factors.in": state["factors.in"][:4]}) == {"": (8, 5)}

@@ -113,7 +113,7 @@ WRITERS = {
     "normalize_factors_": normalize_factors_,
     "normalize_factors_ in shrink_weights_": lambda net: shrink_weights_(net, 0.1),
     "prune_ranks_": lambda net: prune_ranks_(net, 0.9),
-    "match_ranks_": lambda net: match_ranks_(net, {"0.weights": torch.ones(4)}),
+    "match_ranks_": lambda net: match_ranks_(net, nn.Sequential(HOCPConv2d(8, 8, 3, rank=4)).state_dict()),
     "share_": lambda net: transduct_(net, 3, frame_axis=FrameAxis()),
 }
 
