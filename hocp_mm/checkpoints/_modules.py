@@ -10,7 +10,7 @@ and a walk over them gives what its ``state_dict()`` would be. Foreign objects a
 
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +19,7 @@ from hocp_mm.checkpoints._plain_data import Foreign, ForeignName, RefusedError, 
 
 __all__ = ["ModuleDescription", "ModuleState", "instance", "modules_to_states", "result"]
 
-MOST_VISITS = 1 << 16  # modules and tensors, shared ones as often as they have a name
+MOST_VISITS = 1 << 16  # modules and tensors of a file, shared ones as often as they have a name
 DEEPEST, LONGEST_NAME = 64, 1000
 # What is kept of a module's own attributes, and of what the file wanted to have called.
 MOST_ATTRIBUTES, LONGEST_TEXT, LONGEST_TUPLE, MOST_CALLS = 64, 200, 16, 20
@@ -94,12 +94,13 @@ def modules_to_states(content: Any, calls: Iterable[str]) -> Any:
     Raises:
         RefusedError: If something in a module is not what torch has in that place.
     """
+    met = _Met()
     if _is_module(content):
-        return _state(content, calls)
+        return _state(content, calls, met)
     if isinstance(content, dict):
         for key, value in content.items():
             if _is_module(value):
-                content[key] = _state(value, calls)
+                content[key] = _state(value, calls, met)
     return content
 
 
@@ -107,8 +108,16 @@ def _is_module(value: Any) -> bool:
     return isinstance(value, Foreign) and all(isinstance(value.state.get(name), dict) for name in DICTS)
 
 
-def _state(module: Foreign, calls: Iterable[str]) -> ModuleState:
-    walk = _Walk()
+@dataclass
+class _Met:
+    """What was met in a file so far: one module may stand under any number of keys, and have any number of names."""
+
+    visits: int = 0
+    attributes: dict[int, Mapping[str, Plain]] = field(default_factory=dict)
+
+
+def _state(module: Foreign, calls: Iterable[str], met: _Met) -> ModuleState:
+    walk = _Walk(met)
     walk.visit(module, "", ())
     walk.state.description = ModuleDescription(
         types.MappingProxyType(walk.classes), types.MappingProxyType(walk.attributes), tuple(sorted(calls))
@@ -119,12 +128,11 @@ def _state(module: Foreign, calls: Iterable[str]) -> ModuleState:
 class _Walk:
     """Collects the tensors of a module and of those in it, as ``state_dict`` does."""
 
-    def __init__(self) -> None:
+    def __init__(self, met: _Met) -> None:
         self.state = ModuleState()
         self.classes: dict[str, str] = {}
         self.attributes: dict[str, Mapping[str, Plain]] = {}
-        self._visits = 0
-        self._known: dict[int, Mapping[str, Plain]] = {}  # a module may have several names
+        self._met = met
 
     def visit(self, module: Foreign, name: str, above: tuple[Foreign, ...]) -> None:
         """Take up a module under one of its names."""
@@ -132,9 +140,9 @@ class _Walk:
         expect(len(above) < DEEPEST, f"modules more than {DEEPEST} levels deep")
         self._count()
         self.classes[name] = module.title
-        if id(module) not in self._known:
-            self._known[id(module)] = _plain_attributes(module)
-        if found := self._known[id(module)]:
+        if id(module) not in self._met.attributes:
+            self._met.attributes[id(module)] = _plain_attributes(module)
+        if found := self._met.attributes[id(module)]:
             self.attributes[name] = found
         fleeting = module.state.get(FLEETING, frozenset())
         expect(type(fleeting) in (set, frozenset), f"a {FLEETING} that is no set")
@@ -156,8 +164,8 @@ class _Walk:
             self.visit(child, path, (*above, module))
 
     def _count(self) -> None:
-        self._visits += 1
-        expect(self._visits <= MOST_VISITS, f"more than {MOST_VISITS} modules and tensors")
+        self._met.visits += 1
+        expect(self._met.visits <= MOST_VISITS, f"more than {MOST_VISITS} modules and tensors")
 
     def _path(self, name: str, own: Any) -> str:
         self._count()

@@ -83,7 +83,8 @@ HISTORY_STATISTICS = ("min", "max", "current", "mean")
 HISTORY_STATE = ("_log_history", "_count_history", "max_length")
 
 # Plain numbers, text and references. Records ("V") and dates carry further state, and nothing here needs them.
-PLAIN_DTYPE = re.compile(r"[biufcSUO]\d{1,6}")
+# Of elements without a length there could be any number.
+PLAIN_DTYPE = re.compile(r"[biufcSUO][1-9]\d{0,5}")
 
 
 class RefusedError(pickle.UnpicklingError):
@@ -136,6 +137,7 @@ class Foreign:
         for part in state if type(state) is tuple and len(state) == 2 else (state,):
             if isinstance(part, dict):
                 allowance.spend(len(part))
+                check_keys(part, allowance)
                 self.state.update(part)
 
 
@@ -183,7 +185,8 @@ def _is_plain_key(key: object) -> bool:
     # Whole numbers that differ by a multiple of 2**61 - 1 have the same hash.
     if isinstance(key, int):
         return abs(key) < LARGEST_KEY
-    if isinstance(key, np.complexfloating):
+    # Those that differ less than a double can tell, or are larger than any, too.
+    if isinstance(key, np.complexfloating | np.longdouble):
         return False
     kinds = str | bytes | float | np.generic | torch.dtype | torch.device | type | Foreign | ForeignName
     return key is None or isinstance(key, kinds)
@@ -195,9 +198,9 @@ def container(kind: type, allowance: Allowance, *content: Any) -> Any:
     for items in content:
         expect(type(items) in (list, tuple, set, frozenset, *MAPPINGS), f"{kind.__name__} of {echo(items)}")
         allowance.spend(len(items) * (SET_STEPS if kind in (set, frozenset, *MAPPINGS) else 1))
-        if kind in (set, frozenset):
+        if kind in (set, frozenset) or (kind in MAPPINGS and type(items) in MAPPINGS):
             check_keys(items, allowance)
-        elif kind in MAPPINGS and type(items) not in MAPPINGS:
+        elif kind in MAPPINGS:
             pairs = all(type(pair) in (list, tuple) and len(pair) == 2 for pair in items)
             expect(pairs, f"{kind.__name__} of what are no pairs")
             check_keys((pair[0] for pair in items), allowance)

@@ -5,7 +5,19 @@ import pickle
 import struct
 from pathlib import Path
 
-from tests.checkpoints.hostile_pickles import call, get, items, name, put, raw_archive, tensor, text, whole
+from tests.checkpoints.hostile_pickles import (
+    COPIES,
+    TUPLES,
+    call,
+    get,
+    items,
+    name,
+    put,
+    raw_archive,
+    tensor,
+    text,
+    whole,
+)
 
 SCRIPT = "script_that_writes.py"
 PLACES = ("attribute", "parameter", "buffer", "child", "top", "beside", "key", "class")
@@ -124,6 +136,14 @@ def running(mark: Path) -> dict[str, bytes]:
     }  # fmt: skip
 
 
+def shared() -> bytes:
+    """A dict of one module three times, which holds a child twice, thirteen levels deep: 32 000 visits for each."""
+    body = module(parameters=pickle.EMPTY_DICT) + put(500)
+    for _ in range(13):
+        body += pickle.POP + module(pickle.EMPTY_DICT, modules=entries(a=get(500), b=get(500))) + put(500)
+    return body + pickle.POP + entries(a=get(500), b=get(500), c=get(500))
+
+
 # What is no attack by a name, but asks for endless work, other weights or a confused reader. All must be refused but
 # those that `HARMLESS` names.
 def odd() -> dict[str, bytes]:
@@ -148,6 +168,7 @@ def odd() -> dict[str, bytes]:
         "module in itself": ring,
         "module in its child": module(modules=entries(a=ring)),
         "children doubled": module(modules=doubled),
+        "one under many keys": shared(),
         "deep": deep,
         "parameters of a foreign dict": module(parameters=made(name("a", "Dict"), entries(w=tensor()))),
         "children of a foreign dict": module(modules=made(name("a", "Dict"), entries(w=module()))),
@@ -179,6 +200,8 @@ def odd() -> dict[str, bytes]:
         "state many times": module(extra=pickle.EMPTY_DICT + pickle.MARK + b"".join(
             whole(n) + pickle.NONE for n in range(20_000)) + pickle.SETITEMS + put(1) + pickle.POP
             + name("a", "b") + pickle.EMPTY_TUPLE + pickle.NEWOBJ + (get(1) + pickle.BUILD) * 1000),
+        "state of tuple keys": module(extra=TUPLES + pickle.POP + name("a", "b") + pickle.EMPTY_TUPLE + pickle.NEWOBJ
+                                      + (get(901) + pickle.BUILD) * COPIES),
         # Harmless.
         "names of Python": module(parameters=entries(__class__=tensor(), __dict__=tensor()),
                                   __class__=name("os", "system"), __setstate__=pickle.NONE),

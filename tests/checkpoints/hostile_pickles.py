@@ -106,6 +106,9 @@ LONG_TEXT = pickle.BINUNICODE + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + 
 SELF_LIST = pickle.EMPTY_LIST + put(0) + get(0) + pickle.APPEND
 SELF_DICT = pickle.EMPTY_DICT + put(0) + text("a") + get(0) + pickle.SETITEM
 DEEP_TUPLE = doubled(pickle.EMPTY_TUPLE, lambda one: one + one + pickle.TUPLE2)
+TUPLES = pickle.EMPTY_DICT + pickle.MARK  # a key takes 500 steps, since equal hashes of tuples can be made
+TUPLES += b"".join(whole(n) + pickle.TUPLE1 + pickle.NONE for n in range(1500)) + pickle.SETITEMS + put(901)
+COPIES = 3
 COLLIDING = [whole(k * (2**61 - 1)) + pickle.NONE for k in range(1, 30_000)]
 ZERO, EIGHT_BYTES = b"G" + bytes(8), pickle.SHORT_BINBYTES + b"\x08" + bytes(8)
 NOT_A_STORAGE = pickle.EMPTY_DICT
@@ -146,6 +149,13 @@ HOSTILE: dict[str, bytes] = {
     "numbers of objects of one hash": pickle.NONE + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(1, 30_000)),
     "complex keys": pickle.EMPTY_SET + pickle.MARK + call("builtins", "complex", items(ZERO, ZERO))
     + pickle.ADDITEMS,
+    "keys beyond any double": pickle.EMPTY_SET + pickle.MARK + call("numpy.core.multiarray", "scalar", items(
+        _dtype("f16"), pickle.SHORT_BINBYTES + b"\x10" + struct.pack("<QH6x", 1 << 63, 18383))) + pickle.ADDITEMS,
+    **{f"keys copied by {kind}": TUPLES + call(module, kind, items(*first, get(901))) * COPIES + pickle.POP * COPIES
+       for module, kind, first in (("builtins", "dict", ()), ("collections", "OrderedDict", ()),
+                                   ("collections", "Counter", ()), ("builtins", "set", ()),
+                                   ("builtins", "frozenset", ()),
+                                   ("collections", "defaultdict", (name("builtins", "list"),)))},
     # Calls.
     "range": call("builtins", "range", items(HUGE)),
     "list(range)": call("builtins", "list", items(RANGE)),
@@ -235,6 +245,8 @@ HOSTILE: dict[str, bytes] = {
     "buffer of references, flags cleared": call("numpy.core.numeric", "_frombuffer", items(
         pickle.SHORT_BINBYTES + b"\x08" + b"\x01" * 8, _dtype("O8", b"|", flags=0), items(whole(1)), text("C"))),
     "text of a gigabyte": _dtype("U999999999"),
+    **{f"endless array of {code}": _array(items(whole(2**40)), _dtype(code, b"|"), pickle.SHORT_BINBYTES + b"\x00")
+       for code in ("S0", "U0", "S00", "S", "V0")},
 }  # fmt: skip
 
 # What is odd but harmless, and must be read as it is.

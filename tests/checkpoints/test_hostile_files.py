@@ -32,6 +32,8 @@ def read_all(folder: Path) -> None:
     for case, body in HOSTILE.items():
         path = archive(body, folder / "odd.pth")
         sys.stdout.write(json.dumps([case, *_told(path)]) + "\n")
+        old = old_file(folder / "odd.pth", b"}" + hostile_pickles.text("x") + body + b"s")
+        sys.stdout.write(json.dumps([f"{case}, old", *_told(old)]) + "\n")
         sys.stdout.flush()
     sys.stdout.write(json.dumps(["bomb", *_told(bomb(folder / "odd.pth", 1 << 27))]) + "\n")
 
@@ -69,7 +71,7 @@ def told(tmp_path_factory) -> dict[str, tuple[str, float, int]]:
     return {case: tuple(rest) for case, *rest in map(json.loads, lines.splitlines())}
 
 
-@pytest.mark.parametrize("case", [*HOSTILE, "bomb"])
+@pytest.mark.parametrize("case", [*HOSTILE, *(f"{case}, old" for case in HOSTILE), "bomb"])
 def test_a_pickle_that_asks_for_too_much_is_refused(told, case):
     assert case in told, "it, or one before it, did not end"
     text, _, megabytes = told[case]

@@ -16,7 +16,7 @@ from hocp_mm.errors import CheckpointError
 from tests.checkpoints import hostile_modules
 from tests.checkpoints.hostile_modules import PLACES, module, module_file, odd, placed, running, write_script
 from tests.checkpoints.hostile_pickles import tensor
-from tests.checkpoints.test_hostile_files import MOST_MEGABYTES
+from tests.checkpoints.test_hostile_files import MOST_MEGABYTES, old_file
 from tests.material.pickled_modules.make import HERE, pictures, tiny_efficientnet
 from tests.reliability.fuzz_checkpoints import peak_megabytes
 
@@ -244,6 +244,12 @@ def test_an_odd_module_is_refused_or_harmless(tmp_path, case):
         assert isinstance(told, str)
         assert "holds" in told or "damaged" in told
     assert peak_megabytes() - before < MOST_MEGABYTES
+
+
+@pytest.mark.parametrize("write", [module_file, old_file], ids=["zip", "older than torch 1.6"])
+def test_modules_are_counted_for_the_whole_file(tmp_path, write):
+    with pytest.raises(CheckpointError, match=r"odd\.pt: holds more than 65536 modules and tensors, "):
+        read_checkpoint(write(tmp_path / "odd.pt", hostile_modules.shared()))
 
 
 def test_a_class_with_source_of_the_older_format_is_not_compared(tmp_path, recwarn):

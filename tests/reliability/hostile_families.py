@@ -24,6 +24,9 @@ import torch
 
 from tests.apis.test_recorded_config import EXECUTED, PLACES
 from tests.checkpoints.hostile_files import mutants
+from tests.checkpoints.hostile_modules import HARMLESS as HARMLESS_MODULES
+from tests.checkpoints.hostile_modules import module_file
+from tests.checkpoints.hostile_modules import odd as odd_modules
 from tests.checkpoints.hostile_pickles import (
     HOSTILE,
     archive,
@@ -267,6 +270,14 @@ def pickles() -> list[Hostile]:
     """Pickles that ask for too much, and archives and older files that contradict themselves."""
     found = [Hostile(case, lambda p, b=body: archive(b, p)) for case, body in HOSTILE.items()]
     found += [Hostile(case, lambda p, w=what: old_file(p, *w)) for case, what in ODD_OLD_FILES.items()]
+    found += [
+        Hostile(f"{case}, old", lambda p, b=b"}" + text("x") + body + b"s": old_file(p, b))
+        for case, body in HOSTILE.items()
+    ]
+    found += [
+        Hostile(f"module: {case}", lambda p, b=body: module_file(p, b), refused=case not in HARMLESS_MODULES)
+        for case, body in odd_modules().items()
+    ]
     found += [Hostile(f"bomb of {1 << n} bytes", lambda p, n=n: bomb(p, 1 << n)) for n in (27, 29)]
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         found.append(Hostile(f"packed by method {method}", lambda p, m=method: archive(b"N", p, method=m)))
