@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hocp_mm.checkpoints._modules import ModuleDescription
 from hocp_mm.checkpoints._plain_data import echo
-from hocp_mm.checkpoints.reading import Weights
+from hocp_mm.checkpoints.reading import Weights, under_names
 from hocp_mm.checkpoints.renaming import COUNTER, has_other_names, todays_names
 from hocp_mm.errors import CheckpointError, UnknownModelError
 
@@ -207,7 +207,7 @@ def known_weights(state: Weights, source: str, name: str | None = None) -> Known
         The weights, or in a few words why they are not those of a known network.
 
     Raises:
-        CheckpointError: If they are those of a network that is not taken.
+        CheckpointError: If they are those of a network that is not taken, or of two networks.
     """
     if any(key.rpartition(_ONLY_EMONET)[1] for key in state):
         raise EMONET.error(source)
@@ -216,7 +216,7 @@ def known_weights(state: Weights, source: str, name: str | None = None) -> Known
     name = Path(source).name.partition(".")[0] if name is None else name
     whys: list[str] = []
     for architecture in dict.fromkeys(network.architecture for network in NETWORKS.values()):
-        found = _fitted(state, architecture)
+        found = _fitted(state, architecture, source)
         if isinstance(found, str):
             whys.append(found)
             continue
@@ -231,21 +231,24 @@ def known_weights(state: Weights, source: str, name: str | None = None) -> Known
     return "; ".join(dict.fromkeys(whys))
 
 
-def _fitted(state: Weights, architecture: str) -> KnownWeights | str:
+def _fitted(state: Weights, architecture: str, source: str) -> KnownWeights | str:
     """Compare weights with a network of timm, all but the number of its outputs."""
     if state.description is not None and (why := _not_tensorflows(state.description)):
         return why
     shapes = _shapes(architecture)
-    named: Mapping[str, Tensor] = todays_names(state, shapes).state if has_other_names(state) else state
+    named: Mapping[str, Tensor] = todays_names(state, shapes, source).state if has_other_names(state) else state
     # HSEmotion's networks of expressions alone end in a sequence of one layer.
-    named = {key.replace(f"{_LAST}.0.", f"{_LAST}."): tensor for key, tensor in named.items()}
-    wanted = {key: shape for key, shape in shapes.items() if not key.endswith(COUNTER)}
-    for key, shape in wanted.items():
+    named = under_names(((key.replace(f"{_LAST}.0.", f"{_LAST}."), tensor) for key, tensor in named.items()), source)
+    for key, shape in shapes.items():
         outputs = 1 if key.startswith(f"{_LAST}.") else 0  # their number is compared later
+        counter = key.endswith(COUNTER)
         if key not in named:
+            if counter:
+                continue
             return f"no {key}"
         own = named[key].shape
-        if len(own) != len(shape) or own[outputs:] != shape[outputs:] or not named[key].is_floating_point():
+        real = counter or named[key].is_floating_point()
+        if len(own) != len(shape) or own[outputs:] != shape[outputs:] or not real:
             return f"{key} {tuple(own)} where {architecture} has {tuple(shape)}"
     more = [key for key in named if key not in shapes]
     if more:

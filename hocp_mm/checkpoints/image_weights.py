@@ -172,7 +172,10 @@ def _decompose_all(
     found: dict[str, Decomposition] = {}
     for number, (name, dense) in enumerate(plan.fits.items(), 1):
         layer = cast("HOCPConv", model.get_submodule(name))
-        found[name] = fit(dense.to(layer.weights.dtype), layer.rank, groups=layer.groups, seed=seed)
+        try:
+            found[name] = fit(dense.to(layer.weights.dtype), layer.rank, groups=layer.groups, seed=seed)
+        except ValueError as error:  # numbers that are too large for the layer's dtype
+            raise CheckpointError(f"{report.source}: the kernel of {name} does not fit ({error})") from error
         report.decomposed[name] = error = found[name].relative_error
         if progress is not None:
             progress(f"decomposed {number}/{len(plan.fits)} {name}: relative error {error:.4f}")

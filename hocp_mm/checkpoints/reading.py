@@ -33,7 +33,7 @@ from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "Weights", "file_mark", "read_checkpoint", "reading_once", "unwrap_state_dict"]
+__all__ = ["SUFFIXES", "Weights", "file_mark", "read_checkpoint", "reading_once", "under_names", "unwrap_state_dict"]
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -47,6 +47,7 @@ AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 DEEPEST_WRAPPER = 8
 ZIP = b"PK\x03\x04"
 EXTRA_STATE = "_extra_state"  # torch's only way to put something else than tensors into a state dict
+LONGEST_NAME = 1000  # of a tensor; names are split, compared and shown
 # What can be computed with, compared with zero and copied into a model: no complex ones, which lose a part, no float8.
 PLAIN_DTYPES = frozenset(
     getattr(torch, name)
@@ -145,12 +146,13 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         source: File name for the error text.
 
     Returns:
-        New dict with the same values: plain real tensors without gradients, and what ``get_extra_state`` gave. Other
-        values that stand beside bare weights (``epoch``) are left out. Its ``notes`` say what was chosen.
+        New dict with the same values: plain real tensors without gradients. What ``get_extra_state`` gave, and other
+        values that stand beside bare weights (``epoch``), are left out. Its ``notes`` say what was chosen.
 
     Raises:
         CheckpointError: If there is no tensor where the weights should be, or anything beside tensors in a
-            ``state_dict``; if a tensor is sparse, quantised, nested, complex, of float8 or has no values.
+            ``state_dict``; if a tensor is sparse, quantised, nested, complex, of float8 or has no values; or if a name
+            is no text of at most 1000 characters.
 
     Example:
         >>> list(unwrap_state_dict({"state_dict": {"module.fc.weight": torch.ones(1)}, "epoch": 3}))
@@ -172,16 +174,14 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
     if description is not None:
         notes.append(_about_module(description))
     if not any(isinstance(value, torch.Tensor) for value in state.values()):
-        found = echo(", ".join(sorted(str(key)[:100] for key in list(state)[:8])) or "nothing")
+        found = ", ".join(sorted(echo(key, 100) for key in list(state)[:8]))[:LIMIT] or "nothing"
         raise CheckpointError(f"{source}: no weights under {', '.join(WRAPPERS)} or at the top, got keys {found}.")
     kept: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, torch.Tensor):
             kept[name] = _plain_tensor(name, value, source)
-        elif str(name).endswith(EXTRA_STATE):
-            kept[name] = value
-        elif wrapped:
-            raise CheckpointError(f"{source}: weights must be tensors, got {echo(value)} for {echo(name)}.")
+        elif wrapped and not (isinstance(name, str) and name.endswith(EXTRA_STATE)):
+            raise CheckpointError(f"{source}: weights must be tensors, got {echo(value)} for {echo(name, 100)}.")
     if AVERAGED in kept and len(kept) > 1 and all(name.startswith("module.") for name in kept if name != AVERAGED):
         del kept[AVERAGED]
     names = list(kept)
@@ -209,7 +209,10 @@ def _tensors(state: Mapping[str, Any]) -> int:
     """Count the tensors in a state dict, or in one that is wrapped, but for counters, which an average may lack."""
     for _ in range(DEEPEST_WRAPPER):
         state = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
-    return sum(isinstance(value, torch.Tensor) and not str(name).endswith(COUNTERS) for name, value in state.items())
+    return sum(
+        isinstance(value, torch.Tensor) and not (isinstance(name, str) and name.endswith(COUNTERS))
+        for name, value in state.items()
+    )
 
 
 def _about_module(about: ModuleDescription) -> str:
@@ -217,10 +220,28 @@ def _about_module(about: ModuleDescription) -> str:
     return f"a whole module of class {about.classes['']}, of which nothing was imported or called{calls}"
 
 
+def under_names(tensors: Iterable[tuple[str, torch.Tensor]], source: str | PathLike[str]) -> dict[str, torch.Tensor]:
+    """Make a state dict of tensors and their new names; the later of two must not take the place of the other.
+
+    Returns:
+        The state dict.
+
+    Raises:
+        CheckpointError: If two have one name.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors:
+        if name in state:
+            raise CheckpointError(f"{source}: tensors must have names of their own, got two for {echo(name, 100)}.")
+        state[name] = tensor
+    return state
+
+
 def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
     """Return a tensor that can be copied into a model, without its gradient."""
-    if not isinstance(name, str):
-        raise CheckpointError(f"{source}: names of weights must be text, got {echo(name)}.")
+    if not isinstance(name, str) or len(name) > LONGEST_NAME:
+        rule = f"must be text of at most {LONGEST_NAME} characters"
+        raise CheckpointError(f"{source}: names of weights {rule}, got {echo(name, 100)}.")
     kinds = {
         "without values": tensor.is_meta,
         "quantised": tensor.is_quantized,
@@ -230,7 +251,7 @@ def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str
     }
     found = [kind for kind, holds in kinds.items() if holds]
     if found:
-        raise CheckpointError(f"{source}: weights must be plain tensors, got one {found[0]} for {echo(name)}.")
+        raise CheckpointError(f"{source}: weights must be plain tensors, got one {found[0]} for {echo(name, 100)}.")
     return tensor.detach()
 
 

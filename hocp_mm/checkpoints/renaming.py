@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hocp_mm.checkpoints.reading import Weights
+from hocp_mm.checkpoints.reading import Weights, under_names
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["LUKEMELAS", "Renamed", "has_other_names", "todays_names"]
@@ -63,7 +63,10 @@ def has_other_names(state: Mapping[str, Any]) -> bool:
     """Tell whether `todays_names` may have something to do; no network of timm has such names, but for VGG."""
     layers = {name.rpartition(".")[0] for name in state}
     return any(
-        layer.split(".", 1)[0] in WORDS or COMPILED in layer or _lukemelas_place(layer) or _torchvision_place(layer)
+        layer.split(".", 1)[0] in WORDS
+        or COMPILED in f"{layer}."
+        or _lukemelas_place(layer)
+        or _torchvision_place(layer)
         for layer in layers
     )
 
@@ -82,7 +85,8 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
         convolution today has the shape of one.
 
     Raises:
-        CheckpointError: If there are several networks that fit, such as a teacher beside a student.
+        CheckpointError: If there are several networks that fit, such as a teacher beside a student, or two tensors
+            would get one name.
 
     Example:
         >>> shapes = {"conv1.weight": torch.Size([4, 3, 3, 3])}
@@ -92,7 +96,7 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
     """
     notes: list[str] = list(getattr(state, "notes", ()))
     receiver = _layers(shapes)
-    inside = {prefix: _without(state, prefix) for prefix in _prefixes(state)}
+    inside = {prefix: _without(state, prefix, source) for prefix in _prefixes(state)}
     known = {prefix: len(_layers(names).keys() & receiver.keys()) for prefix, names in inside.items()}
     prefix = max(known, key=lambda one: (known[one], -len(one)))
     new_names, tensors = {name: name for name in inside[prefix]}, inside[prefix]
@@ -119,14 +123,14 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
     _require_one_network({other: inside[other] for other in fitting}, source)
     if prefix:
         notes.append(f"prefix '{prefix}' was taken off {len(tensors)} names")
-    renamed: dict[str, Tensor] = {}
+    renamed: list[tuple[str, Tensor]] = []
     for old, tensor in tensors.items():
         new = new_names.get(old, old)
         linear = new in shapes and tensor.ndim == 2 and len(shapes[new]) == 4 and new != old
-        renamed[new] = tensor.reshape(shapes[new]) if linear else tensor
-    beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix) and name not in renamed}
+        renamed.append((new, tensor.reshape(shapes[new]) if linear else tensor))
+    beside = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
     left_out = [*beside, *(name for name in tensors if name not in new_names)]
-    return Renamed(Weights({**renamed, **beside}, notes), left_out, origin, epsilon)
+    return Renamed(Weights(under_names([*renamed, *beside.items()], source), notes), left_out, origin, epsilon)
 
 
 def _require_one_network(fitting: Mapping[str, Mapping[str, Tensor]], source: str) -> None:
@@ -150,13 +154,10 @@ def _prefixes(state: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
-def _without(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without(state: Mapping[str, Tensor], prefix: str, source: str) -> dict[str, Tensor]:
     """Return what stands behind a prefix, without the marks of ``torch.compile``."""
-    return {
-        name.removeprefix(prefix).replace(COMPILED, "."): tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
+    inside = ((name, tensor) for name, tensor in state.items() if name.startswith(prefix))
+    return under_names(((name.removeprefix(prefix).replace(COMPILED, "."), tensor) for name, tensor in inside), source)
 
 
 def _layers(tensors: Mapping[str, Any]) -> Layers:

@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 
 from hocp_mm.errors import CheckpointError
+from hocp_mm.system.refusals import LONGEST_LINE, shorten, visible
 
+LONGEST_NAME = 150  # that is shown
 MUCH = 0.3
 """Relative error of features above which a network is hardly itself."""
 
 
 def _listed(names: list[str], most: int = 5) -> str:
-    text = ", ".join(names[:most])
+    """List names from a file, which may be long or hold commands to a terminal."""
+    text = ", ".join(visible(shorten(name, LONGEST_NAME)) for name in names[:most])
     return text + (f", … ({len(names) - most} more)" if len(names) > most else "")
 
 
@@ -72,19 +75,19 @@ class LoadReport:
             f"{len(self.added)} tensors of identity modules added, "
             f"{len(self.missing)} missing, {len(self.mismatched)} mismatched, {len(self.unexpected)} unexpected."
         ]
-        lines += [f"  note: {note}." for note in self.notes]
+        lines += [f"  note: {shorten(note, LONGEST_LINE)}." for note in self.notes]
         lines += [f"  {name}: relative error {error:.4f}" for name, error in self.decomposed.items()]
         for kind in ("inflated", "padded", "kept", "missing", "mismatched", "unexpected", "classifier", "cut_off"):
             if names := getattr(self, kind):
                 lines.append(f"  {kind.replace('_', ' ')}: {_listed(names)}")
-        lines += [f"  of the same shape as {name}: {_listed(others)}" for name, others in self.nearest.items()]
+        lines += [f"  of the same shape as {_listed([name])}: {_listed(n)}" for name, n in self.nearest.items()]
         lines += [f"  {name}: relative error of its output {error:.4f}" for name, error in self.reconstructed.items()]
         if self.stages:
             errors_of_stages = ", ".join(f"{error:.3f}" for error in self.stages)
             lines.append(
                 f"  relative error of the stages' features on {self.judged} other pictures: {errors_of_stages}"
             )
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
     @property
     def warning(self) -> str:

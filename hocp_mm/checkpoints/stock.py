@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import load_image_weights_
-from hocp_mm.checkpoints.reading import Weights
+from hocp_mm.checkpoints.reading import Weights, under_names
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.transfer_plan import TemporalInit
 from hocp_mm.errors import CheckpointError
@@ -47,6 +47,7 @@ _CONV_MODULE_NAMES = (
     (re.compile(r"^(layer\d+\.\d+\.downsample)\.1\."), r"\1.bn."),
 )
 _C3D_LAYERS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+_VGG_LAYER = re.compile(r"features\.([0-9]{1,6})\..")
 _BEHIND_LATERAL = re.compile(r"^(.*)layer(\d+)\.0\.(?:conv1|downsample)\.conv$")
 
 
@@ -100,7 +101,7 @@ def load_stock_weights_(
     padded = _pad_input_channels_(backbone, renamed)
     report = load_image_weights_(
         backbone,
-        Weights({**renamed, **outside}, getattr(state, "notes", ())),
+        Weights(under_names([*renamed.items(), *outside.items()], source), getattr(state, "notes", ())),
         source=source,
         classifier=(*classifier, *_CLASSIFIERS, *{name.split(".")[0] for name in outside}),
         seed=seed,
@@ -150,9 +151,9 @@ def _translation(backbone: nn.Module) -> Translation:
         return all(isinstance(modules.get(f"{name}.conv"), (*CP, *DENSE)) for name in names)
 
     if has("slow_path.conv1", "slow_path.layer1.0.conv1", "fast_path.conv1"):
-        return lambda state, _: _resnet_names(state, "slow_path.")
+        return lambda state, source: _resnet_names(state, source, "slow_path.")
     if has("conv1", "layer1.0.conv1"):
-        return lambda state, _: _resnet_names(state, "")
+        return lambda state, source: _resnet_names(state, source, "")
     if has(*_C3D_LAYERS):
         return lambda state, source: _c3d_names(state, source, biased=modules["conv1a.conv"].bias is not None)
     raise CheckpointError(
@@ -162,40 +163,41 @@ def _translation(backbone: nn.Module) -> Translation:
     )
 
 
-def _resnet_names(state: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+def _resnet_names(state: Mapping[str, Tensor], source: str, path: str) -> dict[str, Tensor]:
     """Give the tensors of a ResNet the names of ConvModules, those of its layers with ``path`` in front."""
-    renamed: dict[str, Tensor] = {}
+    renamed: list[tuple[str, Tensor]] = []
     for old, tensor in state.items():
         name = old
         for pattern, replacement in _CONV_MODULE_NAMES:
             name = pattern.sub(replacement, name)
         belongs = re.match(r"(conv1|layer\d+)\.", name)
-        renamed[path + name if belongs else name] = tensor
-    return renamed
+        renamed.append((path + name if belongs else name, tensor))
+    return under_names(renamed, source)
 
 
 def _c3d_names(state: Mapping[str, Tensor], source: str, biased: bool) -> dict[str, Tensor]:
     """Number the convolutions of a VGG as C3D does, which is a VGG-11; a norm belongs to the one before it."""
-    prefix = "features."
-    tensors = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not tensors:
+    numbers = {name: int(match[1]) for name in state if (match := _VGG_LAYER.match(name))}
+    if not numbers:
         return dict(state)
-    convs = sorted(int(n.split(".")[1]) for n, t in tensors.items() if _is_kernel(n, t))
+    convs = sorted(number for name, number in numbers.items() if _is_kernel(name, state[name]))
     if len(convs) != len(_C3D_LAYERS):
         raise CheckpointError(
             f"stock weights: C3D has {len(_C3D_LAYERS)} convolutions, as VGG-11, got {len(convs)} ({source})."
         )
-    renamed = {name: tensor for name, tensor in state.items() if name not in tensors}
-    for name, tensor in tensors.items():
-        _, index, leaf = name.split(".", 2)
-        before = [number for number in convs if number <= int(index)]
-        part = "conv" if int(index) in convs else "bn"
-        renamed[f"{_C3D_LAYERS[len(before) - 1]}.{part}.{leaf}"] = tensor
+    new_names: list[tuple[str, Tensor]] = []
+    for name, tensor in state.items():
+        before = [number for number in convs if number <= numbers.get(name, -1)]
+        if before:
+            part = "conv" if numbers[name] in convs else "bn"
+            name = f"{_C3D_LAYERS[len(before) - 1]}.{part}.{name.split('.', 2)[2]}"
+        new_names.append((name, tensor))
+    renamed = under_names(new_names, source)
     for layer in () if biased else _C3D_LAYERS:
-        mean = f"{layer}.bn.running_mean"
-        if mean in renamed and f"{layer}.conv.bias" in renamed:
+        mean, bias = renamed.get(f"{layer}.bn.running_mean"), renamed.get(f"{layer}.conv.bias")
+        if mean is not None and bias is not None and mean.shape == bias.shape:
             # A ConvModule with a norm has no bias, VGG has one before its norm: x + b - mean = x - (mean - b).
-            renamed[mean] = renamed[mean] - renamed.pop(f"{layer}.conv.bias")
+            renamed[f"{layer}.bn.running_mean"] = mean - renamed.pop(f"{layer}.conv.bias")
     return renamed
 
 
@@ -222,7 +224,7 @@ def _pad_input_channels_(backbone: nn.Module, state: dict[str, Tensor]) -> list[
         conv, added = cast("Any", module), cast("Any", lateral).out_channels
         for leaf, axis in (("weight", 1), ("factors.in", 0)):
             tensor = state.get(f"{name}.{leaf}")
-            if tensor is not None and tensor.shape[axis] + added == conv.in_channels:
+            if tensor is not None and tensor.ndim > axis and tensor.shape[axis] + added == conv.in_channels:
                 zeros = tensor.new_zeros([added if d == axis else size for d, size in enumerate(tensor.shape)])
                 state[f"{name}.{leaf}"] = torch.cat([tensor, zeros], dim=axis)
                 padded.append(f"{name}: {tensor.shape[axis]} -> {conv.in_channels} input channels")

@@ -13,6 +13,7 @@ from mmengine.utils import import_modules_from_strings
 
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from hocp_mm.registry import DATASETS
+from hocp_mm.system.refusals import LONGEST_VALUE, shorten, visible
 
 SPLITS = ("train", "val", "test")
 
@@ -273,5 +274,7 @@ def _expected(loader: str, raw: type[Any], dataset: Mapping[str, Any]) -> dict[s
 
 
 def few(names: list[str], limit: int = 5) -> str:
-    """Return the first names of a list, for a message."""
-    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
+    """Return the first names of a list, for a message; they may be those in a file."""
+    return ", ".join(visible(shorten(name, LONGEST_VALUE)) for name in names[:limit]) + (
+        ", …" if len(names) > limit else ""
+    )

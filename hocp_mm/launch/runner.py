@@ -27,6 +27,7 @@ from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.launch.config import SPLITS, few, is_type, require_file
 from hocp_mm.system.files import require_writable_file
 from hocp_mm.system.parallel import is_first_process
+from hocp_mm.system.refusals import one_line
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -209,7 +210,7 @@ def resume_path(cfg: Config) -> Path | None:
         randomness["seed"] = meta["seed"]
     if differing := _differences(meta.get("cfg"), cfg):
         print_log(
-            f"resume: the config is another than the one that {path} records: {few(differing)}",
+            f"resume: the config is another than the one that {path} records: {one_line(few(differing))}",
             logger="current",
             level=logging.WARNING,
         )

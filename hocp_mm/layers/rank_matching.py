@@ -90,7 +90,7 @@ def _tensors(layer: HOCPConv) -> dict[str, Tensor]:
 
 
 def _is_whole(layer: HOCPConv, own: Mapping[str, Tensor], rank: int, hidden: int | None) -> bool:
-    """Tell whether a state dict has all that becomes larger or smaller with the rank of a layer, in the right shapes."""
+    """Tell whether a state dict has all that the rank of a layer makes larger or smaller, in the right shapes."""
     tensors = _tensors(layer)
     if not any(key.startswith(_GATE) for key in own):
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_GATE)}

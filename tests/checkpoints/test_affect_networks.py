@@ -146,3 +146,43 @@ def test_the_table_agrees_with_itself(network):
 
 def test_the_page_is_that_of_the_table():
     assert (ROOT / "docs" / "affect_networks.md").read_text(encoding="utf-8") == page()
+
+
+def with_others(**entries):
+    """The state of a good network with other tensors, by names whose dots are double lines."""
+    return {**small("b0", 10).state_dict(), **{name.replace("__", "."): value for name, value in entries.items()}}
+
+
+@pytest.mark.parametrize("shape", [(2,), (1,), (0,), (1, 1)])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_counters_have_the_shape_of_counters(tmp_path, shape, prefix):
+    """Such a file would be kept, and fail when it is loaded."""
+    state = with_others(blocks__0__0__bn1__num_batches_tracked=torch.zeros(shape, dtype=torch.long))
+    why = told({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "enet_b0_8_va_mtl.pt")
+    assert why.startswith(f"blocks.0.0.bn1.num_batches_tracked {shape} where tf_efficientnet_b0 has ()")
+
+
+TWICE = {
+    "a sequence of one layer": ("classifier.0.bias", 10),
+    "the mark of a compiled layer": ("conv_stem._orig_mod.weight", 1),
+}
+
+
+@pytest.mark.parametrize("case", list(TWICE))
+def test_two_tensors_of_one_name_are_not_chosen_from(tmp_path, case):
+    name, size = TWICE[case]
+    path = tmp_path / "enet_b0_8_va_mtl.pt"
+    with pytest.raises(CheckpointError, match=r"mtl\.pt: tensors must have names of their own, got two for "):
+        told({**small("b0", 10).state_dict(), name: torch.zeros(size)}, path)
+
+
+@pytest.mark.parametrize("value", [5, None, {"a": 1}, "x", [1]])
+def test_extra_state_of_several_networks_is_not_compared(tmp_path, value):
+    """It may be anything, and says nothing about tensors."""
+    good, path = small("b0", 10).state_dict(), tmp_path / "enet_b0_8_va_mtl.pt"
+    both = {f"{prefix}.{name}": tensor for prefix in ("model", "net") for name, tensor in good.items()}
+    both |= {"model.a._extra_state": value, "net.a._extra_state": value}
+    assert told(both, path).startswith("model.conv_stem.weight, which tf_efficientnet_b0 has not")
+    other = {**both, "net.conv_stem.weight": good["conv_stem.weight"] + 1}
+    with pytest.raises(CheckpointError, match=r"enet_b0_8_va_mtl\.pt: one network must fit"):
+        told(other, path)

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import contextlib
 import copyreg
 import os
 import pickle
@@ -296,9 +297,9 @@ def test_what_is_no_plain_tensor_among_the_weights_is_named(case):
         unwrap_state_dict({"state_dict": WEIGHTS | {"fc.weight": value}}, "x.pth")
 
 
-def test_what_stands_beside_bare_weights_is_left_out_but_for_extra_state():
-    state = WEIGHTS | {"epoch": 3, "layer._extra_state": b"x"}
-    assert list(unwrap_state_dict(state)) == [*WEIGHTS, "layer._extra_state"]
+def test_what_is_no_tensor_is_left_out_of_bare_weights_and_extra_state_of_wrapped_ones():
+    state = WEIGHTS | {"layer._extra_state": b"x", "other._extra_state": None}
+    assert list(unwrap_state_dict(state | {"epoch": 3})) == list(unwrap_state_dict({"model": state})) == [*WEIGHTS]
 
 
 def test_weights_come_without_gradients():
@@ -308,7 +309,7 @@ def test_weights_come_without_gradients():
 
 
 def test_a_name_that_is_no_text_is_named():
-    with pytest.raises(CheckpointError, match="names of weights must be text, got 3"):
+    with pytest.raises(CheckpointError, match="names of weights must be text of at most 1000 characters, got 3"):
         unwrap_state_dict({"w": torch.ones(1), 3: torch.ones(1)})
 
 
@@ -321,8 +322,41 @@ def test_wrappers_without_end_are_refused():
 
 def test_prefixes_without_end_are_kept():
     """Stripping them one by one would take for ever."""
-    name = "module." * 300_000 + "w"
+    name = "module." * 140 + "w"
     assert len(next(iter(unwrap_state_dict({name: torch.ones(1)})))) > len(name) - 100
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"model": state}], ids=["bare", "wrapped"])
+def test_a_name_without_end_is_refused(tmp_path, suffix, wrap):
+    """Each part of one would become an object of its own."""
+    file, name = tmp_path / f"x{suffix}", "features" + ".1" * 1000 + ".weight"
+    if suffix == ".pth":
+        torch.save(wrap({name: torch.ones(1)}), file)
+    else:
+        save_file({name: torch.ones(1)}, file)
+    rule = rf"x{suffix}: names of weights must be text of at most 1000 characters, got features\.1.{{80,200}}…\.$"
+    with pytest.raises(CheckpointError, match=rule):
+        unwrap_state_dict(read_checkpoint(file), file)
+
+
+class Endless:
+    """A key that is too long to be written out."""
+
+    def __repr__(self):
+        raise AssertionError("written out")
+
+
+@pytest.mark.parametrize("key", [(Endless(),), Endless(), 3, b"x", None, 1.5])
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"model": state}], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("value", [torch.ones(1), 3, {}], ids=["tensor", "number", "dict"])
+def test_a_key_that_is_no_text_is_not_written_out(key, wrap, value):
+    """A tuple of one long text sixty times is a few bytes in a file."""
+    for state in ({key: value}, {key: value, "w": torch.ones(1)}):
+        with contextlib.suppress(CheckpointError):
+            assert list(unwrap_state_dict(wrap(state))) == ["w"]
+        with contextlib.suppress(CheckpointError):
+            unwrap_state_dict({"state_dict_ema": state, "state_dict": {"w": torch.ones(1)}})
 
 
 def test_names_in_errors_are_short_and_printable():

@@ -8,6 +8,7 @@ from torch import nn
 
 from hocp_mm.checkpoints import Weights, has_other_names, load_image_weights_, todays_names
 from hocp_mm.checkpoints.renaming import _torchvision_epsilon
+from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.errors import CheckpointError
 from hocp_mm.models import TimmHOCPBackbone
 
@@ -237,3 +238,42 @@ def test_notes_of_a_source_are_in_the_report():
     net = nn.Linear(2, 2)
     report = load_image_weights_(net, Weights(net.state_dict(), ["something"]), source="x.pth")
     assert "\n  note: something." in str(report)
+
+
+TWICE = {
+    "a compiled layer": {"conv1._orig_mod.weight": 0},
+    "a compiled layer under a prefix": {"model.conv1.weight": 0, "model.conv1._orig_mod.weight": 1},
+    "beside a prefix": {"model.conv1.weight": 0, "model.fc.bias": 0, "fc.bias": 1},
+}
+
+
+@pytest.mark.parametrize("case", list(TWICE))
+def test_the_later_of_two_tensors_does_not_take_the_place_of_the_other(case):
+    one = {"conv1.weight": torch.ones(4, 3, 3, 3)} if case == "a compiled layer" else {}
+    state = {**one, **{name: torch.full((4, 3, 3, 3), float(value)) for name, value in TWICE[case].items()}}
+    shapes = {"conv1.weight": torch.Size([4, 3, 3, 3])}
+    with pytest.raises(
+        CheckpointError, match=r"x\.pth: tensors must have names of their own, got two for (model\.)?(conv1|fc)"
+    ):
+        todays_names(state, shapes, "x.pth")
+
+
+ODD_NAMES = ["\x1b]0;pwned\x07\x1b[2J\nERROR: forged line", "\ud800", "x" * 900, "\u202e", "\r"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
+@pytest.mark.parametrize("kind", ["classifier", "unexpected", "missing", "mismatched", "kept", "cut_off", "notes"])
+def test_names_reach_a_terminal_as_text(kind, name):
+    report = LoadReport("x.pth", **{kind: [name] * 7}, nearest={name: [name]})
+    for text in (str(report), *_refusal(report)):
+        lines = text.split("\n")
+        assert all(line.isprintable() and len(line) < 1500 for line in lines)
+        assert not any(line.startswith("ERROR") for line in lines)
+        text.encode()
+
+
+def _refusal(report):
+    try:
+        report.raise_if_incomplete()
+    except CheckpointError as error:
+        yield str(error)

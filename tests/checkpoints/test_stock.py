@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hocp_mm import compat
-from hocp_mm.checkpoints.stock import load_stock_weights_
+from hocp_mm.checkpoints.stock import load_stock_weights_, stock_names
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import dense_kernel
 from hocp_mm.layers import HOCPConv3d, factorize_
@@ -349,3 +349,52 @@ def test_weights_that_do_not_fit_are_refused_and_the_backbone_stays_as_it_was(ca
     with pytest.raises(CheckpointError, match=message):
         load_stock_weights_(backbone, image_network(name).state_dict(), source=name)
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
+
+
+C3D_PARTS = ("conv1a", "conv2a", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+VGG_NAMES = {
+    "a word": "features.a.weight",
+    "no number": "features.weight",
+    "a long number": f"features.{'9' * 900}.weight",
+    "no leaf": "features.3",
+    "before the first": "features.-1.bias",
+    "a raised two": "features.²x.bias",
+    "a digit of another script": "features.٣.bias",
+    "nothing": "features..bias",
+}
+
+
+def c3d():
+    backbone = nn.Module()
+    for part in C3D_PARTS:
+        setattr(backbone, part, nn.Module())
+        getattr(backbone, part).conv = nn.Conv3d(3, 3, 3)
+    return backbone
+
+
+@pytest.mark.parametrize("case", list(VGG_NAMES))
+def test_names_that_are_none_of_a_vgg_stay(case):
+    good = {f"features.{number}.weight": torch.ones(3, 3, 3, 3) for number in range(8)}
+    name = VGG_NAMES[case]
+    renamed = stock_names(c3d(), {**good, name: torch.ones(3, 3, 3, 3)}, source="f.pth")
+    assert list(renamed) == [*(f"{part}.conv.weight" for part in C3D_PARTS), name]
+
+
+def test_a_layer_before_the_first_convolution_belongs_to_none():
+    good = {f"features.{number}.weight": torch.ones(3, 3, 3, 3) for number in range(1, 9)}
+    assert "features.0.bias" in stock_names(c3d(), {**good, "features.0.bias": torch.ones(3)}, source="f.pth")
+
+
+def test_a_bias_of_another_size_than_its_mean_is_told():
+    good = {f"features.{2 * number}.weight": torch.ones(3, 3, 3, 3) for number in range(8)}
+    odd = {"features.0.bias": torch.ones(7), "features.1.running_mean": torch.ones(3)}
+    backbone = c3d()
+    backbone.conv1a.conv = nn.Conv3d(3, 3, 3, bias=False)
+    assert len(stock_names(backbone, {**good, **odd}, source="f.pth")["conv1a.conv.bias"]) == 7
+
+
+@pytest.mark.parametrize("names", [("features.1.bias", "features.01.bias"), ("conv1a.conv.bias", "features.0.bias")])
+def test_two_tensors_of_one_name_of_a_stock_backbone_are_refused(names):
+    good = {f"features.{number}.weight": torch.ones(3, 3, 3, 3) for number in (0, 2, 4, 6, 8, 10, 12, 14)}
+    with pytest.raises(CheckpointError, match=r"f\.pth: tensors must have names of their own, got two for conv1a\."):
+        stock_names(c3d(), {**good, **{name: torch.ones(3) for name in names}}, source="f.pth")

@@ -69,9 +69,9 @@ def fill_dense_(net: nn.Module, state: Mapping[str, Tensor]) -> bool:
         False where one is missing or has another shape, as in CP form.
     """
     own = net.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    if any(key not in state or state[key].shape != tensor.shape for key, tensor in own.items() if key not in counters):
-        return False
+    for key, tensor in own.items():
+        if state[key].shape != tensor.shape if key in state else not key.endswith("num_batches_tracked"):
+            return False
     net.load_state_dict({**own, **{key: state[key] for key in own if key in state}})
     return True
 

@@ -19,6 +19,7 @@ from hocp_mm.checkpoints import (
     load_image_weights_,
     require_finite,
 )
+from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import Init, fold_frames, unfold_frames
 from hocp_mm.layers import FrameAxis, name_matcher
 from hocp_mm.layers.few_channels import make_trainable_
@@ -295,7 +296,10 @@ class TimmHOCPBackbone(BaseModule):
         layers: dict[str, Any] = {name: self.net.get_submodule(name) for name in self.factorized}
         ranks = {name: layer.rank for name, layer in layers.items()}
         seed = self.seed if options["seed"] is None else options["seed"]
-        found = calibrate(dense, self.stages, list(layers), ranks, pictures, budget, seed, options["progress"])
+        try:
+            found = calibrate(dense, self.stages, list(layers), ranks, pictures, budget, seed, options["progress"])
+        except (ValueError, CheckpointError) as error:
+            raise CheckpointError(f"{weights.title}: {error}") from error
         # A CP layer takes nothing of what its dense twin had.
         others = {key: value for key, value in weights.state.items() if key.rpartition(".")[0] not in layers}
         report = self._load(weights._replace(state={**others, **found.state}), **options)

@@ -20,6 +20,7 @@ from hocp_mm.checkpoints import (
     todays_names,
     unwrap_state_dict,
 )
+from hocp_mm.checkpoints.reading import under_names
 from hocp_mm.checkpoints.renaming import LUKEMELAS, Renamed
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import RankLike, estimate_rank
@@ -76,7 +77,7 @@ def read_image_weights(
         prefix = next(p for p in _NET_PREFIXES if p == "" or any(key.startswith(p) for key in state))
         left_out += [] if prefix == "" else [k.split(".")[0] for k in state if not k.startswith(prefix)]
         notes = state.notes
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+        state = under_names(((key.removeprefix(prefix), tensor) for key, tensor in state.items()), title)
         if has_other_names(state):
             net, _ = create_network(name, in_chans, options)
             shapes = {key: tensor.shape for key, tensor in net.state_dict().items()}
@@ -153,14 +154,18 @@ def resolve_ranks(
         if ranks[name] != "auto" and target is None:
             continue
         looked = True
-        if f"{name}.weights" in state:  # a CP layer, whose rank is known
-            ranks[name] = state[f"{name}.weights"].numel()
+        if f"{name}.weights" in state:  # a CP layer, whose rank is known if a factor has it, too
+            found = state[f"{name}.weights"].numel()
+            factor = state.get(f"{name}.factors.out")
+            if factor is not None and tuple(factor.shape) == (conv.out_channels, found):
+                ranks[name] = found
             continue
         variant = variant_of(conv)
         made = None if variant is None else variant.standardization
         tensors = {leaf: state.get(f"{name}.{leaf}") for leaf in (("weight",) if made is None else made.names)}
-        if any(tensor is None for tensor in tensors.values()):
-            continue  # the account of the transfer will say what is missing
+        own = conv.state_dict()
+        if any(tensor is None or (key in own and tensor.shape != own[key].shape) for key, tensor in tensors.items()):
+            continue  # the account of the transfer will say what is missing or does not fit
         dense: Any = tensors["weight"] if made is None else made(tensors)  # type: ignore[arg-type]
         if target is None:
             ranks[name] = estimate_rank(dense, conv.groups)
