@@ -12,7 +12,7 @@ MUCH = 0.3
 
 def _listed(names: list[str], most: int = 5) -> str:
     """List names from a file, which may be long or hold commands to a terminal."""
-    text = ", ".join(visible(shorten(name, LONGEST_NAME)) for name in names[:most])
+    text = ", ".join(shorten(visible(shorten(name, LONGEST_NAME)), LONGEST_NAME) for name in names[:most])
     return text + (f", … ({len(names) - most} more)" if len(names) > most else "")
 
 

@@ -275,6 +275,5 @@ def _expected(loader: str, raw: type[Any], dataset: Mapping[str, Any]) -> dict[s
 
 def few(names: list[str], limit: int = 5) -> str:
     """Return the first names of a list, for a message; they may be those in a file."""
-    return ", ".join(visible(shorten(name, LONGEST_VALUE)) for name in names[:limit]) + (
-        ", …" if len(names) > limit else ""
-    )
+    shown = (shorten(visible(shorten(name, LONGEST_VALUE)), LONGEST_VALUE) for name in names[:limit])
+    return ", ".join(shown) + (", …" if len(names) > limit else "")

@@ -267,7 +267,7 @@ def test_names_reach_a_terminal_as_text(kind, name):
     report = LoadReport("x.pth", **{kind: [name] * 7}, nearest={name: [name]})
     for text in (str(report), *_refusal(report)):
         lines = text.split("\n")
-        assert all(line.isprintable() and len(line) < 1500 for line in lines)
+        assert all(line.isprintable() and len(line) < 1200 for line in lines)
         assert not any(line.startswith("ERROR") for line in lines)
         text.encode()
 

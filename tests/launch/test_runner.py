@@ -5,6 +5,7 @@ from mmengine.config import Config
 
 from hocp_mm.functional import choice
 from hocp_mm.launch import runner as runners
+from hocp_mm.launch.config import few
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -60,3 +61,19 @@ class FakeRunner:
 
     def __init__(self, model=None, work_dir=None, cfg=None, **loaders):
         self.arguments = loaders
+
+
+@pytest.mark.parametrize("line", ["\x1b]0;pwned\x07\x1b[2J", "\ud800", "y" * 500_000, "\u202e" * 100_000, "\r"])
+def test_lines_of_a_recorded_config_are_told_as_text(line, monkeypatch, tmp_path):
+    """They are those of whoever wrote the checkpoint."""
+    told: list[str] = []
+    monkeypatch.setattr(runners, "print_log", lambda text, **_: told.append(text))
+    monkeypatch.setattr(runners, "read_training", lambda _: {"meta": {"cfg": f"a = 1\n{line}\n{line}b\n"}})
+    (tmp_path / "evil.pth").touch()
+    cfg = Config({"a": 1, "resume": True, "load_from": str(tmp_path / "evil.pth"), "work_dir": str(tmp_path)})
+    assert runners.resume_path(cfg) == tmp_path / "evil.pth"
+    assert told[0].isprintable()
+    assert told[0].startswith("resume: the config is another than the one that ")
+    assert len(told[0]) < len(str(tmp_path)) + 700
+    assert few([line] * 9).isprintable()
+    assert len(few([line] * 9)) < 1600

@@ -133,6 +133,45 @@ def test_what_is_not_finite_is_named(trained, tmp_path, budget):
         backbone().load_image_weights(str(tmp_path / "sound.pth"), pictures=shown, budget=budget)
 
 
+ODD = {
+    "too large for float32": ("layer1.0.conv1.weight", lambda tensor: tensor.double() * 1e300, "must be finite"),
+    "too large to add": ("layer1.0.conv1.weight", lambda tensor: torch.full_like(tensor, 3e38), "must be finite"),
+    "a counter of two": ("layer1.0.bn1.num_batches_tracked", lambda _: torch.zeros(2), r"\(2,\) instead of \(\)"),
+    "statistics of two": ("layer1.0.bn1.running_var", lambda _: torch.ones(2), r"\(2,\) instead of"),
+}
+
+
+@pytest.mark.parametrize("case", list(ODD))
+@pytest.mark.parametrize("shown", [0, 4])
+def test_what_cannot_be_compressed_is_named_with_its_file(trained, tmp_path, case, shown):
+    name, change, rule = ODD[case]
+    torch.save({**trained, name: change(trained[name])}, tmp_path / "odd.pth")
+    options = {"pictures": pictures()[:shown], "budget": 0.2} if shown else {}
+    if case == "too large to add" and not shown:
+        return  # each kernel can be fitted
+    with pytest.raises(CheckpointError, match=rf"(?s)(odd\.pth.*{rule}|{rule}.*odd\.pth)"):
+        backbone().load_image_weights(str(tmp_path / "odd.pth"), cache=None, **options)
+
+
+@pytest.mark.parametrize("value", [5, None, {"a": 1}, "x"])
+@pytest.mark.parametrize("name", ["conv1.3._extra_state", "layer1.0.conv1._extra_state", "fc._extra_state"])
+def test_what_is_no_tensor_is_left_out(trained, tmp_path, name, value):
+    torch.save({**trained, name: value}, tmp_path / "extra.pth")
+    assert backbone().load_image_weights(str(tmp_path / "extra.pth"), cache=None).complete
+
+
+@pytest.mark.parametrize("rank", ["auto", "error0.5"])
+@pytest.mark.parametrize("lacks", ["factors", "weight"])
+def test_a_rank_that_weights_should_say_and_do_not_is_told_by_what_is_missing(trained, tmp_path, rank, lacks):
+    """A lambda alone could say a rank that is large for nothing."""
+    odd = {name: tensor for name, tensor in trained.items() if name != "layer1.0.conv1.weight"}
+    if lacks == "factors":
+        odd["layer1.0.conv1.weights"] = torch.zeros(1 << 20, dtype=torch.uint8)
+    torch.save(odd, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"every tensor must fit the model, got .*odd\.pth"):
+        TimmHOCPBackbone(NAME, rank=rank, factorize="layer1.0.conv1", checkpoint=str(tmp_path / "odd.pth"))
+
+
 def test_a_budget_that_is_not_spent_is_said(trained, tmp_path):
     lacking = {name: tensor for name, tensor in trained.items() if name != "layer1.0.bn1.bias"}
     torch.save(lacking, tmp_path / "lacking.pth")
@@ -179,6 +218,7 @@ def test_a_dense_network_is_filled_whole_or_not_at_all(trained):
     lacking = {name: tensor for name, tensor in trained.items() if name != "layer1.0.conv1.weight"}
     assert not fill_dense_(net, lacking)
     assert not fill_dense_(net, {**trained, "layer1.0.conv1.weight": torch.ones(1)})
+    assert not fill_dense_(net, {**trained, "layer1.0.bn1.num_batches_tracked": torch.zeros(2)})
     assert all(torch.equal(own[name], tensor) for name, tensor in net.state_dict().items())
     counters = {name for name in trained if name.endswith("num_batches_tracked")}
     assert fill_dense_(net, {name: tensor for name, tensor in trained.items() if name not in counters})

@@ -410,6 +410,36 @@ def states(base: Path, recogniser: Path) -> list[Hostile]:
         "scores of text": hub(best_score="x"),
         "ema of another": entry("ema_state_dict", value={"steps": torch.tensor(1 << 60)}),
     }
+    endless = np.empty((0,), np.int8)
+    endless.__setstate__((1, (2_000_000_000,), np.dtype("S0"), False, b""))
+
+    def lambdas(content: dict[str, Any]) -> None:
+        state = content["state_dict"]
+        for layer in [key.removesuffix("weights") for key in state if key.endswith(".weights")]:
+            for key in [key for key in state if key.startswith(layer)]:
+                del state[key]
+            state[f"{layer}weights"] = torch.zeros(300_000, dtype=torch.uint8)
+
+    def named(name: Any, value: Any) -> Callable[[dict[str, Any]], object]:
+        return lambda content: content["state_dict"].update({name: value})
+
+    def counters(content: dict[str, Any]) -> None:
+        for key in [key for key in content["state_dict"] if key.endswith("num_batches_tracked")]:
+            content["state_dict"][key] = torch.zeros(2, dtype=torch.long)
+
+    changes |= {
+        "ranks of lambda alone": lambdas,
+        "counters of two": counters,
+        "a name without end": named("features" + ".1" * 4_000_000 + ".weight", torch.ones(1)),
+        "a name of tuples": named(("\U000e0001" * 1_000_000,) * 60, torch.ones(1)),
+        "a name of a surrogate": named("head.\ud800", torch.ones(1)),
+        "a name that forges a line": named("head.\x1b]0;evil\x07\nERROR: forged", torch.ones(1)),
+        "two of one name": named("backbone.net.conv1.0._orig_mod.weight", torch.ones(1)),
+        "extra state of a number": named("backbone.net.conv1.3._extra_state", 5),
+        "extra state of a tuple": named((1, "_extra_state"), 5),
+        "an endless array": hub(x=endless),
+        "a config of escapes": entry("meta", "cfg", value="\x1b]0;evil\x07\x1b[2J" + "y" * 500_000),
+    }
     changes["weights quantised"] = weights(lambda w: torch.quantize_per_tensor(w.float(), 1.0, 0, torch.qint8))
 
     def make(change: Callable[[dict[str, Any]], object]) -> Make:

@@ -147,6 +147,7 @@ class TimmHOCPBackbone(BaseModule):
         weights = None
         if pretrained or checkpoint is not None:
             weights = self._read("timm" if checkpoint is None else str(checkpoint))
+            require_finite(weights.state, weights.title)
             rank = resolve_ranks(self.net, rank, patterns, weights.state, cache, seed)
         if temporal_layers is None and not list(patterns) and dense:
             temporal_layers = exactly([n for n, m in self.net.named_modules() if sees_time(m) or n in dense])

@@ -154,6 +154,7 @@ def resolve_ranks(
         if ranks[name] != "auto" and target is None:
             continue
         looked = True
+        ranks[name] = conv.groups  # where weights do not say another, the account of the transfer will say why
         if f"{name}.weights" in state:  # a CP layer, whose rank is known if a factor has it, too
             found = state[f"{name}.weights"].numel()
             factor = state.get(f"{name}.factors.out")
@@ -165,7 +166,7 @@ def resolve_ranks(
         tensors = {leaf: state.get(f"{name}.{leaf}") for leaf in (("weight",) if made is None else made.names)}
         own = conv.state_dict()
         if any(tensor is None or (key in own and tensor.shape != own[key].shape) for key, tensor in tensors.items()):
-            continue  # the account of the transfer will say what is missing or does not fit
+            continue
         dense: Any = tensors["weight"] if made is None else made(tensors)  # type: ignore[arg-type]
         if target is None:
             ranks[name] = estimate_rank(dense, conv.groups)
