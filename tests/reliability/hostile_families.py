@@ -271,7 +271,7 @@ def pickles() -> list[Hostile]:
     found = [Hostile(case, lambda p, b=body: archive(b, p)) for case, body in HOSTILE.items()]
     found += [Hostile(case, lambda p, w=what: old_file(p, *w)) for case, what in ODD_OLD_FILES.items()]
     found += [
-        Hostile(f"{case}, old", lambda p, b=b"}" + text("x") + body + b"s": old_file(p, b))
+        Hostile(f"{case}, old", lambda p, b=body: old_file(p, b"}" + text("x") + b + b"s"))
         for case, body in HOSTILE.items()
     ]
     found += [
