@@ -186,7 +186,7 @@ def _is_plain_key(key: object) -> bool:
     if isinstance(key, int):
         return abs(key) < LARGEST_KEY
     # Those that differ less than a double can tell, or are larger than any, too.
-    if isinstance(key, np.complexfloating | np.longdouble):
+    if isinstance(key, np.complexfloating | np.longdouble):  # pyright: ignore[reportArgumentType]
         return False
     kinds = str | bytes | float | np.generic | torch.dtype | torch.device | type | Foreign | ForeignName
     return key is None or isinstance(key, kinds)

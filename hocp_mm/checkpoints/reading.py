@@ -33,7 +33,16 @@ from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["SUFFIXES", "Weights", "file_mark", "read_checkpoint", "reading_once", "under_names", "unwrap_state_dict"]
+__all__ = [
+    "SUFFIXES",
+    "Weights",
+    "file_mark",
+    "read_checkpoint",
+    "reading_once",
+    "require_name",
+    "under_names",
+    "unwrap_state_dict",
+]
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
@@ -47,7 +56,7 @@ AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 DEEPEST_WRAPPER = 8
 ZIP = b"PK\x03\x04"
 EXTRA_STATE = "_extra_state"  # torch's only way to put something else than tensors into a state dict
-LONGEST_NAME = 1000  # of a tensor; names are split, compared and shown
+LONGEST_NAME = 1000  # of a tensor
 # What can be computed with, compared with zero and copied into a model: no complex ones, which lose a part, no float8.
 PLAIN_DTYPES = frozenset(
     getattr(torch, name)
@@ -152,7 +161,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
     Raises:
         CheckpointError: If there is no tensor where the weights should be, or anything beside tensors in a
             ``state_dict``; if a tensor is sparse, quantised, nested, complex, of float8 or has no values; or if a name
-            is no text of at most 1000 characters.
+            is no printable text of at most 1000 characters.
 
     Example:
         >>> list(unwrap_state_dict({"state_dict": {"module.fc.weight": torch.ones(1)}, "epoch": 3}))
@@ -237,11 +246,24 @@ def under_names(tensors: Iterable[tuple[str, torch.Tensor]], source: str | PathL
     return state
 
 
+def require_name(name: object, source: str | PathLike[str]) -> None:
+    """Refuse a name of a tensor that nobody would give: whoever loads weights splits, compares and prints names.
+
+    Args:
+        name: Key of a state dict.
+        source: File name for the error text.
+
+    Raises:
+        CheckpointError: If it is not printable text of at most ``LONGEST_NAME`` characters.
+    """
+    if not isinstance(name, str) or len(name) > LONGEST_NAME or not name.isprintable():
+        rule = f"must be printable text of at most {LONGEST_NAME} characters"
+        raise CheckpointError(f"{source}: names of weights {rule}, got {echo(name, 100)}.")
+
+
 def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
     """Return a tensor that can be copied into a model, without its gradient."""
-    if not isinstance(name, str) or len(name) > LONGEST_NAME:
-        rule = f"must be text of at most {LONGEST_NAME} characters"
-        raise CheckpointError(f"{source}: names of weights {rule}, got {echo(name, 100)}.")
+    require_name(name, source)
     kinds = {
         "without values": tensor.is_meta,
         "quantised": tensor.is_quantized,

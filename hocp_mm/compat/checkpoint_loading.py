@@ -10,7 +10,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from hocp_mm.checkpoints.reading import MapLocation, Mark, file_mark, read_checkpoint
+from hocp_mm.checkpoints.reading import MapLocation, Mark, file_mark, read_checkpoint, require_name
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["FILE_ENTRIES", "RECORDED", "hand_over", "load_checkpoints_safely", "load_from_address", "load_from_local"]
@@ -49,7 +49,9 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
     if _handed and Path(filename).is_file() and (handed := _handed.pop(file_mark(filename), None)) is not None:
         return handed
     checkpoint = read_checkpoint(filename, map_location=map_location)
-    meta, hub = checkpoint.get("meta"), checkpoint.get("message_hub")
+    weights, meta, hub = (checkpoint.get(key) for key in ("state_dict", "meta", "message_hub"))
+    for name in weights if isinstance(weights, dict) else checkpoint:
+        require_name(name, filename)  # MMEngine replaces parts of them, and prints those that are not the model's
     if isinstance(meta, dict):
         meta.pop("config", None)
     if isinstance(hub, dict) and isinstance(info := hub.get("runtime_info"), dict):

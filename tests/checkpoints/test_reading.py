@@ -18,6 +18,7 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
 from hocp_mm.checkpoints.reading import read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.compat.checkpoint_loading import load_from_local
 from hocp_mm.errors import CheckpointError
 from tests.material.readings import count_readings
 
@@ -309,7 +310,9 @@ def test_weights_come_without_gradients():
 
 
 def test_a_name_that_is_no_text_is_named():
-    with pytest.raises(CheckpointError, match="names of weights must be text of at most 1000 characters, got 3"):
+    with pytest.raises(
+        CheckpointError, match="names of weights must be printable text of at most 1000 characters, got 3"
+    ):
         unwrap_state_dict({"w": torch.ones(1), 3: torch.ones(1)})
 
 
@@ -335,7 +338,7 @@ def test_a_name_without_end_is_refused(tmp_path, suffix, wrap):
         torch.save(wrap({name: torch.ones(1)}), file)
     else:
         save_file({name: torch.ones(1)}, file)
-    rule = rf"x{suffix}: names of weights must be text of at most 1000 characters, got features\.1.{{80,200}}…\.$"
+    rule = rf"x{suffix}: names of weights must be printable text of at most 1000 characters, got features\.1.{{80,200}}…\.$"
     with pytest.raises(CheckpointError, match=rule):
         unwrap_state_dict(read_checkpoint(file), file)
 
@@ -406,3 +409,22 @@ def test_data_behind_the_end_of_the_pickle_is_refused(tmp_path):
             )
     with pytest.raises(CheckpointError, match=r"more\.pth: .*data behind the end of the pickle"):
         read_checkpoint(tmp_path / "more.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[2J", "a\nERROR: forged", "\ud800", "a\r", "\u202e", "\x00", "x" * 1001, 3, (1,)]
+)
+def test_names_that_nobody_gives_are_refused_for_all_who_load(tmp_path, name):
+    """MMEngine prints those that a model does not have, as they are."""
+    file = tmp_path / "x.pth"
+    for content in ({name: torch.ones(1)}, {"state_dict": {name: torch.ones(1)}}):
+        torch.save(content, file)
+        for load in (load_from_local, lambda path: unwrap_state_dict(read_checkpoint(path), path)):
+            with pytest.raises(CheckpointError, match=r"x\.pth: names of weights must be printable") as caught:
+                load(str(file))
+            assert str(caught.value).isprintable()
+
+
+def test_names_in_other_scripts_are_read(tmp_path):
+    torch.save({"größe.重み weight": torch.ones(1)}, tmp_path / "x.pth")
+    assert list(load_from_local(str(tmp_path / "x.pth"))) == ["größe.重み weight"]
