@@ -338,7 +338,7 @@ def test_a_name_without_end_is_refused(tmp_path, suffix, wrap):
         torch.save(wrap({name: torch.ones(1)}), file)
     else:
         save_file({name: torch.ones(1)}, file)
-    rule = rf"x{suffix}: names of weights must be printable text of at most 1000 characters, got features\.1.{{80,200}}…\.$"
+    rule = rf"x{suffix}: names of weights must be .* at most 1000 characters, got features\.1.{{80,200}}…\.$"
     with pytest.raises(CheckpointError, match=rule):
         unwrap_state_dict(read_checkpoint(file), file)
 
