@@ -20,10 +20,11 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
     """Give every HO-CP layer as many components as a state dict has for it; call it before ``load_state_dict``.
 
     A layer follows if the state dict has each of its tensors that has an axis of components, with the right other
-    axes; the temporal factor may lack, and the gate as a whole, which image networks do not have. So a layer grows by
-    no more than the state dict holds. Psi and the gate follow, too; other layers are left alone. Parameters remain the
-    same objects with new data, so an optimizer that was built before keeps its references; what recorded
-    the old shapes must be made anew, such as ``DistributedDataParallel``.
+    axes; the temporal factor does not count, and the gate may lack as a whole: image networks have none. So a layer
+    grows hardly beyond what the state dict holds. Psi and the gate follow, too; other layers are left alone.
+
+    Parameters remain the same objects with new data, so an optimizer that was built before keeps its references; what
+    recorded the old shapes must be made anew, such as ``DistributedDataParallel``.
 
     Values of a layer that changes are arbitrary until loaded, but for one case: old components stand in the new
     places in turn, so a temporal factor that the state dict lacks, equal for all components at its start, stays the
@@ -101,7 +102,8 @@ def _is_whole(layer: HOCPConv, own: Mapping[str, Tensor], rank: int, hidden: int
                 shapes.setdefault(key, list(tensors[key].shape))[dim] = size or 0
     if _IN in own and own[_IN].ndim == 2:  # may have fewer channels: laterals of SlowFast are added afterwards
         shapes[_IN][0] = min(shapes[_IN][0], len(own[_IN]))
-    return all(list(own[key].shape) == shape if key in own else key == _TIME for key, shape in shapes.items())
+    shapes.pop(_TIME, None)  # an image network has none, and little is lost if it does not fit
+    return all(key in own and list(own[key].shape) == shape for key, shape in shapes.items())
 
 
 def _axes(layer: HOCPConv, own: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:

@@ -100,7 +100,7 @@ STRANGERS = {
         lambda: changed("blocks.1.0.conv_pw.weight", torch.ones(1)),
         r"^blocks.1.0.conv_pw.weight \(1,\) where tf_efficientnet_b0 has",
     ),
-    "one tensor too many": (lambda: changed("bad\nname" * 90, torch.ones(1)), r"which tf_efficientnet_b0 has not"),
+    "one tensor too many": (lambda: changed("bad name" * 90, torch.ones(1)), r"which tf_efficientnet_b0 has not"),
     "rows without biases": (lambda: changed("classifier.bias", torch.ones(3)), "10 rows and 3 biases"),
     "whole numbers": (lambda: changed("bn2.weight", torch.ones(1280, dtype=torch.int64)), "^bn2.weight"),
     "a scalar for a classifier": (lambda: changed("classifier.weight", torch.tensor(1.0)), r"classifier.weight \(\)"),

@@ -93,7 +93,7 @@ MISFITS = {
         r"another architecture .*1 of another shape: backbone\.2\.factors\.t \(5, 4\) instead of \(3, 4\)",
     ),
     "other channels": (
-        lambda s: damaged(s, backbone__2__factors__in=torch.ones(9, 4)), r"factors\.in \(9, 4\) instead of \(8, 4\)",
+        lambda s: damaged(s, backbone__2__factors__in=torch.ones(9, 4)), r"factors\.in \(9, 4\) instead of \(8, 6\)",
     ),
     "a missing factor": (
         lambda s: {n: t for n, t in s.items() if n != "backbone.2.factors.t"}, r"1 missing: backbone\.2\.factors\.t",
