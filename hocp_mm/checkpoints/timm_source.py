@@ -122,7 +122,7 @@ def adapt_first_conv(model_name: str, state: Mapping[str, Tensor], in_chans: int
     for name in (names,) if isinstance(names, str) else names:
         kernel = state.get(f"{name}.weight")
         # A stem may fold pixels into channels and so have a multiple of them.
-        if kernel is None or kernel.shape[1] == in_chans or kernel.shape[1] % channels:
+        if kernel is None or kernel.ndim != 4 or kernel.shape[1] == in_chans or kernel.shape[1] % channels:
             continue
         try:
             adapted[f"{name}.weight"] = adapt_input_conv(in_chans, kernel)

@@ -94,3 +94,9 @@ def test_names_and_tags_of_timm_are_known(name):
 def test_others_are_refused_with_the_nearest(name, message):
     with pytest.raises(UnknownModelError, match=message):
         check_timm_name(name)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (64,), (64, 3), (64, 3, 7), (64, 3, 1, 7, 7)])
+def test_a_first_kernel_of_another_order_stays_for_the_account_to_tell(shape):
+    state = {"conv1.weight": torch.ones(shape)}
+    assert adapt_first_conv("resnet18", state, in_chans=1)["conv1.weight"] is state["conv1.weight"]
