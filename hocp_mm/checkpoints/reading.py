@@ -37,6 +37,7 @@ __all__ = [
     "SUFFIXES",
     "Weights",
     "file_mark",
+    "plain_tensor",
     "read_checkpoint",
     "reading_once",
     "require_name",
@@ -48,8 +49,8 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # Moving averages as timm and torchvision save them beside the last weights; timm takes them when it loads a file.
-# MMEngine's `ema_state_dict` is not among them: it holds the raw weights, the average is in `state_dict`.
 AVERAGES = ("state_dict_ema", "model_ema")
+RAW = "ema_state_dict"  # of MMEngine: what is trained, the average of it is in `state_dict`
 PARALLEL = ("module.", "_orig_mod.")  # what DataParallel, AveragedModel and torch.compile put in front
 COUNTERS = ("num_batches_tracked", "n_averaged")
 AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
@@ -173,11 +174,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         key = _wrapper(state)
         if key is None:
             break
-        if any(isinstance(state.get(other), Mapping) for other in WRAPPERS):
-            if key in AVERAGES:
-                notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
-            elif partial := [other for other in AVERAGES if isinstance(state.get(other), Mapping) and state[other]]:
-                notes.append(f"'{partial[0]}' is not an average of all weights, so the last ones were taken")
+        notes += _about_choice(key, state)
         state, wrapped = state[key], True
     description = state.description if isinstance(state, ModuleState) else None
     if description is not None:
@@ -188,7 +185,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
     kept: dict[str, Any] = {}
     for name, value in state.items():
         if isinstance(value, torch.Tensor):
-            kept[name] = _plain_tensor(name, value, source)
+            kept[name] = plain_tensor(name, value, source)
         elif wrapped and not (isinstance(name, str) and name.endswith(EXTRA_STATE)):
             raise CheckpointError(f"{source}: weights must be tensors, got {echo(value)} for {echo(name, 100)}.")
     if AVERAGED in kept and len(kept) > 1 and all(name.startswith("module.") for name in kept if name != AVERAGED):
@@ -222,6 +219,21 @@ def _tensors(state: Mapping[str, Any]) -> int:
         isinstance(value, torch.Tensor) and not (isinstance(name, str) and name.endswith(COUNTERS))
         for name, value in state.items()
     )
+
+
+def _about_choice(key: str, state: Mapping[str, Any]) -> list[str]:
+    """Tell which of the sets of weights beside each other was taken."""
+    beside = [other for other in (*WRAPPERS, *AVERAGES, RAW) if other != key and isinstance(state.get(other), Mapping)]
+    notes: list[str] = []
+    if key in AVERAGES and any(other in WRAPPERS for other in beside):
+        notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
+        beside = [other for other in beside if other not in WRAPPERS]
+    elif key in WRAPPERS and (partial := [other for other in beside if other in AVERAGES and state[other]]):
+        notes.append(f"'{partial[0]}' is not an average of all weights, so the last ones were taken")
+        beside = [other for other in beside if other not in AVERAGES]
+    if others := [f"'{other}'" for other in beside if _tensors(state[other])]:
+        notes.append(f"the weights under '{key}' were taken, not those under {', '.join(others)}")
+    return notes
 
 
 def _about_module(about: ModuleDescription) -> str:
@@ -261,8 +273,17 @@ def require_name(name: object, source: str | PathLike[str]) -> None:
         raise CheckpointError(f"{source}: names of weights {rule}, got {echo(name, 100)}.")
 
 
-def _plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
-    """Return a tensor that can be copied into a model, without its gradient."""
+def plain_tensor(name: object, tensor: torch.Tensor, source: str | PathLike[str]) -> torch.Tensor:
+    """Return a tensor that can be copied into a model, without its gradient.
+
+    Args:
+        name: Its name.
+        tensor: The tensor.
+        source: File name for the error text.
+
+    Raises:
+        CheckpointError: If it is sparse, quantised, nested, complex, of float8 or has no values, or has an odd name.
+    """
     require_name(name, source)
     kinds = {
         "without values": tensor.is_meta,

@@ -3,14 +3,27 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlparse
 
 import torch
 
-from hocp_mm.checkpoints.reading import MapLocation, Mark, file_mark, read_checkpoint, require_name
+from hocp_mm.checkpoints._plain_data import echo
+from hocp_mm.checkpoints.reading import (
+    AVERAGES,
+    RAW,
+    WRAPPERS,
+    MapLocation,
+    Mark,
+    file_mark,
+    plain_tensor,
+    read_checkpoint,
+    require_name,
+    under_names,
+)
 from hocp_mm.errors import CheckpointError
 
 __all__ = ["FILE_ENTRIES", "RECORDED", "hand_over", "load_checkpoints_safely", "load_from_address", "load_from_local"]
@@ -23,16 +36,25 @@ RECORDED = "recorded_"
 _handed: dict[Mark, dict[str, Any]] = {}  # one at most
 
 
-def hand_over(filename: str) -> None:
+def hand_over(filename: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Read a local file that MMEngine loads next, and keep it until then: it is not read again.
 
     Args:
         filename: Path of the file. If it changes in the meantime, MMEngine reads it again.
+        state: The weights in it, under the names of the model. MMEngine, which would look for them under
+            ``state_dict`` alone, finds these there and no others.
+
+    Returns:
+        What MMEngine will be given.
     """
     mark = file_mark(filename)
-    checkpoint = load_from_local(filename, "cpu")
+    rest = read_checkpoint(filename)
+    others = (*WRAPPERS, *AVERAGES)
+    kept = {key: value for key, value in rest.items() if key not in others and not isinstance(value, torch.Tensor)}
+    checkpoint = _disarmed({**kept, "state_dict": OrderedDict(state)}, filename)
     _handed.clear()
     _handed[mark] = checkpoint
+    return checkpoint
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
@@ -45,13 +67,49 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
     Returns:
         The checkpoint, without what MMEngine would execute or delete: the config in ``meta["config"]``, which
         ``Runner.resume`` runs as Python, and the paths in the message hub.
+
+    Raises:
+        CheckpointError: If it cannot be read, or has a tensor where MMEngine looks for weights that cannot be copied
+            into a model, or two that MMEngine would give one name.
     """
-    if _handed and Path(filename).is_file() and (handed := _handed.pop(file_mark(filename), None)) is not None:
+    there = Path(filename).expanduser().is_file()
+    if _handed and there and (handed := _handed.pop(file_mark(filename), None)) is not None:
         return handed
     checkpoint = read_checkpoint(filename, map_location=map_location)
-    weights, meta, hub = (checkpoint.get(key) for key in ("state_dict", "meta", "message_hub"))
-    for name in weights if isinstance(weights, dict) else checkpoint:
+    if "state_dict" not in checkpoint:
+        checkpoint = _checked(checkpoint, filename)
+    elif isinstance(checkpoint["state_dict"], dict):
+        checkpoint["state_dict"] = _checked(checkpoint["state_dict"], filename)
+    else:
+        raise CheckpointError(f"{filename}: state_dict must be a dict, got {echo(checkpoint['state_dict'], 100)}.")
+    return _disarmed(checkpoint, filename)
+
+
+def _checked(state: Mapping[str, Any], filename: str, prefix: str = "module.") -> OrderedDict[str, Any]:
+    """Return a state dict whose tensors can be copied, under names that are still their own without a prefix.
+
+    What stands in ``_metadata`` besides versions would change how torch copies.
+    """
+    checked = OrderedDict[str, Any]()
+    for name, value in state.items():
         require_name(name, filename)  # MMEngine replaces parts of them, and prints those that are not the model's
+        checked[name] = plain_tensor(name, value, filename) if isinstance(value, torch.Tensor) else value
+    under_names(((name.removeprefix(prefix), value) for name, value in checked.items()), filename)
+    versions = getattr(state, "_metadata", None)
+    entries = versions.items() if isinstance(versions, Mapping) else ()
+    checked._metadata = OrderedDict(  # pyright: ignore[reportAttributeAccessIssue]
+        (name, {"version": entry["version"]})
+        for name, entry in entries
+        if isinstance(name, str) and isinstance(entry, dict) and type(entry.get("version")) is int
+    )
+    return checked
+
+
+def _disarmed(checkpoint: dict[str, Any], filename: str) -> dict[str, Any]:
+    """Take out, in place, what MMEngine would execute or delete, and look at the weights of its `EMAHook`."""
+    meta, hub = (checkpoint.get(key) for key in ("meta", "message_hub"))
+    if isinstance(raw := checkpoint.get(RAW), dict):
+        checkpoint[RAW] = _checked(raw, filename, prefix="")
     if isinstance(meta, dict):
         meta.pop("config", None)
     if isinstance(hub, dict) and isinstance(info := hub.get("runtime_info"), dict):

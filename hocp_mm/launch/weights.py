@@ -4,14 +4,17 @@ mmengine loads what fits and logs the rest: a test would then score random layer
 """
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from mmengine.logging import print_log
 from torch import nn
 
 from hocp_mm.checkpoints import follow_ranks_, read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints.reading import RAW
 from hocp_mm.compat.checkpoint_loading import hand_over
 from hocp_mm.engine.wrapping import rewrap_, unwrapped
 from hocp_mm.errors import CheckpointError
@@ -36,7 +39,10 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def fit_runner_(runner: "Runner", path: str | Path) -> None:
-    """Make sure that a runner can resume from a checkpoint, whose ranks its model takes; it is handed what was read.
+    """Make sure that a runner starts or goes on from a checkpoint, whose ranks its model takes.
+
+    The runner is handed what was compared with its model, and loads it strictly: MMEngine would look for weights in one
+    place only, take a prefix off their names, and train from random weights where that gives nothing that fits.
 
     Args:
         runner: Its model may be wrapped for distributed training; the wrapper is made anew where ranks change.
@@ -45,12 +51,30 @@ def fit_runner_(runner: "Runner", path: str | Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
     """
+    from mmengine.hooks import EMAHook  # here, where it costs inference nothing
+
     before = _shapes(runner.model)
     with reading_once():
-        read_fitting(runner.model, path)
-        hand_over(str(path))
+        state = read_fitting(runner.model, path)
+        raw = hand_over(str(path), state).get(RAW)
+    if raw is not None and runner._resume and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        _require_raw(raw, state, path)
     if _shapes(runner.model) != before:
         rewrap_(runner)
+    cast("Any", runner).load_checkpoint = partial(runner.load_checkpoint, strict=True, revise_keys=[])
+
+
+def _require_raw(raw: Mapping[str, Any], state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Make sure that `EMAHook` finds the weights that are trained, which it swaps with their average, one by one."""
+    inside = {name.removeprefix("module."): value for name, value in raw.items() if name.startswith("module.")}
+    odd = [name for name in state if getattr(inside.get(name), "shape", None) != state[name].shape]
+    odd += [name for name in inside if name not in state]
+    if odd:
+        raise CheckpointError(
+            f"checkpoint {path}: {RAW} must have the names and shapes of the weights, got {few(odd)}."
+        )
+    text = f"checkpoint {path}: training goes on with the weights under '{RAW}', and with the others as their average."
+    print_log(text, logger="current")
 
 
 def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
@@ -71,6 +95,8 @@ def read_fitting(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: If the file cannot be read, or any key is missing, unexpected or of another shape.
     """
     state = unwrap_state_dict(read_checkpoint(path), path)
+    for note in state.notes:
+        print_log(f"checkpoint {path}: {note}.", logger="current")
     bare = unwrapped(model)
     ranks = follow_ranks_(bare, state, str(path))
     own = _shapes(bare)
