@@ -223,12 +223,13 @@ def _tensors(state: Mapping[str, Any]) -> int:
 
 def _about_choice(key: str, state: Mapping[str, Any]) -> list[str]:
     """Tell which of the sets of weights beside each other was taken."""
-    beside = [other for other in (*WRAPPERS, *AVERAGES, RAW) if other != key and isinstance(state.get(other), Mapping)]
+    sets = [other for other in (*WRAPPERS, *AVERAGES, RAW) if isinstance(state.get(other), Mapping)]
+    beside = [other for other in sets if other != key and state[other]]
     notes: list[str] = []
     if key in AVERAGES and any(other in WRAPPERS for other in beside):
         notes.append(f"the moving average under '{key}' was taken, not the last weights beside it")
         beside = [other for other in beside if other not in WRAPPERS]
-    elif key in WRAPPERS and (partial := [other for other in beside if other in AVERAGES and state[other]]):
+    elif key in WRAPPERS and (partial := [other for other in beside if other in AVERAGES]):
         notes.append(f"'{partial[0]}' is not an average of all weights, so the last ones were taken")
         beside = [other for other in beside if other not in AVERAGES]
     if others := [f"'{other}'" for other in beside if _tensors(state[other])]:

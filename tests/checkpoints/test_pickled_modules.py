@@ -1,6 +1,7 @@
 """Whole modules in a pickle: their tensors are read without their classes; whatever else is in them does nothing."""
 
 import contextlib
+import itertools
 import json
 import pickle
 import sys
@@ -154,6 +155,18 @@ def test_the_moving_average_is_taken_and_said():
             assert unwrap_state_dict({other: raw, key: None})["w"] == 0
             assert unwrap_state_dict({other: raw, key: {}}).notes == []
     assert unwrap_state_dict({"state_dict": raw, "ema_state_dict": average})["w"] == 0  # MMEngine's raw weights
+
+
+@pytest.mark.parametrize("inside", [None, "model"])
+def test_of_two_sets_of_weights_beside_each_other_the_one_that_was_taken_is_said(inside):
+    sets = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "ema_state_dict")
+    for names in itertools.permutations(sets, 2):
+        content = {name: {"w": torch.full((1,), float(number))} for number, name in enumerate(names)}
+        weights = unwrap_state_dict({inside: content} if inside else content)
+        taken = names[int(weights["w"])]
+        assert len(weights.notes) == 1
+        assert f"under '{taken}' w" in weights.notes[0]
+        assert unwrap_state_dict({taken: content[taken], names[names[0] == taken]: {}, "epoch": 3}).notes == []
 
 
 def test_an_average_of_some_weights_or_in_another_form_is_not_taken():
