@@ -4,12 +4,17 @@ mmengine builds the training set when training starts and the others when they a
 built before the first iteration.
 """
 
+import ast
 import copy
 import difflib
 import gc
 import inspect
+import io
+import json
 import logging
+import re
 import time
+import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 _MOST_TEXT = 2**20  # characters of a recorded config that are compared
+_OF_A_RUN = {"launcher", "work_dir"}  # what every run writes into its config
+_YAML_NAME, _YAML_REMARK = re.compile(r"^(\w+):", re.MULTILINE), re.compile(r"^(?:[^'\"\n]*\s)?#", re.MULTILINE)
 
 
 def build_datasets(cfg: Config) -> dict[str, Any]:
@@ -97,7 +104,8 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":
         The runner. Processes started by a launcher talk over gloo where there is no CUDA.
 
     Raises:
-        HOCPError: If ``runner_type`` names no runner.
+        HOCPError: If ``runner_type`` names no runner, or ``work_dir`` holds a config of the same name that is no copy
+            of an earlier run.
     """
     from mmengine.runner import Runner  # here, where it costs inference nothing
 
@@ -108,6 +116,10 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":
         if kept.is_symlink():
             kept.unlink()
         require_writable_file(kept, "work_dir")
+        if kept.exists() and not _is_dump(kept):
+            raise HOCPError(
+                f"work_dir: the copy of the config must not replace one written by hand, got {kept} (name another one)."
+            )
         _remove_links_to_come(Path(cfg["work_dir"]))
     allow_measuring((cfg.get("randomness") or {}).get("seed") is None)
     init_distributed(cfg.get("launcher", "none"), cfg)
@@ -124,6 +136,27 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":
         drawn = SeededDataset(dataset) if split == "train" else dataset
         arguments[f"{split}_dataloader"] = loader | {"dataset": drawn, "pin_memory": pinned}
     return runner_class(**arguments, cfg=cfg)
+
+
+def _is_dump(file: Path) -> bool:
+    """Tell whether a config was written at the start of a run: plain values without a remark, in MMEngine's order."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():  # of a run that was killed while it wrote
+            return True
+        if file.suffix == ".json":
+            return "\n" not in text and json.loads(text).keys() >= _OF_A_RUN
+        if file.suffix == ".py":
+            tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+            parts = ast.parse(text).body
+            remarks = any(token.type == tokenize.COMMENT for token in tokens)
+            remarks = remarks or not all(isinstance(part, ast.Assign) for part in parts)
+            names = [ast.unparse(part).partition(" = ")[0] for part in parts]
+        else:
+            remarks, names = _YAML_REMARK.search(text) is not None, _YAML_NAME.findall(text)
+    except (OSError, ValueError, AttributeError, SyntaxError, RecursionError, tokenize.TokenError):
+        return False
+    return not remarks and "_base_" not in names and set(names) >= _OF_A_RUN and names == sorted(names)
 
 
 def _remove_links_to_come(work_dir: Path) -> None:

@@ -3,6 +3,7 @@ import copy
 import pytest
 from mmengine.config import Config
 
+from hocp_mm.errors import HOCPError
 from hocp_mm.functional import choice
 from hocp_mm.launch import runner as runners
 from hocp_mm.launch.config import few
@@ -54,6 +55,54 @@ def test_a_run_with_a_seed_measures_no_form(seed, monkeypatch):
     monkeypatch.setattr("mmengine.runner.Runner", FakeRunner)
     runners.make_runner(Config({"work_dir": "w", "randomness": {"seed": seed}}), {})
     assert choice._measuring_allowed == (seed is None)
+
+
+RUN = "launcher = 'none'\n{}model = dict(type='X')\nwork_dir = 'w'\n"
+BY_HAND = {
+    "a remark": ("mine.py", RUN.format("# a year of notes\n")),
+    "a remark behind a value": ("mine.py", RUN.format("lr = 1  # why\n")),
+    "a docstring": ("mine.py", '"""Mine."""\n' + RUN.format("")),
+    "a base": ("mine.py", "_base_ = 'other.py'\n"),
+    "a base in a run": ("mine.py", "_base_ = 'other.py'\n" + RUN.format("")),
+    "a computation": ("mine.py", RUN.format("if True:\n    x = 2\n")),
+    "an import": ("mine.py", "import os\n" + RUN.format("")),
+    "another order": ("mine.py", RUN.format("").replace("model", "x")),
+    "no run": ("mine.py", "a = 1\nb = 2\n"),
+    "no program": ("mine.py", "a = (\n"),
+    "no text": ("mine.py", "\0"),
+    "json": ("mine.json", '{\n"launcher": "none",\n"work_dir": "w"\n}'),
+    "json of no run": ("mine.json", "[1]"),
+    "no json": ("mine.json", "{"),
+    "yaml": ("mine.yaml", "# mine\nlauncher: none\nwork_dir: w\n"),
+    "yaml in another order": ("mine.yaml", "work_dir: w\nlauncher: none\n"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), BY_HAND.values(), ids=BY_HAND)
+@pytest.mark.parametrize("itself", [True, False])
+def test_a_config_written_by_hand_is_not_replaced_by_the_copy_in_the_folder_of_a_run(tmp_path, name, text, itself):
+    (tmp_path / name).write_text(text)
+    source = tmp_path / name if itself else tmp_path / "configs" / name
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(text)
+    cfg = Config({"work_dir": str(tmp_path), "launcher": "none", "model": {"type": "X"}}, filename=str(source))
+    with pytest.raises(HOCPError, match=rf"work_dir: .* must not replace one written by hand, got .*{name} \(name"):
+        runners.make_runner(cfg, {})
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize("suffix", ["py", "json", "yaml"])
+def test_the_copy_of_an_earlier_run_is_replaced(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.Runner", FakeRunner)
+    source = tmp_path / f"configs.{suffix}" / f"mine.{suffix}"
+    source.parent.mkdir()
+    source.write_text("")
+    settings = {"z": [{"a": 1}], "work_dir": str(tmp_path), "a": {"text": "no # remark", "list": [1, 2]}}
+    cfg = Config({**settings, "launcher": "none"}, filename=str(source))
+    (tmp_path / f"mine.{suffix}").touch()
+    for _ in range(3):
+        runners.make_runner(cfg, {})
+        cfg.dump(tmp_path / f"mine.{suffix}")
 
 
 class FakeRunner:
