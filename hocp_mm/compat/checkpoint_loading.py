@@ -14,6 +14,7 @@ import torch
 from hocp_mm.checkpoints._plain_data import echo
 from hocp_mm.checkpoints.reading import (
     AVERAGES,
+    EXTRA_STATE,
     RAW,
     WRAPPERS,
     MapLocation,
@@ -69,15 +70,15 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
         ``Runner.resume`` runs as Python, and the paths in the message hub.
 
     Raises:
-        CheckpointError: If it cannot be read, or has a tensor where MMEngine looks for weights that cannot be copied
-            into a model, or two that MMEngine would give one name.
+        CheckpointError: If it cannot be read, or where MMEngine looks for weights there is something that cannot be
+            copied into a model, or two tensors that MMEngine would give one name.
     """
     there = Path(filename).expanduser().is_file()
     if _handed and there and (handed := _handed.pop(file_mark(filename), None)) is not None:
         return handed
     checkpoint = read_checkpoint(filename, map_location=map_location)
     if "state_dict" not in checkpoint:
-        checkpoint = _checked(checkpoint, filename)
+        checkpoint = _checked(checkpoint, filename, bare=True)
     elif isinstance(checkpoint["state_dict"], dict):
         checkpoint["state_dict"] = _checked(checkpoint["state_dict"], filename)
     else:
@@ -85,15 +86,31 @@ def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str
     return _disarmed(checkpoint, filename)
 
 
-def _checked(state: Mapping[str, Any], filename: str, prefix: str = "module.") -> OrderedDict[str, Any]:
+def _checked(
+    state: Mapping[str, Any], filename: str, prefix: str = "module.", bare: bool = False
+) -> OrderedDict[str, Any]:
     """Return a state dict whose tensors can be copied, under names that are still their own without a prefix.
 
     What stands in ``_metadata`` besides versions would change how torch copies.
+
+    Args:
+        state: The state dict.
+        filename: File name for the error text.
+        prefix: What MMEngine takes off.
+        bare: Whether other values (``epoch``) may stand beside the weights.
+
+    Raises:
+        CheckpointError: If it is anything else.
     """
     checked = OrderedDict[str, Any]()
     for name, value in state.items():
         require_name(name, filename)  # MMEngine replaces parts of them, and prints those that are not the model's
-        checked[name] = plain_tensor(name, value, filename) if isinstance(value, torch.Tensor) else value
+        if isinstance(value, torch.Tensor):
+            checked[name] = plain_tensor(name, value, filename)
+        elif bare or name.endswith(EXTRA_STATE):
+            checked[name] = value
+        else:
+            raise CheckpointError(f"{filename}: weights must be tensors, got {echo(value)} for {echo(name, 100)}.")
     under_names(((name.removeprefix(prefix), value) for name, value in checked.items()), filename)
     versions = getattr(state, "_metadata", None)
     entries = versions.items() if isinstance(versions, Mapping) else ()

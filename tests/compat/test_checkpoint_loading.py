@@ -109,6 +109,19 @@ def test_what_would_lose_a_part_on_its_way_into_a_model_is_refused(tmp_path, kin
 
 
 @pytest.mark.usefixtures("safe_loader")
+@pytest.mark.parametrize("odd", ["text", None, [1.0], {"weight": torch.ones(1, 2)}], ids=type)
+@pytest.mark.parametrize("wrap", ["state_dict", "ema_state_dict"])
+def test_what_is_no_tensor_among_weights_is_refused_and_beside_them_let_be(tmp_path, odd, wrap):
+    state = torch.nn.Linear(2, 1).state_dict()
+    torch.save({wrap: {**state, "weight": odd}}, path := tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: weights must be tensors, got .* for weight\."):
+        mmengine_checkpoint.load_checkpoint(torch.nn.Linear(2, 1), str(path))
+    for harmless in ({**state, "epoch": odd}, {wrap: {**state, "a._extra_state": odd}}):
+        torch.save(harmless, path)
+        mmengine_checkpoint.load_checkpoint(torch.nn.Linear(2, 1), str(path))
+
+
+@pytest.mark.usefixtures("safe_loader")
 @pytest.mark.parametrize("wrap", ["", "state_dict"])
 def test_two_tensors_do_not_become_one_without_a_prefix(tmp_path, wrap):
     state = torch.nn.Linear(2, 1).state_dict() | {"module.weight": torch.zeros(1, 2)}
