@@ -11,6 +11,7 @@ import pytest
 
 from hocp_mm.errors import HOCPError
 from tests.material.processes import ROOT
+from tests.material.raw_sets import tree
 
 DIMENSIONS = ("valence", "arousal", "mean")
 SCORES = {f"{name}_{row}": 0.5 for name in ("ccc", "pcc", "rmse", "sagr") for row in DIMENSIONS}
@@ -241,10 +242,81 @@ def test_the_newest_best_checkpoint_counts(steps, tmp_path):
 
 
 def test_what_an_earlier_demo_left_is_gone(steps, tmp_path):
-    (tmp_path / "static").mkdir()
+    folders = [tmp_path / "static", tmp_path / "logs"]
+    steps.fresh(folders)
     (tmp_path / "static/best_x.pth").touch()
-    steps.fresh([tmp_path / "static", tmp_path / "logs"])
-    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["logs", "static"]
+    (tmp_path / "static/vis_data").mkdir()
+    (tmp_path / "static/vis_data/scalars.json").touch()
+    (tmp_path / f"logs/.1_train.{'0' * 32}.part.log").touch()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.txt").touch()
+    (tmp_path / "static/linked").symlink_to(outside)
+    steps.fresh(folders)
+    assert [path.name for folder in folders for path in folder.iterdir()] == [steps.MARKER] * 2
+    assert (outside / "mine.txt").exists()
+
+
+def full(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("a year of work")
+
+
+def with_folders(folder: Path) -> None:
+    full(folder / "deep")
+
+
+def hidden(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / ".mine").write_text("a year of work")
+
+
+def marked_otherwise(folder: Path) -> None:
+    full(folder)
+    (folder / "MADE_BY_DEMO.txt").write_text("another demo of mine\n")
+
+
+def marked_by_a_link(folder: Path) -> None:
+    full(folder)
+    ours = folder.with_name("of a demo")
+    importlib.import_module("demos.steps").fresh([ours])
+    (folder / "MADE_BY_DEMO.txt").symlink_to(ours / "MADE_BY_DEMO.txt")
+
+
+def a_file(folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a year of work")
+
+
+def a_link(folder: Path) -> None:
+    full(folder.with_name("elsewhere"))
+    folder.symlink_to("elsewhere")
+
+
+def of_an_earlier_version(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "results.md").write_text("| | CCC | PCC | RMSE | SAGR |\n")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [full, with_folders, hidden, marked_otherwise, marked_by_a_link, a_file, a_link, of_an_earlier_version],
+)
+@pytest.mark.parametrize("name", ["static", "results", "logs"])  # the first and the last to be emptied
+def test_no_demo_empties_a_folder_that_none_has_made(tool, tmp_path, monkeypatch, spoil, name):
+    """Nor one of its own before it has looked at all of them."""
+    steps = importlib.import_module("demos.steps")
+    monkeypatch.setattr(tool.SETS["affectnet"], "run", lambda demo: pytest.fail("ran"))
+    out = tmp_path / "out"
+    steps.fresh([out / "static"] if name != "static" else [out / "logs"])
+    spoil(out / name)
+    ours = out / ("static" if name != "static" else "logs")
+    (ours / "of an earlier demo").touch()
+    before = tree(tmp_path)
+    with pytest.raises(HOCPError, match=f"{name}.* must be ") as error:
+        tool.main(["--set", "affectnet", "--out", str(out), "--data", str(tmp_path / "data")])
+    assert "\n" not in str(error.value)
+    assert tree(tmp_path) == before
 
 
 OUTCOMES = {

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hocp_mm.errors import HOCPError
+from hocp_mm.system.files import is_draft, refuse_links, write_text, writing
 from hocp_mm.system.parallel import launched
 
 ROOT = Path(__file__).resolve().parents[2]
+
+MARKER = "MADE_BY_DEMO.txt"
+"""File in each folder that a demo has made."""
+_TOLD = "tools/run_demo.py made this folder, and empties it when it runs again. Keep nothing of your own here.\n"
 
 _MEASURES, _DIMENSIONS = ("ccc", "pcc", "rmse", "sagr"), ("valence", "arousal", "mean")
 # Of an OpenMMLab log, which is long, what a spectator wants to see; the rest is in the log file.
@@ -181,10 +186,45 @@ def for_all_parts(setting: str) -> list[str]:
 
 
 def fresh(folders: Sequence[Path]) -> None:
-    """Make empty folders, in place of those of an earlier demo."""
+    """Make empty folders, in place of those of an earlier demo: each holds a file that says whose it is.
+
+    Args:
+        folders: The folders. All are looked at before the first is emptied.
+
+    Raises:
+        HOCPError: If one has content, and no demo has made it.
+        OutputError: If one is a link, or cannot be written to.
+    """
+    refuse_links(*folders)
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        with writing(folder):
+            if folder.exists() and not _is_ours(folder):
+                raise HOCPError(
+                    f"--out: {folder} must be new, empty, or marked as a demo's by {MARKER}, got other content; name "
+                    "another --out, or move or delete it (an earlier version of the demo left no such file)."
+                )
+    for folder in folders:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(
+                folder / MARKER, _TOLD, follow=False
+            )  # stays: whatever ends the process, it is known whose it is
+            for place in sorted(folder.iterdir()):
+                if place.name == MARKER:
+                    continue
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a folder has no content, or is a demo's."""
+    if not folder.is_dir():
+        return False
+    marker = folder / MARKER
+    told = marker.is_file() and not marker.is_symlink() and marker.read_bytes() == _TOLD.encode()
+    return told or all(is_draft(file) and file.is_file() for file in folder.iterdir())
 
 
 def best_checkpoint(folder: Path) -> Path:
