@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--val-share", type=float, default=0.125, help="share of validation in what is not tested, default: 0.125"
     )
-    parser.add_argument("--force", action="store_true", help="replace fold files that differ")
+    parser.add_argument("--force", action="store_true", help="replace fold files that differ, or were written by hand")
     args = parser.parse_args(argv)
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"{args.root}: {error}") from error
     check_folds(folds, actors.__getitem__)
     if not args.force:
-        refuse_to_replace(args.root, folds)
+        refuse_other_folds(args.root, folds)
     elif count_folds(args.root) > len(folds):
         raise DataError(f"{args.root / 'folds'}: holds {count_folds(args.root)} folds; delete it to write fewer.")
     folder = write_fold_files(args.root, folds, args.seed, grouped_by="actor")
@@ -71,19 +71,21 @@ def read_actors(root: Path) -> dict[str, str]:
     return {clip: same_actor(actor) for clip, actor in actors.items() if actor is not None}
 
 
-def refuse_to_replace(root: Path, folds: Sequence["Parts"]) -> None:
+def refuse_other_folds(root: Path, folds: Sequence["Parts"]) -> None:
     """Refuse to overwrite other folds, with which results would no longer compare.
 
     Raises:
         DataError: If there are some.
     """
-    from hocp_mm.datasets.splits import count_folds, read_fold
+    from hocp_mm.datasets.splits import count_folds, refuse_to_replace
 
     known = count_folds(root)
-    if known and (known != len(folds) or any(read_fold(root, fold) != parts for fold, parts in enumerate(folds))):
+    if known and known != len(folds):
         raise DataError(
-            f"{root / 'folds'}: holds other folds, and results on them would no longer compare; pass --force."
+            f"{root / 'folds'}: holds {known} folds, and results on them would no longer compare; pass --force."
         )
+    for fold, parts in enumerate(folds):
+        refuse_to_replace(root / "folds" / f"fold_{fold}", parts)
 
 
 if __name__ == "__main__":

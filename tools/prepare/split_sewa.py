@@ -21,14 +21,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--ratios", type=float, nargs=3, default=(8, 1, 1), metavar=("TRAIN", "VAL", "TEST"), help="default: 8 1 1"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the shuffle, default: 0")
-    parser.add_argument("--force", action="store_true", help="replace split files that differ")
+    parser.add_argument("--force", action="store_true", help="replace split files that differ, or were written by hand")
     args = parser.parse_args(argv)
     if args.root.is_dir():
         require_writable(args.root, "ROOT")
         refuse_links(args.root / "splits")
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     from hocp_mm.datasets.sewa.files import find_sewa_keys, parse_sewa_key
-    from hocp_mm.datasets.splits import check_no_leak, split_by_group, write_split_files
+    from hocp_mm.datasets.splits import check_no_leak, refuse_to_replace, split_by_group, write_split_files
 
     keys = find_sewa_keys(args.root)
     names = {key: parse_sewa_key(key) for key in keys}
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_no_leak(parts, lambda key: names[key].conversation)
     folder = args.root / "splits"
     if not args.force:
-        _refuse_to_replace(folder, parts)
+        refuse_to_replace(folder, parts)
     write_split_files(folder, parts, args.seed)
     cultures = sorted({name.culture for name in names.values()})
     print(f"{'part':<6} {'videos':>7} {'talks':>6} " + " ".join(f"{culture:>5}" for culture in cultures))
@@ -54,15 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = " ".join(f"{list(talks.values()).count(culture):>5}" for culture in cultures)
         print(f"{part:<6} {len(chosen):>7} {len(talks):>6} {counts}")
     print(f"talks per culture on the right; written to {folder} with seed {args.seed}")
-
-
-def _refuse_to_replace(folder: Path, parts: dict[str, list[str]]) -> None:
-    from hocp_mm.datasets.splits import read_split_file
-
-    for part, keys in parts.items():
-        file = folder / f"{part}.txt"
-        if file.is_file() and read_split_file(file, allow_empty=True) != keys:
-            raise DataError(f"{file}: holds another split, and results on it would no longer compare; pass --force.")
 
 
 if __name__ == "__main__":

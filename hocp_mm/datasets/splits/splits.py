@@ -5,13 +5,14 @@ made of whole groups: the conversation in SEWA (both partners share the talk), t
 """
 
 import hashlib
+import os
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hocp_mm.errors import DataError
+from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.system.files import write_text
 from hocp_mm.system.reading import read_text
 
@@ -109,9 +110,46 @@ def write_split_files(
         file = folder / f"{part}.txt"
         drawn = "" if seed is None else f"seed={seed} "
         header = f"# {drawn}sha256={_checksum(keys)} grouped by {grouped_by}\n"
-        write_text(file, header + "".join(f"{key}\n" for key in keys), newline="\n", follow=False)
+        write_text(file, header + _lines(keys), newline="\n", follow=False)
         files.append(file)
     return files
+
+
+def is_as_written(path: str | Path) -> bool:
+    """Tell whether a split file is one of `write_split_files` that nobody has changed since.
+
+    Args:
+        path: The file.
+
+    Returns:
+        False as well for a file that cannot be read.
+    """
+    try:
+        header, _, text = read_text(Path(path), "split file").partition("\n")
+    except HOCPError:
+        return False
+    promised = _CHECKSUM.search(header) if header.startswith("# ") else None
+    return promised is not None and promised.group(1) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_to_replace(folder: Path, parts: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to write over another split, or over one that was written or changed by hand.
+
+    Args:
+        folder: Where `write_split_files` is going to write.
+        parts: Keys by part.
+
+    Raises:
+        DataError: If it would.
+    """
+    for part, keys in parts.items():
+        file = folder / f"{part}.txt"
+        same = is_as_written(file) and read_split_file(file, allow_empty=True) == list(keys)
+        if os.path.lexists(file) and not same:
+            raise DataError(
+                f"{file}: holds another split, with which results would no longer compare, or was written by hand; "
+                "pass --force to replace it."
+            )
 
 
 def split_path(root: Path, split: str) -> Path:
@@ -181,7 +219,11 @@ def check_folders(keys: Sequence[str], root: Path, where: str | Path) -> None:
 
 
 def _checksum(keys: Sequence[str]) -> str:
-    return hashlib.sha256("".join(f"{key}\n" for key in keys).encode()).hexdigest()
+    return hashlib.sha256(_lines(keys).encode()).hexdigest()
+
+
+def _lines(keys: Sequence[str]) -> str:
+    return "".join(f"{key}\n" for key in keys)
 
 
 def _deal_groups(stratum_of: Mapping[str, str], shares: Sequence[float], seed: int) -> dict[str, str]:

@@ -7,6 +7,7 @@ import pytest
 from hocp_mm.datasets.splits import check_folds, count_folds, read_fold
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
+from tests.material.raw_sets import tree
 from tests.material.tools import load_tool
 
 TOOL = ROOT / "tools/prepare/split_afew_va.py"
@@ -50,13 +51,31 @@ def test_other_folds_are_replaced_only_by_force(main, tmp_path):
     root = str(_root(tmp_path))
     main([root])
     main([root])  # the same folds again
-    for other in (["--seed", "1"], ["--folds", "4"]):
-        with pytest.raises(DataError, match=r"holds other folds, .* pass --force"):
+    for other, told in ((["--seed", "1"], "holds another split"), (["--folds", "4"], "holds 5 folds")):
+        with pytest.raises(DataError, match=rf"{told}, .* pass --force"):
             main([root, *other])
     with pytest.raises(DataError, match="holds 5 folds; delete it to write fewer"):
         main([root, "--folds", "4", "--force"])
     main([root, "--seed", "1", "--force"])
     assert "seed=1" in (tmp_path / "folds/fold_0/train.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["fold_0/val.txt", "fold_1/train.txt", "fold_4/test.txt"])  # some count from 1
+def test_folds_written_by_hand_are_replaced_only_by_force(main, tmp_path, name):
+    file = _root(tmp_path) / "folds" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("001\n")
+    for number in range(int(name[5])):  # so that the folder counts
+        (tmp_path / f"folds/fold_{number}").mkdir()
+    with pytest.raises(DataError, match="pass --force"):
+        main([str(tmp_path)])
+    for number in range(int(name[5])):
+        (tmp_path / f"folds/fold_{number}").rmdir()
+    with pytest.raises(DataError, match="pass --force"):
+        main([str(tmp_path)])
+    assert tree(tmp_path / "folds") == {name: b"001\n"}
+    main([str(tmp_path), "--force"])
+    assert file.read_text() != "001\n"
 
 
 def test_every_clip_without_an_actor_is_named(main, tmp_path):

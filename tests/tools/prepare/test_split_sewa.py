@@ -50,6 +50,19 @@ def test_another_split_is_replaced_only_by_force(main, tmp_path):
     assert "seed=1" in (tmp_path / "splits/train.txt").read_text()
 
 
+@pytest.mark.parametrize("change", ["# mine\n{}", "{}# mine\n", "{}\n"])
+def test_the_same_split_with_notes_of_the_user_is_replaced_only_by_force(main, tmp_path, change):
+    main([str(_root(tmp_path))])
+    file = tmp_path / "splits/val.txt"
+    written = file.read_text()
+    file.write_text(change.format(written))
+    with pytest.raises(DataError, match=r"val\.txt: holds another split, .* or was written by hand; pass --force"):
+        main([str(tmp_path)])
+    assert file.read_text() == change.format(written)
+    main([str(tmp_path), "--force"])
+    assert file.read_text() == written
+
+
 def test_a_folder_without_segments_is_named(main, tmp_path):
     with pytest.raises(DataError, match="must hold folders named like"):
         main([str(tmp_path)])
