@@ -56,6 +56,21 @@ def write_header(store: str | Path, header: StoreHeader) -> Path:
     return path
 
 
+def require_header(store: str | Path) -> None:
+    """Refuse a ``store.json`` that no version of hocp_mm has written, before anything beside it is replaced.
+
+    Args:
+        store: Folder of the store.
+
+    Raises:
+        DataError: If it is one.
+    """
+    path = Path(store) / HEADER_NAME
+    values = read_json(path, "header")
+    if not isinstance(values, dict) or not {"dataset", "crop", "package_version", "format_version"} <= values.keys():
+        raise DataError(f"{path}: must be the header of a store, got something else; name another folder.")
+
+
 def read_header(store: str | Path) -> StoreHeader:
     """Read ``<store>/store.json``.
 

@@ -1,12 +1,14 @@
 """Split and fold files of a store: copies of those of the raw folder, or new ones for official parts."""
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hocp_mm.datasets.afew_va.files import same_actor
-from hocp_mm.datasets.splits import PARTS, check_no_leak, read_split_file, write_split_files
+from hocp_mm.datasets.splits import PARTS, check_no_leak, is_as_written, read_split_file, write_split_files
 from hocp_mm.errors import DataError, MissingDataError
-from hocp_mm.system.files import replacing
+from hocp_mm.system.files import remove_drafts, replacing
+from hocp_mm.system.reading import read_bytes
 
 SPLITS = "splits"
 FOLDS = "folds"
@@ -22,6 +24,26 @@ def split_files(folder: Path) -> dict[str, Path]:
     if not files:
         raise MissingDataError(f"{folder}: holds no {', '.join(f'{part}.txt' for part in PARTS)}.")
     return files
+
+
+def refuse_to_lose(store: Path, folders: Mapping[str, Path]) -> None:
+    """Refuse to replace or remove split files that somebody has written or changed by hand.
+
+    Args:
+        store: Folder of the store.
+        folders: Folders of split files to be copied, by their place in the store.
+
+    Raises:
+        DataError: If there is one that differs from what is copied.
+    """
+    for file in _part_files(store):
+        source = folders.get(file.parent.relative_to(store).as_posix())
+        if not (file.is_symlink() or is_as_written(file) or (source and _same_content(file, source / file.name))):
+            raise DataError(
+                f"{file}: would be replaced, but was written or changed by hand; move it out of the store, or allow to "
+                "replace it (--overwrite). Splits of your own stay if they have other names than "
+                f"{', '.join(f'{part}.txt' for part in PARTS)}."
+            )
 
 
 def copy_splits(store: Path, folders: Mapping[str, Path], subjects: Mapping[str, str]) -> list[str]:
@@ -86,11 +108,27 @@ def _remove_others(store: Path, wanted: Mapping[str, Collection[str]]) -> None:
         store: Folder of the store.
         wanted: Parts of this preparation by their place in the store.
     """
-    for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))):
-        if folder.is_dir():
-            kept = {f"{part}.txt" for part in wanted.get(str(folder.relative_to(store)), ())}
-            for file in folder.glob("*.txt"):  # drafts, too
-                if file.name not in kept:
-                    file.unlink()
-            if not any(folder.iterdir()):
-                folder.rmdir()
+    for file in _part_files(store):
+        if file.stem not in wanted.get(file.parent.relative_to(store).as_posix(), ()):
+            file.unlink()
+    for folder in _folders(store):
+        remove_drafts(folder)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _folders(store: Path) -> list[Path]:
+    """Return the folders of split files of an earlier preparation."""
+    return [folder for folder in (store / SPLITS, *sorted((store / FOLDS).glob("fold_*"))) if folder.is_dir()]
+
+
+def _part_files(store: Path) -> Iterator[Path]:
+    """Yield the split files of an earlier preparation; all others in their folders are the user's."""
+    for folder in _folders(store):
+        for part in PARTS:
+            if os.path.lexists(file := folder / f"{part}.txt"):
+                yield file
+
+
+def _same_content(file: Path, source: Path) -> bool:
+    return source.is_file() and read_bytes(file, "split file") == source.read_bytes()

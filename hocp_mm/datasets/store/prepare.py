@@ -21,18 +21,19 @@ from hocp_mm.datasets.faces.crops import CropSettings
 from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.datasets.records.record import Record
-from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, write_header
+from hocp_mm.datasets.store.header import HEADER_NAME, StoreHeader, read_header, require_header, write_header
 from hocp_mm.datasets.store.index import INDEX_NAME, PACKS, write_index
-from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, write_official_splits
+from hocp_mm.datasets.store.parts import FOLDS, SPLITS, copy_splits, refuse_to_lose, write_official_splits
 from hocp_mm.datasets.store.plan import check_records, plan_packs, stored_records, with_unique_keys
 from hocp_mm.datasets.store.report import LEFT_OUT, REPORT, count_kinds, report_text
-from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack
-from hocp_mm.errors import DataError
+from hocp_mm.datasets.store.task import DetectorChoice, PackJob, PackResult, make_pack, read_facts
+from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.system.files import LOCK, is_draft, locked, refuse_links, remove_drafts, write_text, writing
 from hocp_mm.system.parallel import run_tasks
 from hocp_mm.system.refusals import visible
 
 Progress = Callable[[int, int], None]
+_PACK_FILES = (".avi", ".npz")
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,15 @@ def prepare_store(
         workers: Processes; None = one per CPU core, 1 = this process. The bytes are the same.
         progress: Called with the number of finished packs and of all packs.
         images_per_pack: Images in a pack, for data sets of single images.
-        overwrite: Replace a store that was prepared with other settings.
+        overwrite: Replace a store that was prepared with other settings, and its split files even if they were changed
+            by hand.
 
     Returns:
         What the store holds.
 
     Raises:
-        DataError: If the folder holds something else, is being prepared by another process or cannot be written, or
-            nothing can be used.
+        DataError: If the folder holds something else or split files that were changed by hand, is being prepared by
+            another process or cannot be written, or nothing can be used.
         ValueError: If an option is out of its range, or the settings do not describe the records.
     """
     out = Path(out)
@@ -106,6 +108,8 @@ def prepare_store(
         out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         _check_settings(out, header, overwrite)
+        if not overwrite:
+            refuse_to_lose(out, {place: Path(folder) for place, folder in (split_folders or {}).items()})
         records = with_unique_keys({part: dataset.load_records() for part, dataset in parts.items()})
         check_records(records, settings, detector is not None)
         jobs = plan_packs(records, images_per_pack)
@@ -191,7 +195,7 @@ def _check_folder(out: Path) -> None:
     """Refuse a folder with something else in it; a store is never mixed with other files.
 
     Raises:
-        DataError: If it is one, or no folder.
+        DataError: If it is one, or no folder, or its header is none.
         OutputError: If a folder in it is a link: what lies there would be replaced.
     """
     if not out.exists():
@@ -200,14 +204,25 @@ def _check_folder(out: Path) -> None:
         raise DataError(f"{out}: a store goes to a folder, got a file.")
     refuse_links(out / PACKS, out / SPLITS, out / FOLDS, *(out / FOLDS).glob("fold_*"))
     content = {file.name for file in out.iterdir() if not is_draft(file)}
-    if HEADER_NAME not in content and (content - {LOCK, PACKS} or not _holds_packs(out / PACKS)):
+    if HEADER_NAME in content:
+        require_header(out)
+    elif content - {LOCK, PACKS} or not _holds_packs(out / PACKS):
         raise DataError(f"{out}: a store goes to a new or empty folder, got one with other content.")
 
 
 def _holds_packs(folder: Path) -> bool:
-    """Tell whether a folder holds nothing but whole packs; what no record uses in it is going to be removed."""
+    """Tell whether a folder holds nothing but whole packs of a store."""
     files = [file for file in folder.iterdir() if not is_draft(file)] if folder.is_dir() else []
-    return all((folder / f"{file.stem}{suffix}").is_file() for file in files for suffix in (".avi", ".npz"))
+    return all(file.suffix in _PACK_FILES and _is_pack(folder / file.stem) for file in files)
+
+
+def _is_pack(place: Path) -> bool:
+    """Tell whether both files of a pack are there, by their place without suffix, and one describes the other."""
+    pack, facts = (Path(f"{place}{suffix}") for suffix in _PACK_FILES)
+    try:
+        return pack.is_file() and bool(read_facts(facts)["length"] == pack.stat().st_size)
+    except HOCPError:
+        return False
 
 
 def _check_settings(out: Path, header: StoreHeader, overwrite: bool) -> None:
@@ -245,16 +260,18 @@ def _write_splits(
 
 
 def _clean(packs: Path, used: set[str]) -> None:
-    """Remove what earlier calls left: drafts of killed ones, packs of records that are gone."""
+    """Remove what earlier calls left: drafts of killed ones, packs of records that are gone; nobody else's files."""
     remove_drafts(packs)
     remove_drafts(packs.parent)
-    ours = [file for file in sorted(packs.iterdir()) if file.suffix in (".avi", ".npz")]
-    gone = [file for file in ours if file.stem not in used]
-    for file in gone:
-        file.unlink()
-    if old := [file.stem for file in gone if file.suffix == ".avi"]:
-        text = f"{packs}: {len(old)} packs that no record uses any more removed ({old[0]} …)"
-        print_log(visible(text), logger="current")
+    others = {packs / file.stem for file in packs.iterdir() if file.suffix in _PACK_FILES and file.stem not in used}
+    gone = {place for place in others if _is_pack(place)}
+    for place in gone:
+        for suffix in _PACK_FILES:
+            Path(f"{place}{suffix}").unlink()
+    for found, fate in ((gone, "removed"), (others - gone, "left, as their files do not say that they are of a store")):
+        if found:
+            text = f"{packs}: {len(found)} packs that no record uses {fate} ({min(found).name} …)"
+            print_log(visible(text), logger="current")
 
 
 def _summary(records: list[Record], results: list[PackResult], report: list[Fault]) -> Summary:
