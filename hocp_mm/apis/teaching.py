@@ -30,6 +30,8 @@ VIDEO_SUFFIXES = (
     ".webm", ".wmv",
 )  # fmt: skip
 NOTE = "teacher.json"
+_SIGNED, _LABELLED = {"checkpoint_sha256"}, {"video", "video_sha256"}  # what all versions wrote into the notes
+_TEACHER = "teacher_sha256"
 _REACH = 4.0  # standard deviations of the filter: what lies beyond has no say
 _TIE = 1e-9  # seconds; neighbours as far before as after have a say together
 _ROUNDS = 5
@@ -213,7 +215,8 @@ def label_folder(
     """Label all videos of a folder and of the folders in it, one after the other.
 
     ``out`` gets ``<name>.csv`` (see `hocp_mm.datasets.taught.files`) and ``<name>.json``, which says what was labelled,
-    for each video, and ``teacher.json``, which says by whom. A video that has its labels already is passed over.
+    and by whom for each video, and ``teacher.json``, which says more of that. A video that has its labels already is
+    passed over.
 
     Args:
         teacher: The network.
@@ -236,37 +239,44 @@ def label_folder(
     finder = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
+    facts = {**teacher.facts, **_finder_facts(finder)}
+    _own_note(out / NOTE, _SIGNED)  # a folder of somebody else gets no lock
     with locked(out):
-        _sign(out / NOTE, {**teacher.facts, **_finder_facts(finder)})
+        _sign(out / NOTE, facts)
         for video in videos:
             outcome: str | HOCPError
             try:
                 with writing(out):
-                    outcome = _label_into(out, teacher, folder, video, finder, progress)
+                    outcome = _label_into(out, teacher, _signature(facts), folder, video, finder, progress)
             except HOCPError as error:
                 outcome = error
             yield video, outcome
 
 
-def _label_into(out: Path, teacher: Teacher, folder: Path, video: Path, faces: Any, progress: Progress | None) -> str:
+def _label_into(
+    out: Path, teacher: Teacher, signature: str, folder: Path, video: Path, faces: Any, progress: Progress | None
+) -> str:
     """Label a video, unless it has its labels already.
 
     Returns:
         What became of it.
 
     Raises:
-        DataError: If files of somebody else would be lost.
+        DataError: If files of somebody else would be lost, or labels of another teacher.
         HOCPError: As `Teacher.label` does, or if something cannot be written.
     """
     name = video.relative_to(folder)
     table, note = out / f"{name}.csv", out / f"{name}.json"
     refuse_links(*(place for place in table.parents if out in place.parents))
-    facts = {"video": name.as_posix(), "video_sha256": file_digest(video)}
-    known = _own_note(note, set(facts))
-    if table.exists() and known is None:
-        raise DataError(f"{table}: is there already, and no {note.name} says of what; name another --out.")
-    if table.exists() and known == facts:
-        return "labelled already"
+    facts = {"video": name.as_posix(), "video_sha256": file_digest(video), _TEACHER: signature}
+    known = _own_note(note, _LABELLED)
+    if table.exists():
+        if known is None:
+            raise DataError(f"{table}: is there already, and no {note.name} says of what; name another --out.")
+        if known.get(_TEACHER, signature) != signature:
+            raise DataError(f"{table}: is of another teacher than {out / NOTE} says; name another --out, or delete it.")
+        if all(known[name] == facts[name] for name in _LABELLED):
+            return "labelled already"
     labels = teacher.label(video, faces, progress)
     table.unlink(missing_ok=True)  # of another content under this name
     write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
@@ -313,9 +323,14 @@ def _sign(note: Path, facts: dict[str, Any]) -> None:
     """Write down who labels, or make sure that it was the same one.
 
     Raises:
-        DataError: If it was another, or the file is none of ours.
+        DataError: If it was another or nobody knows, or the file is none of ours.
     """
-    known = _own_note(note, {"checkpoint_sha256"})
+    known = _own_note(note, _SIGNED)
+    if known is None and (table := _table_of_others(note.parent, _signature(facts))) is not None:
+        raise DataError(
+            f"{note}: is missing, and nothing says that {table} is of this teacher; bring it back, or name another "
+            "--out."
+        )
     if known is None or not any(note.parent.rglob("*.csv")):
         write_text(note, f"{json.dumps(facts, indent=2)}\n", follow=False)
         return
@@ -323,6 +338,22 @@ def _sign(note: Path, facts: dict[str, Any]) -> None:
         if name != "checkpoint" and known.get(name) != value:
             told = f"{name} {known.get(name)!r:.80} there, {value!r:.80} now"
             raise DataError(f"{note}: all labels of a folder must be of one teacher, got {told}; name another --out.")
+
+
+def _signature(facts: dict[str, Any]) -> str:
+    """Return a hash of all that decides what a teacher says; the name of its file does not."""
+    said = {name: value for name, value in facts.items() if name != "checkpoint"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _table_of_others(folder: Path, signature: str) -> Path | None:
+    """Return a table of labels whose note does not name this teacher, None if there is none."""
+    for table in sorted(folder.rglob("*.csv")):
+        with contextlib.suppress(HOCPError):  # a table of somebody else
+            known = _own_note(table.with_suffix(".json"), _LABELLED)
+            if known is not None and known.get(_TEACHER) != signature and table.is_file():
+                return table
+    return None
 
 
 def _own_note(note: Path, keys: set[str]) -> dict[str, Any] | None:

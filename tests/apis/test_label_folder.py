@@ -223,3 +223,86 @@ def test_a_name_of_a_detector_is_the_detector_that_it_means(folder, monkeypatch)
     list(label_folder(teacher, folder / "videos", folder / "labels", "auto"))
     note = json.loads((folder / "labels/teacher.json").read_text())
     assert (note["faces"], note["detector_sha256"]) == ("Finder", None)
+
+
+def labelled_by(folder: Path, name: str) -> dict[str, bytes]:
+    assert not failures(folder, Quick(name))
+    return tree(folder / "labels")
+
+
+def as_an_earlier_version(labels: Path) -> None:
+    """Take out of the notes what was not in them then."""
+    for note in labels.rglob("*.mp4.json"):
+        facts = json.loads(note.read_text())
+        del facts["teacher_sha256"]
+        note.write_text(f"{json.dumps(facts, indent=2)}\n")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("kept", ["a.mp4", "show/a.mp4", "all"])
+@pytest.mark.parametrize("moved", [False, True], ids=["the same videos", "other videos"])
+def test_labels_are_not_taken_for_those_of_another_teacher_where_nothing_says_whose_they_are(
+    folder, earlier, kept, moved
+):
+    """After `teacher.json` was deleted, or some of the labels were copied without it."""
+    labelled_by(folder, "a")
+    labels = folder / "labels"
+    if earlier:
+        as_an_earlier_version(labels)
+    (labels / "teacher.json").unlink()
+    for table in [file for file in labels.rglob("*.csv") if kept not in ("all", f"{file.relative_to(labels)}"[:-4])]:
+        table.unlink()
+    if moved:
+        for name in ("a.mp4", "show"):
+            (folder / "videos" / name).rename(folder / "videos" / f"other {name}")
+    before = tree(labels)
+    with pytest.raises(DataError, match=r"teacher\.json: is missing, and nothing says that .*\.csv is of this teacher"):
+        failures(folder, Quick("b"))
+    assert tree(labels) == before
+
+
+@pytest.mark.parametrize("change", ["none", "video"])
+def test_a_table_that_another_teacher_wrote_is_neither_taken_nor_replaced(folder, change):
+    """Copied with its note into a folder of labels of this one; also if the video is another one by now."""
+    labelled_by(folder, "a")
+    shutil.move(folder / "labels/a.mp4.csv", folder / "a.csv")
+    shutil.move(folder / "labels/a.mp4.json", folder / "a.json")
+    shutil.rmtree(folder / "labels")
+    labelled_by(folder, "b")
+    for end in ("csv", "json"):
+        shutil.copy(folder / f"a.{end}", folder / f"labels/a.mp4.{end}")
+    if change == "video":
+        (folder / "videos/a.mp4").write_text("another")
+    before = tree(folder / "labels")
+    (error,) = failures(folder, Quick("b"))
+    assert f"{folder / 'labels/a.mp4.csv'}: is of another teacher than " in str(error)
+    assert tree(folder / "labels") == before
+
+
+def test_the_note_on_a_teacher_that_all_tables_name_is_written_again(folder):
+    before = labelled_by(folder, "a")
+    (folder / "labels/teacher.json").unlink()
+    (folder / "labels/numbers.csv").write_text("mine")
+    (folder / "labels/numbers.json").write_text("[]")
+    teacher = Quick("a")
+    assert not failures(folder, teacher)
+    assert not teacher.seen
+    mine = {"numbers.csv": b"mine", "numbers.json": b"[]"}
+    assert tree(folder / "labels") == {**before, **mine}
+
+
+def test_labels_of_an_earlier_version_beside_their_note_stay_as_they_are(folder):
+    labelled_by(folder, "a")
+    as_an_earlier_version(folder / "labels")
+    before, teacher = tree(folder / "labels"), Quick("a")
+    assert not failures(folder, teacher)
+    assert not teacher.seen
+    assert tree(folder / "labels") == before
+
+
+def test_a_folder_with_a_note_of_somebody_else_gets_no_lock(folder):
+    (folder / "labels").mkdir()
+    (folder / "labels/teacher.json").write_text("{}")
+    with pytest.raises(DataError, match="no note on labels"):
+        failures(folder)
+    assert tree(folder / "labels") == {"teacher.json": b"{}"}
