@@ -5,13 +5,13 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tools="$PWD/.venv-tools/bin/python" stack="$PWD/.venv/bin/python"
 
-rm -rf dist build ./*.egg-info
-"$tools" -m build --no-isolation --outdir dist . >build.log 2>&1 || { cat build.log >&2; rm -f build.log; exit 1; }
-rm -rf build.log build ./*.egg-info
-"$tools" -m twine check --strict dist/*
-
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
+rm -rf dist build ./*.egg-info
+"$tools" -m build --no-isolation --outdir dist . >"$folder/build.log" 2>&1 || { cat "$folder/build.log" >&2; exit 1; }
+rm -rf build ./*.egg-info
+"$tools" -m twine check --strict dist/*
+
 "$stack" -m venv --without-pip "$folder/env"
 # The packages of .venv, below the wheel; an editable hocp_mm there takes effect through a .pth file, which a folder
 # that is itself named in a .pth file does not get read.

@@ -8,6 +8,7 @@ kept, a training is resumed from its last checkpoint.
 import argparse
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.system.cli import config_options, run
 from hocp_mm.system.files import refuse_links, require_writable, write_text
 from hocp_mm.system.parallel import end_with_launcher, launched
+from hocp_mm.system.reading import read_bytes, refuse_to_replace
 from hocp_mm.system.refusals import config_errors, visible
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
 
     work_dir: Path = args.work_dir or Path("work_dirs") / f"{Path(args.config).stem}_folds"
     require_writable(work_dir, "--work-dir")
+    path = work_dir / "folds.json"
+    refuse_to_replace(path, lambda known: isinstance(known, dict) and {"folds", "pooled"} <= known.keys(), "--work-dir")
     first = load(args, 0)
     numbers = choose_folds(first, args.folds)
     check_tests(Path(first.test_dataloader.dataset.data_root), numbers)
@@ -70,7 +74,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n[{place}/{len(numbers)}] fold {fold} in {folder}", flush=True)
         train_and_test(folder, args, configs[fold], fold)
     scores = pool_folds({fold: collect(work_dir / f"fold_{fold}", cfg, fold) for fold, cfg in configs.items()})
-    path = work_dir / "folds.json"
     write_text(path, json.dumps(asdict(scores), indent=2) + "\n", follow=False)
     print(f"\n{report(scores)}\n\nwritten to {path}", flush=True)
 
@@ -156,6 +159,9 @@ def check_stamp(folder: Path, args: argparse.Namespace, cfg: "Config", fold: int
             raise HOCPError(
                 f"{folder}: holds a run with another {' and '.join(differing)}; name another --work-dir, or delete it."
             )
+        results = folder / "results"  # complete as soon as they have this name
+        if os.path.lexists(results) and not (results / "metrics.json").is_file():
+            raise HOCPError(f"{results}: must hold metrics.json, got none; delete it to test again.")
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise HOCPError(f"{folder}: must be new, empty, or of an earlier call, got one with other content.")
@@ -168,8 +174,6 @@ def read_note(file: Path) -> dict[str, Any]:
     Raises:
         HOCPError: If it is no JSON object.
     """
-    from hocp_mm.system.reading import read_bytes
-
     text = read_bytes(file, "note of an earlier call", LARGEST_NOTE)
     try:
         known = json.loads(text)
@@ -206,7 +210,6 @@ def train_and_test(folder: Path, args: argparse.Namespace, cfg: "Config", fold: 
         "test.py",
         [args.config, str(checkpoint), "--work-dir", str(folder / "test"), "--out-dir", str(draft), *options],
     )
-    remove(results)
     draft.rename(results)
 
 

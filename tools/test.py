@@ -15,10 +15,13 @@ from hocp_mm.errors import HOCPError
 from hocp_mm.system.cli import add_config_options, run
 from hocp_mm.system.files import require_writable, require_writable_file, write_text
 from hocp_mm.system.parallel import end_with_launcher, is_first_process
+from hocp_mm.system.reading import refuse_to_replace
 from hocp_mm.system.refusals import config_errors
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+METRICS = "metrics.json"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -114,15 +117,22 @@ def check_outputs(cfg: "Config", args: argparse.Namespace) -> None:
     require_writable(cfg.work_dir, "--work-dir")
     if args.out_dir is not None:
         require_writable(args.out_dir, "--out-dir")
+    folder, option = (cfg.work_dir, "--work-dir") if args.out_dir is None else (args.out_dir, "--out-dir")
+    refuse_to_replace(Path(folder) / METRICS, are_metrics, option)
     if args.dump is not None:
         require_writable_file(args.dump, "--dump")
+
+
+def are_metrics(values: Any) -> bool:
+    """Tell whether JSON can be what `report` wrote: scores, with the names of their metrics in front."""
+    return isinstance(values, dict) and any("/" in key and isinstance(score, float) for key, score in values.items())
 
 
 def report(metrics: dict[str, Any], folder: Path) -> None:
     """Write ``metrics.json`` into a folder and print the table."""
     from hocp_mm.evaluation import score_table
 
-    path = folder / "metrics.json"
+    path = folder / METRICS
     write_text(path, json.dumps(metrics, indent=2) + "\n", follow=False)
     prefixes = [key.removesuffix("/ccc_mean") for key in metrics if key.endswith("/ccc_mean")]
     tables = [score_table(metrics, prefix) for prefix in prefixes]

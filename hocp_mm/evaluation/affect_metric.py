@@ -26,6 +26,17 @@ from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.system.files import write_rows
 
+_LONGEST_HEADER = 1 << 16
+# First columns of what is written here, and what may follow them; None: anything.
+_TABLES: tuple[tuple[tuple[str, ...], frozenset[str] | None], ...] = (
+    (("frame", "time_s", "valence", "arousal"), frozenset(("valence_true", "arousal_true", "valid", "face_found"))),
+    (("video", "frames", "valid_frames", "ccc_valence"), None),
+    (
+        ("image", "valence", "arousal", "valence_true", "arousal_true", "valid"),
+        frozenset(("expression", "expression_true")),
+    ),
+    (("expression", "frames"), None),
+)
 _FUNCTIONS = {"ccc": ccc, "pcc": pcc, "rmse": rmse, "sagr": sagr}
 
 
@@ -51,6 +62,9 @@ class AffectMetric(BaseMetric):
             for; None writes nothing.
         collect_device: Where windows of several processes meet, ``"cpu"`` or ``"gpu"``.
         collect_dir: Folder for that exchange, shared by all processes; only with ``"cpu"``.
+
+    Raises:
+        DataError: If ``out_dir`` holds CSV files that no test has written: labels have the names of their videos, too.
     """
 
     default_prefix = "affect"
@@ -64,6 +78,8 @@ class AffectMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         self.out_dir = None if out_dir is None else Path(out_dir)
+        if self.out_dir is not None:
+            _refuse_tables_of_others(self.out_dir)  # now, not after hours of testing
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep one window per sample.
@@ -176,6 +192,21 @@ def score(timelines: Sequence[AffectTimeline]) -> dict[str, float]:
         valence, arousal = function(pred.double(), target.double(), valid).tolist()
         scores |= {f"{name}_valence": valence, f"{name}_arousal": arousal, f"{name}_mean": (valence + arousal) / 2}
     return scores
+
+
+def _refuse_tables_of_others(folder: Path) -> None:
+    for file in sorted(folder.glob("*.csv")):
+        if file.is_symlink() or not file.is_file():  # replaced itself, or refused
+            continue
+        with file.open("rb") as stream:
+            columns = stream.readline(_LONGEST_HEADER).decode("utf-8", "replace").strip().split(",")
+        if columns != [""] and not any(
+            columns[: len(first)] == list(first) and (more is None or more.issuperset(columns[len(first) :]))
+            for first, more in _TABLES
+        ):
+            raise DataError(
+                f"AffectMetric: out_dir must hold no tables but those of a test, got {file} (name another folder)."
+            )
 
 
 def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:

@@ -162,8 +162,8 @@ def _is_dump(file: Path) -> bool:
 def _remove_links_to_come(work_dir: Path) -> None:
     """Remove links that lie where MMEngine is going to write the log: a folder named after the time, and in it."""
     now = time.strftime("%Y%m%d_%H%M%S")
-    for folder in work_dir.glob("[0-9]*_[0-9]*"):
-        if folder.name >= now:
+    for folder in work_dir.glob("*_*"):
+        if re.fullmatch(r"\d{8}_\d{6}", folder.name) and folder.name >= now:
             for place in (folder, *folder.rglob("*")):
                 if place.is_symlink():
                     place.unlink()

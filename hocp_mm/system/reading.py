@@ -145,6 +145,29 @@ def read_json(path: str | Path, what: str, parse_int: Callable[[str], float] = i
         raise DataError(f"{path}: not readable as JSON ({error}).") from error
 
 
+def refuse_to_replace(path: Path, is_ours: Callable[[Any], bool], option: str) -> None:
+    """Refuse to replace a JSON file that no earlier call has written; a link is replaced, not what it leads to.
+
+    Args:
+        path: Where a tool is going to write JSON.
+        is_ours: Tells by what the file holds whether the tool wrote it.
+        option: Option that names the folder.
+
+    Raises:
+        DataError: If somebody else's file is there.
+    """
+    if path.is_symlink() or not path.is_file():
+        return
+    try:
+        ours = is_ours(read_json(path, "file of results", largest=1 << 24))
+    except DataError:
+        ours = False
+    if not ours:
+        raise DataError(
+            f"{option}: {path} was not written by an earlier call and would be replaced; name another folder."
+        )
+
+
 def parse_number(text: str) -> float:
     """Return the finite number that a cell holds, NaN where it holds anything else.
 

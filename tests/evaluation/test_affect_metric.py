@@ -350,3 +350,21 @@ def test_files_in_a_folder_of_a_stranger_are_not_written_through_links(tmp_path)
     evaluate(windows(8, 3), out_dir=tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
     assert not any(file.is_symlink() for file in (tmp_path / "out").iterdir())
+
+
+OTHERS = {
+    "labels": "frame,valence,arousal\n0,0.1,0.2\n",
+    "labels of a network": "frame,time_s,valence,arousal,face_found,confidence\n0,0,0.1,0.2,1,0.9\n",
+    "people": "video,person\n",
+    "no text": "\0\ufffe",
+    "a long line": "x" * (1 << 17),
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize("name", ["a.csv", "per_video.csv", "images.csv", "expressions.csv"])
+def test_tables_that_no_test_has_written_are_not_replaced(tmp_path, text, name):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"out_dir must hold no tables but those of a test, got .*{name}"):
+        AffectMetric(out_dir=tmp_path)
+    assert (tmp_path / name).read_text() == text

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -126,3 +127,16 @@ def test_lines_of_a_recorded_config_are_told_as_text(line, monkeypatch, tmp_path
     assert len(told[0]) < len(str(tmp_path)) + 700
     assert few([line] * 9).isprintable()
     assert len(few([line] * 9)) < 1600
+
+
+@pytest.mark.parametrize("name", ["5_2", "99_1", "30_000001", "2999_12", "3_old", "20990101_000000_kept"])
+def test_links_of_the_user_beside_logs_to_come_stay(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").symlink_to(tmp_path / "data")
+    (tmp_path / f"{name}1").symlink_to(tmp_path / "data")
+    (tmp_path / "20990101_000000").symlink_to(tmp_path / "data")  # MMEngine would write through it then
+    runners._remove_links_to_come(tmp_path)
+    assert (tmp_path / name / "mine").is_symlink()
+    assert (tmp_path / f"{name}1").is_symlink()
+    assert not (tmp_path / "20990101_000000").is_symlink()

@@ -345,3 +345,32 @@ def test_a_work_dir_may_be_a_link(tool, config, fake, tmp_path: Path):
     (config.parent / "work").symlink_to(tmp_path / "large_disk")
     run(tool, config)
     assert (tmp_path / "large_disk" / "folds.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "mine", '{"folds": "of a map"}'])
+def test_a_file_of_somebody_else_with_the_name_of_the_scores_stays(tool, config, fake, text: str):
+    file = config.parent / "work/folds.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(HOCPError, match=r"--work-dir: .*folds\.json was not written by an earlier call"):
+        run(tool, config)
+    assert file.read_text() == text
+    assert not fake.done
+    file.unlink()
+    run(tool, config)
+    run(tool, config)  # its own
+
+
+@pytest.mark.parametrize("name", ["notes.md", "a.csv", "deep/a.csv"])
+def test_results_without_scores_are_not_replaced_by_those_of_a_test(tool, config, fake, name: str):
+    """Nobody but the user takes the scores away: results get their name when they are complete."""
+    run(tool, config)
+    results = config.parent / "work/fold_1/results"
+    (results / "metrics.json").unlink()
+    (results / name).parent.mkdir(exist_ok=True)
+    (results / name).write_text("mine")
+    done = list(fake.done)
+    with pytest.raises(HOCPError, match=r"fold_1/results: must hold metrics\.json, got none; delete it to test again"):
+        run(tool, config)
+    assert (results / name).read_text() == "mine"
+    assert fake.done == done

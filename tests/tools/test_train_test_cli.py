@@ -144,6 +144,22 @@ def test_train_then_test_gives_a_table_scores_and_one_csv_per_video(
         "v1.csv",
         "v2.csv",
     ]
+    TEST.main([str(config), str(best), "--work-dir", str(work_dir), "--out-dir", str(out)])  # its own are replaced
+    (out / "v1.csv").write_text("frame,valence,arousal\n0,1,1\n")
+    with pytest.raises(HOCPError, match=r"out_dir must hold no tables but those of a test, got .*v1\.csv"):
+        TEST.main([str(config), str(best), "--work-dir", str(work_dir), "--out-dir", str(out)])
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "mine", '{"a/b": "c"}', '{"loss": 0.5}'])
+@pytest.mark.parametrize("option", ["--work-dir", "--out-dir"])
+def test_scores_of_somebody_else_are_not_replaced_by_those_of_a_test(config: Path, text: str, option: str) -> None:
+    file = config.parent / "mine/metrics.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    (config.parent / "x.pth").touch()
+    with pytest.raises(HOCPError, match=rf"{option}: .*metrics\.json was not written by an earlier call"):
+        TEST.main([str(config), str(config.parent / "x.pth"), option, str(file.parent)])
+    assert file.read_text() == text
 
 
 def test_resume_goes_on_where_training_stopped(config: Path) -> None:
