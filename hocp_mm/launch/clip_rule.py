@@ -86,14 +86,17 @@ class ClipRule:
             stride: Any = windows.get("stride", max(1, sample.clip_len // 2)) if isinstance(windows, Mapping) else None
             after = tuple(step for step in steps if isinstance(step, ResizeClip | CenterCropClip))
             interval, sizes = sample.frame_interval, [load.size, *(step.size for step in after)]
-            for what, number in {"clip_len": sample.clip_len, "frame_interval": interval, "stride": stride,
-                                 "smooth": load.smooth, "size": max(sizes, key=float)}.items():  # fmt: skip
+            for what, number in [("clip_len", sample.clip_len), ("frame_interval", interval), ("stride", stride),
+                                 ("smooth", load.smooth), *(("size", size) for size in sizes)]:  # fmt: skip
                 most = _LONGEST_SMOOTH if what == "smooth" else _LARGEST
                 if type(number) is not int or not 0 < number <= most:
                     raise CheckpointError(
                         f"{source}: the test pipeline's {what} must be a whole number from 1 to {most}, got "
                         f"{number!r:.100}."
                     )
+            for before, size, step in zip(sizes, sizes[1:], after, strict=False):
+                if isinstance(step, CenterCropClip) and size > before:
+                    raise CheckpointError(f"{source}: a crop of {size} pixels must fit in frames of {before}.")
             if not sample.clip_len * max(sizes) ** 2 <= _MOST_PIXELS:
                 raise CheckpointError(
                     f"{source}: a clip may have at most {_MOST_PIXELS} pixels, got {sample.clip_len} frames of size "

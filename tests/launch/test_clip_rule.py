@@ -111,3 +111,24 @@ def test_numbers_that_no_clip_has_are_refused(name: str):
     pipeline = [sample, {"type": "LoadFaceClip", "size": 32, **odd}, {"type": "ResizeClip", "size": after}]
     with pytest.raises(CheckpointError, match=r"^my\.pth: "):
         ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline, "windows": windows}}}, "my.pth")
+
+
+@pytest.mark.parametrize(
+    "size", [float("nan"), float("inf"), 3.7, 16.0, True, 0, -5, "16", None, [16], (16, 16), 1e400]
+)
+@pytest.mark.parametrize("place", ["LoadFaceClip", "ResizeClip", "CenterCropClip"])
+def test_no_step_may_have_a_size_that_is_no_whole_number(place: str, size: object):
+    """Not the largest alone: what lies below another one is used as well."""
+    steps = {"LoadFaceClip": 32, "ResizeClip": 24, "CenterCropClip": 16} | {place: size}
+    pipeline = [{"type": "SampleClip", "clip_len": 6}, *({"type": name, "size": side} for name, side in steps.items())]
+    with pytest.raises(CheckpointError, match=r"^my\.pth: .*(size must be a whole number from 1|cannot be built)"):
+        ClipRule.from_config({"test_dataloader": {"dataset": {"pipeline": pipeline}}}, "my.pth")
+
+
+def test_a_crop_from_the_centre_fits_in_what_is_shown_to_it():
+    with pytest.raises(CheckpointError, match=r"^my\.pth: a crop of 33 pixels must fit in frames of 32\.$"):
+        ClipRule.from_config(config({"type": "CenterCropClip", "size": 33}), "my.pth")
+    resize = {"type": "ResizeClip", "size": 24}
+    assert ClipRule.from_config(config(resize, {"type": "CenterCropClip", "size": 24}), "c").after
+    with pytest.raises(CheckpointError, match="25 pixels must fit in frames of 24"):
+        ClipRule.from_config(config(resize, {"type": "CenterCropClip", "size": 25}), "c")
