@@ -24,6 +24,8 @@ from hocp_mm.system.reading import parse_number, read_bytes, read_text
 
 _KEY = re.compile(r"([A-Z]+)_C(\w+?)_S(\d+)_P(\d+)_VC\d+_(\d+)_(\d+)")
 _COUNTED, _TIMED = ("frame",), ("time", "sec")
+# Words in the name of a column that is no annotator's; "second" may be the second annotator.
+_NO_VALUES = {"frame", "frames", "time", "times", "timestamp", "timestamps", "sec", "secs", "seconds"}
 
 
 class SEWAKey(NamedTuple):
@@ -93,7 +95,8 @@ def read_affect_csv(path: str | Path, dimension: str, first_frame: int = 0) -> t
 
     Commas or semicolons, LF or CRLF, byte order mark or not. A header is a first row with a cell that is no
     number. The column named like the dimension counts; without one, the mean of all columns after the first
-    (files with one column per annotator). A column named like the *other* dimension is refused.
+    (files with one column per annotator) but those of times and frames. A column named like the *other* dimension is
+    refused, as are two of one name.
 
     Args:
         path: ``<KEY>_<Dimension>_<A|V|AV>_Aligned.csv``.
@@ -106,7 +109,7 @@ def read_affect_csv(path: str | Path, dimension: str, first_frame: int = 0) -> t
     Raises:
         MissingDataError: If there is no such file.
         DataError: If the file holds no row, a row has another number of cells than the first, a cell is
-            empty, no number or not finite, or the rows are not numbered 0, 1, 2, …
+            empty, no number or not finite, the rows are not numbered 0, 1, 2, …, or no column is known to hold values.
     """
     header, cells, first_line = _read_cells(Path(path))
     columns = _value_columns(path, header, len(cells[0]), dimension)
@@ -140,12 +143,22 @@ def _read_cells(path: Path) -> tuple[list[str], list[list[str]], int]:
 
 
 def _value_columns(path: str | Path, header: list[str], width: int, dimension: str) -> list[int]:
+    twice = [name for place, name in enumerate(header) if name and name in header[:place]]
+    if twice:
+        raise DataError(f"{path}: columns must have names of their own, got {reprlib.repr(twice[0])} more than once.")
     if dimension in header:
         return [header.index(dimension)]
     others = [name for name in ("valence", "arousal", "liking") if name in header]
     if others:
         raise DataError(f"{path}: a column must be named {dimension!r}, got {others[0]!r}: are two files swapped?")
-    return list(range(1, width))
+    columns = [
+        column
+        for column in range(1, width)
+        if not header or _NO_VALUES.isdisjoint(re.findall("[a-z]+", header[column]))
+    ]
+    if not columns:
+        raise DataError(f"{path}: a column must be named {dimension!r}, got {reprlib.repr(header)}.")
+    return columns
 
 
 def _check_numbering(
@@ -279,7 +292,9 @@ def contradictions(folder: Path, parts: SEWAKey) -> str:
 
 
 NUM_LANDMARKS = 49
-_LARGEST_MEMBER = 1 << 20  # a frame takes 2 kB; a member that unpacks to gigabytes is damage, or an attack
+_LARGEST_MEMBER = 1 << 16  # a frame takes 2 kB; a member that unpacks to gigabytes is damage, or an attack
+_MOST_BYTES = 1 << 14  # of a frame in the mean of all: a zip may be a thousandth of what it unpacks to
+_MOST_LINES = 1024  # of a frame; with head pose and eyes there are a hundred
 _FARTHEST = 1e6  # pixels
 _LEFTOVER = re.compile(r"(^|/)(__MACOSX/|\.[^/]*$)")  # what systems add when they pack a folder
 _FRAME_NUMBER = re.compile(r"(\d+)[^\d./\\]*(?:\.\w+)?$")  # the last digits of the name before its suffix
@@ -305,16 +320,21 @@ def read_landmarks_zip(path: str | Path, num_frames: int, tolerance: int = 0) ->
 
     Raises:
         MissingDataError: If there is no such file.
-        DataError: If it is no zip, a file in it has no number or no landmarks, two share a number, or a
-            number lies beyond the video.
+        DataError: If it is no zip, a file in it has no number or no landmarks, two share a number, a number lies
+            beyond the video, or there is more text than frames have.
     """
     raw = read_bytes(path, "landmarks file")
     landmarks = np.full((num_frames, 2 * NUM_LANDMARKS), np.nan, dtype=np.float32)
+    left = _LARGEST_MEMBER + _MOST_BYTES * num_frames
     try:
         # From memory: a set has hundreds of thousands of members, and seeking in the file costs as much as parsing.
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             for frame, name in _number_members(path, archive, num_frames, tolerance).items():
-                points = _parse_landmarks(f"{path}:{name}", _unpack(f"{path}:{name}", archive, name))
+                content = _unpack(f"{path}:{name}", archive, name)
+                left -= len(content)
+                if left < 0:
+                    raise DataError(f"{path}: frames must unpack to at most {_MOST_BYTES} bytes in the mean, got more.")
+                points = _parse_landmarks(f"{path}:{name}", content)
                 if points is not None:
                     landmarks[frame] = points
     except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # RuntimeError: encrypted
@@ -358,10 +378,12 @@ def _parse_landmarks(where: str, raw: bytes) -> list[float] | None:
     """Return x1 y1 … x49 y49, or None where the file is empty."""
     plain = raw.removeprefix(codecs.BOM_UTF8).replace(b",", b" ").replace(b";", b" ")
     lines = [cells for line in plain.splitlines() if (cells := line.split())]
+    if len(lines) > _MOST_LINES:
+        raise DataError(f"{where}: a frame must have at most {_MOST_LINES} lines, got {len(lines)}.")
     if not lines:
         return None
     rows = [row for cells in lines if len(cells) == 2 * NUM_LANDMARKS and (row := _numbers(cells))]
-    pairs = [pair for cells in lines if len(cells) == 2 and (pair := _numbers(cells))]
+    pairs = [] if rows else [pair for cells in lines if len(cells) == 2 and (pair := _numbers(cells))]
     if len(rows) == 1:
         return rows[0]
     if not rows and len(pairs) == NUM_LANDMARKS:

@@ -54,6 +54,12 @@ GOOD_FILES = {
     "mean over annotators": ("frame,A1,A2\n0,0.30,0.44\n1,-0.80,-0.84\n", 2),
     "numbered by time": ("time,rating\n0.00,0.37\n0.04,-0.82\n", 2),
     "numbered as in the recording": ("frame,valence\n742,0.37\n743,-0.82\n", 2),
+    "no times among annotators": (
+        "frame,time,A1,time_s,A2,sec,Seconds\n0,0,0.30,0,0.44,0,0\n1,4,-0.80,4,-0.84,4,4\n",
+        2,
+    ),
+    "the second annotator": ("frame,first,second\n0,0.30,0.44\n1,-0.80,-0.84\n", 2),
+    "times beside the dimension": ("frame,time,valence\n0,0,0.37\n1,4,-0.82\n", 2),
     "number written as fraction": ("frame,valence\n0.0,3.7e-1\n1.0,-.82\n", 2),
 }
 
@@ -73,6 +79,11 @@ BAD_FILES = {
         "frame,arousal\n0,1\n",
         "a column must be named 'valence', got 'arousal': are two files swapped",
     ),
+    "one name for two": ("frame,valence,valence\n0,0.1,0.9\n", "names of their own, got 'valence' more than once"),
+    "one name in other letters": ("frame,valence,'Valence'\n0,0.1,0.9\n", "got 'valence' more than once"),
+    "one annotator twice": ("frame,A1,A1\n0,0.1,0.9\n", "got 'a1' more than once"),
+    "frames twice": ("frame,valence,frame\n0,0.1,0\n", "got 'frame' more than once"),
+    "no values": ("frame,time_s\n0,0.1\n", "a column must be named 'valence', got .'frame', 'time_s'"),
     "a word": ("frame,valence\n0,0.1\n1,high\n", "finite numbers, but line 3, column 2 is 'high'"),
     "NaN": ("frame,valence\n0,NaN\n", "line 2, column 2 is 'NaN'"),
     "inf": ("frame,valence\n0,0\n1,-inf\n", "line 3, column 2 is '-inf'"),

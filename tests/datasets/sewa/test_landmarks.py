@@ -109,7 +109,7 @@ def test_a_member_that_unpacks_to_more_than_a_frame_may_have_is_refused(tmp_path
     path = tmp_path / "l.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("K_0.txt", LINE + "\n" * (1 << 20))
-    with pytest.raises(DataError, match=r"K_0\.txt: a frame must unpack to at most 1048576 bytes, got more"):
+    with pytest.raises(DataError, match=r"K_0\.txt: a frame must unpack to at most 65536 bytes, got more"):
         read_landmarks_zip(path, num_frames=1)
 
 
@@ -117,3 +117,31 @@ def test_a_member_that_unpacks_to_more_than_a_frame_may_have_is_refused(tmp_path
 def test_points_farther_out_than_any_picture_are_no_face(tmp_path, number):
     landmarks = read_landmarks_zip(_zip(tmp_path / "l.zip", {"K_0.txt": LINE.replace("97", number)}), num_frames=1)
     assert np.isnan(landmarks[0]).all()
+
+
+FRAME = LINE + "\n"
+LONG_FRAMES = {  # each has its landmarks, and besides them what a reader would look at for long
+    "pairs that are passed over": (FRAME + "1 1\n" * 16_000, r"K_0\.txt: a frame must have at most 1024 lines"),
+    "as many pairs as bytes": (FRAME + "1 1\n" * (1 << 18), r"K_0\.txt: a frame must unpack to at most 65536 bytes"),
+    "one line of words": (FRAME + "1 " * 32_000, r"l\.zip: frames must unpack to at most 16384 bytes in the mean"),
+    "blanks": (FRAME + " " * 65_000, r"l\.zip: frames must unpack to at most 16384 bytes in the mean"),
+    "empty lines": (FRAME + "\n" * 65_000, r"l\.zip: frames must unpack to at most 16384 bytes in the mean"),
+    "separators": (FRAME + ",;" * 32_000, r"l\.zip: frames must unpack to at most 16384 bytes in the mean"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), LONG_FRAMES.values(), ids=LONG_FRAMES)
+def test_a_small_zip_is_not_read_for_minutes(tmp_path, text, message):
+    path = tmp_path / "l.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for frame in range(100):
+            archive.writestr(f"K_{frame}.txt", text)
+    with pytest.raises(DataError, match=message):
+        read_landmarks_zip(path, num_frames=100)
+
+
+def test_a_frame_may_have_pose_eyes_and_many_digits(tmp_path):
+    eyes = "".join(f"{number}.123456789012345 {number}.123456789012345\n" for number in range(68))
+    line = " ".join(f"{number}.{'0' * 18}" for number in range(98))
+    landmarks = read_landmarks_zip(_zip(tmp_path / "l.zip", {"K_0.txt": f"{eyes}{line}\n{eyes}"}), num_frames=1)
+    np.testing.assert_array_equal(landmarks[0].ravel(), np.arange(98))
