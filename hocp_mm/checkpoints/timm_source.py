@@ -9,6 +9,8 @@ from torch import Tensor
 from hocp_mm.checkpoints.reading import SUFFIXES
 from hocp_mm.errors import CheckpointError, UnknownModelError
 
+_MOST_NUMBERS = 2**26  # of an adapted kernel; the largest of timm has a million
+
 
 def names_file(source: str) -> bool:
     """Tell the name of a file of weights, there or not, from that of a timm model.
@@ -98,7 +100,7 @@ def adapt_first_conv(model_name: str, state: Mapping[str, Tensor], in_chans: int
         New dict; all tensors but the first kernels are the same.
 
     Raises:
-        CheckpointError: If a first kernel cannot be adapted.
+        CheckpointError: If a first kernel cannot be adapted, or would be larger than any network's.
         ValueError: If ``in_chans`` is not positive.
 
     Example:
@@ -124,6 +126,13 @@ def adapt_first_conv(model_name: str, state: Mapping[str, Tensor], in_chans: int
         # A stem may fold pixels into channels and so have a multiple of them.
         if kernel is None or kernel.ndim != 4 or kernel.shape[1] == in_chans or kernel.shape[1] % channels:
             continue
+        if kernel.numel() == 0:  # fits no network, and the sum over no colours would be zeros of any number
+            continue
+        if kernel.numel() // kernel.shape[1] * in_chans > _MOST_NUMBERS:
+            raise CheckpointError(
+                f"timm: a first kernel for in_chans={in_chans} must have at most {_MOST_NUMBERS} numbers, got "
+                f"'{name}.weight' of shape {tuple(kernel.shape)}."
+            )
         try:
             adapted[f"{name}.weight"] = adapt_input_conv(in_chans, kernel)
         except NotImplementedError as error:

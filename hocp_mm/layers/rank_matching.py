@@ -1,5 +1,6 @@
 """Give layers the ranks that a state dict has: pruned networks load into the model that their config describes."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,8 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
 
     A layer follows if the state dict has each of its tensors that has an axis of components, with the right other
     axes; the temporal factor does not count, and the gate may lack as a whole: image networks have none. So a layer
-    grows hardly beyond what the state dict holds. Psi and the gate follow, too; other layers are left alone.
+    grows hardly beyond what the state dict holds, which must be of floating point, and never to more components than
+    its kernel has numbers. Psi and the gate follow, too; other layers are left alone.
 
     Parameters remain the same objects with new data, so an optimizer that was built before keeps its references; what
     recorded the old shapes must be made anew, such as ``DistributedDataParallel``.
@@ -38,7 +40,8 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
         Old and new rank of each layer that changed.
 
     Raises:
-        ValueError: If tensors of one layer disagree about its rank, or the rank is zero or not divisible by groups.
+        ValueError: If tensors of one layer disagree about its rank, or the rank is zero, not divisible by groups, or
+            larger than the kernel.
         NotImplementedError: If a layer that would change has a group norm in Psi, or shares what would change with
             another layer.
 
@@ -65,6 +68,10 @@ def match_ranks_(model: nn.Module, state: Mapping[str, Any]) -> dict[str, tuple[
         hidden = _agreed("hidden units", name, own, _HIDDEN_AXES.items())
         if not _is_whole(layer, own, rank, hidden):
             continue
+        if rank > max(layer.rank, most := math.prod(layer.kernel().shape)):
+            raise ValueError(
+                f"{_WHERE}: rank must be at most {most}, the numbers of the kernel, got {rank} (layer '{name}')."
+            )
         keep[name] = _in_turn(layer.rank, rank)
         # A gate is built with hidden units in proportion to the rank, and pruning leaves their number alone: only the
         # state dict can tell it.
@@ -101,9 +108,11 @@ def _is_whole(layer: HOCPConv, own: Mapping[str, Tensor], rank: int, hidden: int
             if key in tensors:
                 shapes.setdefault(key, list(tensors[key].shape))[dim] = size or 0
     if _IN in own and own[_IN].ndim == 2:  # may have fewer channels: laterals of SlowFast are added afterwards
-        shapes[_IN][0] = min(shapes[_IN][0], len(own[_IN]))
+        shapes[_IN][0] = min(shapes[_IN][0], max(1, len(own[_IN])))
     shapes.pop(_TIME, None)  # an image network has none, and little is lost if it does not fit
-    return all(key in own and list(own[key].shape) == shape for key, shape in shapes.items())
+    return all(
+        key in own and list(own[key].shape) == shape and own[key].is_floating_point() for key, shape in shapes.items()
+    )
 
 
 def _axes(layer: HOCPConv, own: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:

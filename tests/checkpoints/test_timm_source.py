@@ -100,3 +100,22 @@ def test_others_are_refused_with_the_nearest(name, message):
 def test_a_first_kernel_of_another_order_stays_for_the_account_to_tell(shape):
     state = {"conv1.weight": torch.ones(shape)}
     assert adapt_first_conv("resnet18", state, in_chans=1)["conv1.weight"] is state["conv1.weight"]
+
+
+@pytest.mark.parametrize("in_chans", [1, 2, 4])
+@pytest.mark.parametrize(
+    "shape", [(10**12, 0, 7, 7), (0, 3, 7, 7), (64, 3, 0, 7), (10**12, 0, 0, 0), (10**6, 0, 10**6, 1)]
+)
+def test_a_first_kernel_without_numbers_becomes_none_with_any(shape, in_chans):
+    """The sum over no colours is a zero for each output: a file of a kilobyte asked for gigabytes."""
+    state = {"conv1.weight": torch.empty(shape)}
+    assert adapt_first_conv("resnet18", state, in_chans)["conv1.weight"] is state["conv1.weight"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_chans"), [((2**16, 3, 7, 7), 2**10), ((2**28, 3, 1, 1), 1), ((1, 3, 1, 1), 2**27)]
+)
+def test_a_first_kernel_does_not_become_larger_than_any(shape, in_chans):
+    state = {"conv1.weight": torch.zeros(1, dtype=torch.uint8).expand(shape)}
+    with pytest.raises(CheckpointError, match=rf"^timm: a first kernel for in_chans={in_chans} must have at most"):
+        adapt_first_conv("resnet18", state, in_chans)

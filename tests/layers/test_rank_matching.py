@@ -227,3 +227,35 @@ def test_a_network_without_a_gate_gives_its_rank_to_one_with_a_gate():
 def test_kernels_that_laterals_will_widen_give_their_rank():
     layer, state = block(), block(rank=5).state_dict()
     assert match_ranks_(layer, {**state, "factors.in": state["factors.in"][:4]}) == {"": (8, 5)}
+
+
+def _resized(rank: int, dtype: torch.dtype = torch.float32, in_rows: int = 8) -> dict[str, torch.Tensor]:
+    """Return what a layer of another rank would have in a file, in no memory."""
+    shapes = {"weights": (rank,), "factors.out": (8, rank), "factors.in": (in_rows, rank)}
+    own = HOCPConv2d(8, 8, 3, rank=8).state_dict()
+    state = {
+        key: torch.zeros((), dtype=dtype).expand(shapes.get(key, (len(value), rank))) for key, value in own.items()
+    }
+    return {**state, "bias": own["bias"]} if "bias" in own else state
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64])
+def test_what_is_no_floating_point_gives_no_ranks(dtype):
+    model = HOCPConv2d(8, 8, 3, rank=8)
+    assert match_ranks_(model, _resized(16)) == {"": (8, 16)}
+    assert match_ranks_(model, _resized(32, dtype)) == {}
+    assert model.rank == 16
+
+
+def test_factors_without_channels_give_no_ranks():
+    model = HOCPConv2d(8, 8, 3, rank=8)
+    assert match_ranks_(model, _resized(32, in_rows=0)) == {}
+    assert match_ranks_(model, _resized(32, in_rows=1)) == {"": (8, 32)}
+
+
+def test_a_layer_has_no_more_components_than_its_kernel_has_numbers():
+    assert match_ranks_(HOCPConv2d(8, 8, 3, rank=8), _resized(576)) == {"": (8, 576)}
+    for rank in (577, 10**12):
+        with pytest.raises(ValueError, match=f"rank must be at most 576, the numbers of the kernel, got {rank}"):
+            match_ranks_(HOCPConv2d(8, 8, 3, rank=8), _resized(rank))
+    assert match_ranks_(HOCPConv2d(8, 8, 3, rank=1000), _resized(900)) == {"": (1000, 900)}
