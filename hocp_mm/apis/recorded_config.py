@@ -12,7 +12,9 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from unittest import mock
 
@@ -27,6 +29,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hocp_mm import compat
 from hocp_mm.errors import CheckpointError
@@ -46,12 +49,18 @@ _SCOPES = {SCOPE: SCOPE, "mmengine": "", "mmcv": "", "mmaction": "mmaction"}
 # Words that layers of this package look up in tables of their own.
 _OWN_TYPES = {"gate_cfg": ("SE",)}
 
-_MOST_TEXT = 2**20  # characters; recipes have some 10,000
-_MOST_ITEMS = 10_000
-_LARGEST = 2**20  # of the whole numbers that describe a network
-_MOST_MODULES = 50_000
+_MOST_TEXT = 2**18  # characters; recipes have some 10,000
+_MOST_ITEMS = 10_000  # of a model: some layers copy what they are given for each of their blocks
+# A constructor runs through numbers, or lists of them, in loops that nothing can watch.
+_LARGEST = 2**16  # of the numbers that describe a network, and of the sum of a list; channels have some thousands
+_DEEPEST = 512  # of those that say how many layers follow one another
+_DEPTHS = re.compile("depth|layer|block|stage|repeat")
+_LARGEST_SEED = 2**64
+_MOST_MODULES = 20_000  # a hundred blocks have a few thousands
 _SPARE_NUMBERS = 2**26  # that building may take besides those in the file: stages that are cut off, and the like
 _MOST_WORK = 16  # times that many numbers may be computed while modules are built
+_SMALL = 2**20  # numbers that are not worth a look before they are made
+_SECONDS, _NUMBERS_PER_SECOND = 15, 5e6  # of the processor: networks take a tenth of it
 # Patterns are searched in names of layers, of some 60 letters: a repeat may end at each of them.
 _LETTERS = 60
 _MOST_PATHS = 2 * _LETTERS**3
@@ -151,7 +160,7 @@ def read_recorded_config(text: str, source: str) -> Config:
         if not isinstance(values["model"], dict):
             raise CheckpointError(f"{source}: the recorded config's model must be a dict.")
         values["model"] = _checked(values["model"], "model", scope or SCOPE, source)
-        _check_patterns(values["model"], source)
+        _check_words(values["model"], source)
     try:
         return Config(values)
     except (KeyError, TypeError, ValueError) as error:  # names that mmengine keeps for itself
@@ -194,21 +203,36 @@ def _checked(value: Any, key: str, scope: str, source: str) -> Any:
             is_name = name == "type"
             checked[name] = (_registered_name if is_name else _checked)(item, key if is_name else name, scope, source)
         return checked
+    if (total := _total(value)) is not None:
+        most = _LARGEST_SEED if key == "seed" else _DEEPEST if _DEPTHS.search(key) else _LARGEST
+        if not total <= most:  # nor NaN
+            what = "" if isinstance(value, int | float) else "the sum of "
+            raise CheckpointError(
+                f"{source}: {what}the recorded model's {key:.100} must be at most {most}, got {total:.3g}."
+            )
     if isinstance(value, list | tuple | set):
-        if len(value) > _MOST_ITEMS:
-            raise CheckpointError(f"{source}: the recorded model's {key} has {len(value)} items.")
         return type(value)(_checked(item, key, scope, source) for item in value)
-    if isinstance(value, int) and abs(value) > _LARGEST and key != "seed":
-        raise CheckpointError(f"{source}: the recorded model's {key} must be at most {_LARGEST}, got {value:.3g}.")
     return value
 
 
-def _check_patterns(model: Mapping[str, Any], source: str) -> None:
-    """Refuse words that would take long as regular expressions, which some are."""
+def _total(value: Any) -> float | None:
+    """Return the sum of the absolute values of a number or of numbers in lists, None where it is something else."""
+    if isinstance(value, int | float):
+        return abs(value)
+    if isinstance(value, list | tuple | set):
+        return sum(total for item in value if (total := _total(item)) is not None)
+    return None
+
+
+def _check_words(model: Mapping[str, Any], source: str) -> None:
+    """Refuse more items than a model has, and words that would take long as regular expressions, which some are."""
     words: list[Any] = [model]
-    paths = 0
+    items = paths = 0
     while words:
         word = words.pop()
+        items += 1
+        if items > _MOST_ITEMS:
+            raise CheckpointError(f"{source}: the recorded model must have at most {_MOST_ITEMS} items, got more.")
         if isinstance(word, Mapping):
             words += [*word, *word.values()]
         elif isinstance(word, list | tuple | set):
@@ -283,15 +307,24 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        CheckpointError: If more is asked for, something would be imported, or the arguments make no network.
+        CheckpointError: If more is asked for (numbers, bytes at one time, modules, seconds of the processor), something
+            would be imported, or the arguments make no network.
     """
     most, modules, held, computed = 4 * numbers + _SPARE_NUMBERS, 0, 0, 0
+    most_bytes, alive = 8 * most, 0  # twice what single precision takes
+    storages: dict[int, weakref.ref[Any]] = {}
+    deadline = time.thread_time() + _SECONDS + numbers / _NUMBERS_PER_SECOND
 
     def too_large() -> NoReturn:
         raise CheckpointError(f"{source}: the recorded config describes a larger network than the weights in the file.")
 
+    def in_time() -> None:
+        if time.thread_time() > deadline:
+            raise CheckpointError(f"{source}: the recorded config describes a network that takes too long to build.")
+
     def count_module(*_: Any) -> None:
         nonlocal modules
+        in_time()
         modules += 1
         if modules > _MOST_MODULES:
             too_large()
@@ -310,20 +343,36 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
     def find_nothing(name: str) -> Any:
         raise CheckpointError(f"{source}: the recorded config may name registered parts only, got {name!r:.100}.")
 
+    def count_storage(tensor: torch.Tensor) -> None:
+        nonlocal alive
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+
+        def free(_: Any) -> None:
+            nonlocal alive
+            alive -= size
+            del storages[key]
+
+        if key not in storages:
+            storages[key] = weakref.ref(storage, free)
+            alive += size
+
     class Bounds(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            for value in args[:2]:  # sizes, before they become memory
-                if (
-                    isinstance(value, list | tuple)
-                    and all(isinstance(n, int) for n in value)
-                    and math.prod(value) > most
-                ):
-                    too_large()
-            if math.prod(_broadcast(args)) > most:
+            nonlocal computed
+            in_time()
+            numbers, size = _foreseen(func, args, kwargs or {})  # before they become memory
+            if (
+                numbers > most
+                or size + alive > most_bytes
+                or (func.overloadpacket is torch.ops.aten.linspace and numbers > _MOST_MODULES)  # one for each block
+            ):
                 too_large()
             made = func(*args, **(kwargs or {}))
-            nonlocal computed
-            computed += made.numel() if isinstance(made, torch.Tensor) else 0
+            for tensor in tree_leaves(made):
+                if isinstance(tensor, torch.Tensor):
+                    computed += tensor.numel()
+                    count_storage(tensor)
             if computed > _MOST_WORK * most:
                 too_large()
             return made
@@ -355,17 +404,38 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
             handle.remove()
 
 
-def _broadcast(arguments: Iterable[Any]) -> tuple[int, ...]:
-    """Return the shape of what becomes of tensors that are seen as of one shape; () where they are not."""
+def _foreseen(func: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers and the bytes of what an operator of torch would make; (0, 0) where they are few."""
+    values = tree_leaves((args, kwargs))
+    shapes = [value.shape for value in values if isinstance(value, torch.Tensor)]
+    factors = [abs(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    if shapes and math.prod(max(1, factor) for factor in [*factors, *map(math.prod, shapes)]) <= _SMALL:
+        return 0, 0
+
+    def without_data(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    options = {name: without_data(value) for name, value in kwargs.items()}
+    if not shapes and any(argument.name == "device" for argument in func._schema.arguments):
+        options["device"] = torch.device("meta")
     try:
-        return torch.broadcast_shapes(*(value.shape for value in arguments if isinstance(value, torch.Tensor)))
-    except RuntimeError:
-        return ()
+        made = [v for v in tree_leaves(func(*tree_map(without_data, args), **options)) if isinstance(v, torch.Tensor)]
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):  # that depends on data, or is an error
+        try:
+            numbers = math.prod(torch.broadcast_shapes(*shapes))
+        except RuntimeError:
+            numbers = 0
+        return numbers, 8 * numbers
+    return max((v.numel() for v in made), default=0), sum(v.numel() * v.element_size() for v in made)
 
 
 def count_numbers(state: Mapping[str, Any]) -> int:
-    """Return the elements of all tensors in a state dict."""
-    return sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+    """Return the elements of all tensors of floating point in a state dict: others are no weights."""
+    return sum(
+        value.numel() for value in state.values() if isinstance(value, torch.Tensor) and value.is_floating_point()
+    )
 
 
 if __name__ == "__main__":
