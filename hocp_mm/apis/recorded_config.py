@@ -46,8 +46,13 @@ _STOCK = frozenset(
     }
 )  # fmt: skip
 _SCOPES = {SCOPE: SCOPE, "mmengine": "", "mmcv": "", "mmaction": "mmaction"}
-# Words that layers of this package look up in tables of their own.
-_OWN_TYPES = {"gate_cfg": ("SE",)}
+# Words that layers look up in tables of their own; what `build_model` passes over may name how it would begin.
+_OWN_TYPES = {
+    "gate_cfg": ("SE",),
+    "slow_pathway": ("resnet3d",),
+    "fast_pathway": ("resnet3d",),
+    "init_cfg": ("Caffe2Xavier", "Constant", "Kaiming", "Normal", "Pretrained", "TruncNormal", "Uniform", "Xavier"),
+}
 
 _MOST_TEXT = 2**18  # characters; recipes have some 10,000
 _MOST_ITEMS = 10_000  # of a model: some layers copy what they are given for each of their blocks
@@ -56,7 +61,7 @@ _LARGEST = 2**16  # of the numbers that describe a network, and of the sum of a 
 _DEEPEST = 512  # of those that say how many layers follow one another
 _DEPTHS = re.compile("depth|layer|block|stage|repeat")
 _LARGEST_SEED = 2**64
-_MOST_MODULES = 20_000  # a hundred blocks have a few thousands
+_MOST_MODULES = 8_000  # the largest of timm has two thousand
 _SPARE_NUMBERS = 2**26  # that building may take besides those in the file: stages that are cut off, and the like
 _MOST_WORK = 16  # times that many numbers may be computed while modules are built
 _SMALL = 2**20  # numbers that are not worth a look before they are made
@@ -218,7 +223,7 @@ def _checked(value: Any, key: str, scope: str, source: str) -> Any:
 def _total(value: Any) -> float | None:
     """Return the sum of the absolute values of a number or of numbers in lists, None where it is something else."""
     if isinstance(value, int | float):
-        return abs(value)
+        return math.inf if abs(value) > _LARGEST_SEED else abs(value)  # where no float is so large
     if isinstance(value, list | tuple | set):
         return sum(total for item in value if (total := _total(item)) is not None)
     return None

@@ -1,16 +1,21 @@
 """The config in a checkpoint is parsed, not executed."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 from torch import nn
 
-from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, read_recorded_config
+from hocp_mm.apis import recorded_config
+from hocp_mm.apis.recorded_config import allowed_modules, bounded_building, count_numbers, read_recorded_config
 from hocp_mm.errors import CheckpointError
 from hocp_mm.launch import build_model
 from hocp_mm.registry import MODELS
@@ -151,7 +156,7 @@ def test_no_scope_makes_another_name_good(scope: str):
         "x = b'a'",
         "x = ...",
         "x = 1j",
-        "x = '" + "a" * 2**20 + "'",
+        "x = '" + "a" * 2**18 + "'",
         "x = " + "-" * 20_000 + "1",
         "x = " + "[" * 150 + "]" * 150 + "\ny = " + "[" * 5000 + "]" * 5000,
         "x = " + "9" * 10_000,
@@ -236,12 +241,12 @@ def test_a_network_larger_than_its_weights_is_not_built():
     with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(100, "a.pth"):
         MODELS.build(large)
     with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(100, "a.pth"):
-        nn.ModuleList(nn.Identity() for _ in range(100_000))
+        nn.ModuleList(nn.Identity() for _ in range(9_000))
     with pytest.raises(CheckpointError, match=r"no network that can be built \(TypeError"), bounded_building(9, "a"):
         MODELS.build({"type": "HOCPConv3d", "wrong": 1})
     with bounded_building(100, "a.pth"):
         MODELS.build({**large, "in_channels": 8, "out_channels": 8, "rank": 8})
-    nn.ModuleList(nn.Identity() for _ in range(60_000))  # the bounds are gone
+    nn.ModuleList(nn.Identity() for _ in range(9_000))  # the bounds are gone
 
 
 def test_a_stock_backbone_is_built_within_the_bounds():
@@ -322,3 +327,161 @@ def test_tables_that_are_larger_than_the_weights_are_not_made(text: str):
     model = read_recorded_config(text, "a.pth").model
     with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(10**6, "a.pth"):
         MODELS.build(model)
+
+
+ODD_NUMBERS = [2**16 + 1, -(2**20), 10**400, 65537.0, 3e8, -1e30, float("inf"), float("-inf"), float("nan")]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS, ids=lambda number: f"{number}"[:12])
+@pytest.mark.parametrize("place", ["{}", "[1, {}]", "(({},),)", "[0.5, [[{}]]]", "dict(b={})"])
+def test_a_number_that_no_network_has_is_refused(place: str, number: float):
+    """Whole or not: X3D multiplies its blocks by a float."""
+    text = f"model = dict(type='ReLU', a={place.format(repr(number))})"
+    with pytest.raises(
+        CheckpointError, match=r"^a\.pth: (the sum of )?the recorded model's [ab] must be at most 65536"
+    ):
+        read_recorded_config(text, "a.pth")
+
+
+@pytest.mark.parametrize("items", [[1] * 65_537, [8192] * 9, [[2**15], [2**15], [1]], [2**15, 2**15, True]], ids=len)
+def test_a_list_of_numbers_has_a_sum_of_some_network(items: list):
+    with pytest.raises(CheckpointError, match="the sum of the recorded model's a must be at most 65536"):
+        read_recorded_config(f"model = dict(type='ReLU', a={items})".replace(" ", ""), "a.pth")
+
+
+def _words() -> Iterator[tuple[str, str]]:
+    """Yield, for every class that is allowed, its arguments that say how many of something follow one another."""
+    for name, kind in sorted(allowed_modules().items()):
+        for word in inspect.signature(kind.__init__).parameters:
+            if re.search("depth|layer|block|stage", word):
+                yield name, word
+
+
+def test_depths_of_all_classes_are_bounded():
+    words = [*_words(), ("hocp_mm.TimmHOCPBackbone", "depths"), ("X", "num_blocks"), ("X", "num_repeats")]
+    assert len(words) > 15
+    for name, word in words:
+        for value in (513, 1e6, [128, 128, 256, 1], (2**20,) * 4, [[300], [300]], -(2**20)):
+            model = {"type": name if name != "X" else "ReLU", "arch": {"inner": [{word: value}]}}
+            text = Config({"model": model}).pretty_text
+            with pytest.raises(CheckpointError, match=rf"the recorded model's {word} must be at most 512"):
+                read_recorded_config(text, "a.pth")
+
+
+def test_a_seed_may_be_large():
+    model = read_recorded_config(f"model = dict(type='ReLU', seed={2**63 + 1})", "a.pth").model
+    assert model["seed"] == 2**63 + 1
+    with pytest.raises(CheckpointError, match="model's seed must be at most"):
+        read_recorded_config(f"model = dict(type='ReLU', seed={2**65})", "a.pth")
+
+
+@pytest.mark.parametrize("item", ["''", "None", "{}", "[]", "0"])
+def test_a_model_has_no_more_items_than_a_layer_may_copy_for_each_block(item: str):
+    parts = ",".join([item] * 5001)
+    text = f"model = dict(type='ReLU', a=[{parts}], b=dict(c=[{parts}]))"
+    with pytest.raises(
+        CheckpointError, match=r"^a\.pth: the recorded model must have at most 10000 items, got more\.$"
+    ):
+        read_recorded_config(text, "a.pth")
+
+
+HUGE = 2**40  # numbers for which there is no memory: who refuses them has looked before
+LARGE_TENSORS = {
+    "zeros": lambda x: torch.zeros(HUGE),
+    "a table": lambda x: torch.empty(2**10, 2**10, 2**10, 2**10),
+    "full": lambda x: torch.full((2**20, 2**20), 1.0),
+    "arange": lambda x: torch.arange(HUGE),
+    "arange in small steps": lambda x: torch.arange(0, 1, 1e-12),
+    "linspace": lambda x: torch.linspace(0, 1, HUGE),
+    "logspace": lambda x: torch.logspace(0, 1, HUGE),
+    "eye": lambda x: torch.eye(2**20),
+    "indices": lambda x: torch.tril_indices(2**20, 2**20),
+    "permutation": lambda x: torch.randperm(HUGE),
+    "outer product": lambda x: torch.outer(x, x),
+    "differences": lambda x: x[:, None] - x[None, :],
+    "comparison": lambda x: x[:, None] == x[None, :],
+    "grid": lambda x: torch.stack(torch.meshgrid(x, x, indexing="ij")),
+    "repeat": lambda x: x.repeat(2**20),
+    "repeat in turn": lambda x: x.repeat_interleave(2**20),
+    "copy of a view": lambda x: x.expand(2**20, 2**20).contiguous(),
+    "margins": lambda x: nn.functional.pad(x, (HUGE, 0)),
+    "classes": lambda x: nn.functional.one_hot(x.long(), 2**20),
+    "larger picture": lambda x: nn.functional.interpolate(x[None, None], size=HUGE),
+    "times larger picture": lambda x: nn.functional.interpolate(x[None, None], scale_factor=2.0**20),
+    "pairs": lambda x: torch.combinations(x),
+    "distances": lambda x: torch.cdist(x[:, None], x[:, None]),
+    "Kronecker product": lambda x: torch.kron(x, x),
+    "einsum": lambda x: torch.einsum("i,j->ij", x, x),
+}
+
+
+@pytest.mark.parametrize("make", LARGE_TENSORS.values(), ids=LARGE_TENSORS)
+def test_a_tensor_is_counted_before_it_takes_memory(make: Any):
+    x = torch.zeros(2**20)
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(0, "a.pth"):
+        make(x)
+
+
+def test_bytes_are_counted_not_numbers_alone():
+    """Integers of 64 bits take twice as much, and what is held at one time adds up."""
+    with bounded_building(0, "a.pth"):
+        torch.zeros(2**26, device="meta")
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(0, "a.pth"):
+        torch.zeros(2**26, dtype=torch.complex128, device="meta")
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(0, "a.pth"):
+        [torch.zeros(2**25, dtype=torch.long, device="meta") for _ in range(3)]
+    with bounded_building(0, "a.pth"):
+        for _ in range(3):  # and what is let go does not
+            torch.zeros(2**25, dtype=torch.long, device="meta")
+
+
+def test_rates_of_blocks_are_no_more_than_blocks():
+    with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(10**9, "a.pth"):
+        torch.linspace(0, 0.1, 10_000)
+    with bounded_building(0, "a.pth"):
+        assert len(torch.linspace(0, 0.1, 512).tolist()) == 512
+
+
+@pytest.mark.parametrize(
+    "part", [lambda: nn.Sequential(nn.Identity()), lambda: torch.zeros(1)], ids=["module", "tensor"]
+)
+def test_a_network_that_takes_too_long_is_given_up(part: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recorded_config, "_SECONDS", -1)
+    with pytest.raises(CheckpointError, match=r"^a\.pth: .* takes too long to build\.$"), bounded_building(0, "a.pth"):
+        part()
+    with bounded_building(10**9, "a.pth"):  # larger ones may take longer
+        part()
+
+
+def test_only_weights_let_a_network_be_larger():
+    state = {"a": torch.zeros(3, dtype=torch.half), "b": torch.zeros(50, dtype=torch.uint8), "c": None}
+    assert count_numbers(state) == 3
+
+
+def _published() -> dict[str, dict[str, Any]]:
+    """Return the backbones and necks of MMAction2's own configs that are allowed, one of each kind and settings."""
+    import mmaction
+
+    found: dict[str, dict[str, Any]] = {}
+    folder = Path(mmaction.__file__).parent / ".mim" / "configs"
+    files = [*folder.glob("_base_/models/*.py"), *folder.glob("recognition/timesformer/*.py")]
+    for file in sorted([*files, *folder.glob("recognition/mvit/*.py")]):
+        model = Config.fromfile(file).get("model") or {}
+        for part in (model.get("backbone"), model.get("neck")):
+            if part is not None and f"mmaction.{part['type']}" in allowed_modules():
+                found.setdefault(str(part), part.to_dict())
+    return found
+
+
+def test_backbones_as_mmaction2_publishes_them_are_taken():
+    """Each kind is built within the bounds of as many numbers as it has."""
+    published, built = _published(), set()
+    assert len(published) > 15
+    for part in published.values():
+        text = Config({"default_scope": "mmaction", "model": part}).pretty_text
+        cfg = read_recorded_config(text, "a.pth")
+        if part["type"] not in built:
+            built.add(part["type"])
+            with bounded_building(3 * 10**7, "a.pth"):
+                assert isinstance(build_model(cfg), nn.Module)
+    assert len(built) >= 10, built
