@@ -1,5 +1,6 @@
 """The network of a config, built in one way: without the weights that it would start from."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,8 @@ from mmengine.registry import DefaultScope
 
 from hocp_mm.registry import MODELS
 
-# What makes a network load weights, and what says nothing to that.
-_STARTS = {"init_cfg": None, "pretrained": None, "pretrained2d": False, "checkpoint": None}
+# What makes a network load weights, and what says nothing to that. MViT wants a list where there is nothing.
+_STARTS: dict[str, Any] = {"init_cfg": [], "pretrained": None, "pretrained2d": False, "checkpoint": None}
 
 
 def build_model(cfg: Config, part: str | None = None) -> Any:
@@ -39,7 +40,9 @@ def without_starts(model: Mapping[str, Any]) -> dict[str, Any]:
 
     def emptied(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: _STARTS[name] if name in _STARTS else emptied(item) for name, item in value.items()}
+            return {
+                name: copy.copy(_STARTS[name]) if name in _STARTS else emptied(item) for name, item in value.items()
+            }
         return type(value)(map(emptied, value)) if isinstance(value, list | tuple) else value
 
     return emptied(model)

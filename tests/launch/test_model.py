@@ -36,6 +36,6 @@ def test_weights_to_start_from_are_left_out_wherever_they_are_named():
         "backbone": {"type": "A", "pretrained": True, "checkpoint": "x.pth", "parts": [{"pretrained": "y.pth"}]},
     }
     assert without_starts(model) == {
-        "init_cfg": None,
+        "init_cfg": [],
         "backbone": {"type": "A", "pretrained": None, "checkpoint": None, "parts": [{"pretrained": None}]},
     }
