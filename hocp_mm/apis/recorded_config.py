@@ -398,7 +398,7 @@ def bounded_building(numbers: int, source: str) -> Iterator[None]:
         raise
     except (
         TypeError, ValueError, KeyError, IndexError, AttributeError, AssertionError, RuntimeError, NotImplementedError,
-        ArithmeticError, MemoryError, OSError,
+        ArithmeticError, MemoryError, NameError, OSError,
     ) as error:  # fmt: skip
         raise CheckpointError(
             f"{source}: the recorded config describes no network that can be built ({type(error).__name__}: "

@@ -237,6 +237,7 @@ def test_no_argument_makes_an_allowed_module_touch_the_world(tmp_path: Path):
 
 
 def test_a_network_larger_than_its_weights_is_not_built():
+    allowed_modules()  # registers
     large = {"type": "HOCPConv3d", "in_channels": 2**14, "out_channels": 2**14, "kernel_size": 3, "rank": 2**14}
     with pytest.raises(CheckpointError, match="a larger network than the weights"), bounded_building(100, "a.pth"):
         MODELS.build(large)
@@ -485,3 +486,11 @@ def test_backbones_as_mmaction2_publishes_them_are_taken():
             with bounded_building(3 * 10**7, "a.pth"):
                 assert isinstance(build_model(cfg), nn.Module)
     assert len(built) >= 10, built
+
+
+def test_a_layer_that_fails_by_its_own_fault_is_told_in_one_line():
+    """The attention of mmcv has no value for a variable where ``spatial_range`` is positive."""
+    attention = {"type": "mmengine.GeneralizedAttention", "in_channels": 8, "num_heads": 1, "spatial_range": 2}
+    allowed_modules()
+    with pytest.raises(CheckpointError, match=r"can be built \(UnboundLocalError"), bounded_building(0, "a.pth"):
+        build_model(Config({"model": attention}))
