@@ -6,15 +6,20 @@ four crops each, and sixteen small grey faces of Labeled Faces in the Wild. Nobo
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import skimage.data
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from benchmarks.compression.packages import fetch
+from hocp_mm.analysis.pictures import DRAWN
+from hocp_mm.engine.sampling import seeded_random_numbers
 
 CALIBRATION = (
     *((f"face-api:package/demo/sample{number}.jpg") for number in range(1, 6)),
@@ -61,18 +66,14 @@ def video_faces(cache: Path, size: int, count: int) -> Tensor:
     return torch.cat(found)
 
 
-def variants(faces: Tensor) -> Tensor:
-    """Return six simple variants of each picture: as it is, mirrored, shifted two ways, dimmed, brightened."""
-    return torch.cat(
-        [
-            faces,
-            faces.flip(3),
-            faces.roll((6, -6), (2, 3)),
-            faces.roll((-6, 6), (2, 3)).flip(3),
-            0.6 * faces,
-            (1.2 * faces + 10).clamp(0, 255),
-        ]
-    )
+def variants(faces: Tensor, times: int) -> Tensor:
+    """Return pictures ``[count, 3, size, size]`` and, after them, ``times`` variants of each, drawn as in training."""
+    size = (3, *faces.shape[2:])
+    draw: Any = create_transform(size, is_training=True, mean=(0.0,) * 3, std=(1 / 255,) * 3, **DRAWN)
+    images = [Image.fromarray(face.permute(1, 2, 0).round().byte().numpy()) for face in faces]
+    with seeded_random_numbers(0):
+        drawn = [torch.as_tensor(draw(image)) for _ in range(times) for image in images]
+    return torch.cat([faces, torch.stack(drawn)])
 
 
 _Found = tuple[np.ndarray, list[tuple[float, float, float, float]]]

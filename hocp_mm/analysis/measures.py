@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hocp_mm.layers.temporal import has_temporal_factor
+from hocp_mm.models.backbones.calibration import stage_errors
 
 Network = Callable[[Tensor], Sequence[Tensor]]
 
@@ -52,13 +53,11 @@ def dense_error(video: Network, dense: Network, *clips: Tensor) -> list[float]:
     Returns:
         ``|video - dense| / |dense|`` over all frames of all clips, for each stage.
     """
-    lost: list[Tensor] = []
-    for clip in clips:
-        frames = zip(*(dense(frame) for frame in clip.unbind(2)), strict=True)
-        stages = [(ours.double(), torch.stack(theirs, 2).double()) for ours, theirs in
-                  zip(video(clip), frames, strict=True)]  # fmt: skip
-        lost.append(torch.stack([torch.stack([(a - b).norm(), b.norm()]) for a, b in stages]))
-    return [_share(*pair) for pair in torch.stack(lost).norm(dim=0).tolist()]
+
+    def by_frame(clip: Tensor) -> list[Tensor]:
+        return [torch.stack(maps, 2) for maps in zip(*(dense(frame) for frame in clip.unbind(2)), strict=True)]
+
+    return stage_errors(video, by_frame, clips)
 
 
 class TimeLeaks(NamedTuple):

@@ -20,7 +20,7 @@ from hocp_mm.analysis.measures import (
     time_leaks,
     untouched_parameters,
 )
-from hocp_mm.analysis.pictures import read_pictures
+from hocp_mm.analysis.pictures import read_clips
 from hocp_mm.analysis.twins import Twins, build_twins, own_size, save_random_weights
 from hocp_mm.checkpoints import reading_once
 from hocp_mm.errors import HOCPError
@@ -123,7 +123,7 @@ def verify_timm(
     generator = torch.Generator().manual_seed(seed)
     clips = [torch.randn(1, in_chans, frames, size, size, generator=generator)]
     if images is not None:
-        clips = read_pictures(images, name, in_chans, size, frames)
+        clips = read_clips(images, name, in_chans, size, frames)
     clip = clips[0]
     shape = "x".join(map(str, clip.shape[1:]))
     options: dict[str, Any] = {

@@ -1,5 +1,6 @@
-"""Video in, timeline out."""
+"""Video in, timeline out; pictures in, a smaller network out."""
 
+from hocp_mm.apis.compressing import Compressed, compress_timm
 from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer
@@ -10,11 +11,13 @@ from hocp_mm.datasets import FaceTrack
 
 __all__ = [
     "AffectInferencer",
+    "Compressed",
     "FaceTrack",
     "Teacher",
     "WatchLog",
     "Watched",
     "choose_people",
+    "compress_timm",
     "find_videos",
     "label_folder",
     "track_faces",

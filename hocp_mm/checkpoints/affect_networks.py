@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from hocp_mm.checkpoints._modules import ModuleDescription
+from hocp_mm.checkpoints._onnx import PLACE
 from hocp_mm.checkpoints._plain_data import echo
 from hocp_mm.checkpoints.reading import Weights, under_names
-from hocp_mm.checkpoints.renaming import COUNTER, has_other_names, todays_names
+from hocp_mm.checkpoints.renaming import COUNTER, ONNX, has_other_names, todays_names
 from hocp_mm.errors import CheckpointError, UnknownModelError
 
 __all__ = ["AFFECT", "NETWORKS", "REFUSED", "AffectNetwork", "KnownWeights", "affect_network", "known_weights"]
@@ -211,7 +212,8 @@ def known_weights(state: Weights, source: str, name: str | None = None) -> Known
     """
     if any(key.rpartition(_ONLY_EMONET)[1] for key in state):
         raise EMONET.error(source)
-    if not any(key.endswith("conv_stem.weight") for key in state):  # lukemelas' begins with a line
+    placed = any(PLACE.fullmatch(key.rpartition(".")[0]) for key in state)
+    if not placed and not any(key.endswith("conv_stem.weight") for key in state):  # lukemelas' begins with a line
         return "no conv_stem.weight"
     name = Path(source).name.partition(".")[0] if name is None else name
     whys: list[str] = []
@@ -236,7 +238,11 @@ def _fitted(state: Weights, architecture: str, source: str) -> KnownWeights | st
     if state.description is not None and (why := _not_tensorflows(state.description)):
         return why
     shapes = _shapes(architecture)
-    named: Mapping[str, Tensor] = todays_names(state, shapes, source).state if has_other_names(state) else state
+    named: Mapping[str, Tensor] = state
+    if has_other_names(state):
+        renamed = todays_names(state, shapes, source)
+        shift = _TENSORFLOW_EPS if renamed.library == ONNX else 0.0  # folded norms divide by 1
+        named = {key: t - shift if key.endswith("running_var") else t for key, t in renamed.state.items()}
     # HSEmotion's networks of expressions alone end in a sequence of one layer.
     named = under_names(((key.replace(f"{_LAST}.0.", f"{_LAST}."), tensor) for key, tensor in named.items()), source)
     for key, shape in shapes.items():
@@ -324,8 +330,9 @@ video network: its backbone, and the rows of the head that it has (valence and a
 the head takes other channels and starts afresh; the LoadReport says what was done.
 
 A file is known by its tensors: a state dict or a whole module (`torch.save(model)`), of timm of any age, also under a
-prefix. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` differ in nothing but their numbers, so the name of the file
-decides between them. A whole module must have TensorFlow's padding and epsilon; of a state dict nobody can tell.
+prefix, or an export to ONNX. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` differ in nothing but their numbers, so
+the name of the file decides between them. A whole module must have TensorFlow's padding and epsilon; of others nobody
+can tell.
 
 ## Where they come from
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -37,7 +37,8 @@ from hocp_mm.functional.cp import CPKernel, component_norms, dense_kernel, mode_
 from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_error
 from hocp_mm.system.cache_folder import cache_folder, open_trusted, replacing_trusted, trusted_folder
 
-_FACTOR = "factors."
+_T = TypeVar("_T")
+_FACTOR, _SEAL = "factors.", "checksum"
 # Ours, drafts included; whatever else lies in the folder stays.
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors|\.[0-9a-f]{64}\.[0-9a-f]{32}\.part\.safetensors")
 _DRAFT_SECONDS = 3600  # a draft this old is the rest of a process that was killed
@@ -72,7 +73,7 @@ class DecompositionCache:
         self.folder: Path | None = None
         try:
             self.folder = (cache_folder() / "decompositions" if folder is None else Path(folder)).expanduser()
-            self._code = _fitting_code()
+            _fitting_code()
         except (OSError, RuntimeError) as error:  # no home; no source files
             self._go_without(error)
 
@@ -88,7 +89,7 @@ class DecompositionCache:
         Returns:
             The kernel with its errors.
         """
-        return self._find(
+        return self._decomposed(
             dense,
             groups,
             _Goal("rank", rank, seed),
@@ -109,22 +110,72 @@ class DecompositionCache:
         Returns:
             The kernel with its errors.
         """
-        return self._find(
+        return self._decomposed(
             dense,
             groups,
             _Goal("error", target_error, seed),
             lambda: decompose_to_error(dense, target_error, groups=groups, seed=seed),
         )
 
-    def _find(self, dense: Tensor, groups: int, goal: "_Goal", fit_anew: Callable[[], Decomposition]) -> Decomposition:
+    def remember(
+        self, tensors: Mapping[str, Tensor], context: str, compute: Callable[[], dict[str, Tensor]], most_bytes: int
+    ) -> dict[str, Tensor]:
+        """Return what a longer computation makes of tensors; it runs if no earlier one has left its result.
+
+        Args:
+            tensors: Everything that it depends on, but for what is in ``context``.
+            context: Its arguments, in words.
+            compute: The computation; a change of its module, or of any that this one uses, finds no old result.
+            most_bytes: Larger than what it returns.
+
+        Returns:
+            Tensors by name, on the CPU where they were kept.
+        """
+
+        def restore(content: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+            return _unsealed(content, key)
+
+        code = _code_of(sys.modules[compute.__module__]) if self._usable else ""
+        devices = sorted({tensor.device.type for tensor in tensors.values()})
+        return self._find(tensors, (context, devices, code), compute, lambda found: found, restore, most_bytes)
+
+    def _decomposed(
+        self, dense: Tensor, groups: int, goal: "_Goal", fit_anew: Callable[[], Decomposition]
+    ) -> Decomposition:
+        sizes = (dense.shape[0] // groups, *dense.shape[1:])
+        # Where the rank is free, a fit has no more numbers than the dense kernel, or one component per group.
+        most = goal.value if goal.kind == "rank" else dense.numel() // sum(sizes) + groups
+        limit = _HEADER_BYTES + int(most) * (1 + sum(sizes)) * dense.element_size()
+        # Device and strides decide which kernels of torch run, and so the last bits.
+        context = (*goal, groups, dense.device.type, dense.stride(), _fitting_code() if self._usable else "")
+
+        def restore(content: dict[str, Tensor], key: str) -> Decomposition:
+            fit = _restore(content, key, dense, groups)
+            reached = fit.kernel.rank == goal.value if goal.kind == "rank" else fit.relative_error <= goal.value
+            if not reached:
+                raise ValueError(f"it must reach {goal}, got rank {fit.kernel.rank}, error {fit.relative_error:.4g}")
+            return fit
+
+        return self._find({"dense": dense}, context, fit_anew, _content, restore, limit)
+
+    def _find(
+        self,
+        tensors: Mapping[str, Tensor],
+        context: tuple[Any, ...],
+        compute: Callable[[], _T],
+        content: Callable[[_T], dict[str, Tensor]],
+        restore: Callable[[dict[str, Tensor], str], _T],
+        limit: int,
+    ) -> _T:
+        """Return a result from the folder, as ``restore`` makes it of a file, or a new one, kept as ``content``."""
         if not self._usable or self.folder is None:
             self.misses += 1
-            return fit_anew()
-        key = self._key(dense, groups, goal)
+            return compute()
+        key = _digest(tensors, repr((*context, torch.__version__))).hexdigest()
         name = f"{key}.safetensors"
         found = None
         try:
-            found = _read(trusted_folder(self.folder) / name, key, dense, groups, goal)
+            found = _read(trusted_folder(self.folder) / name, limit, lambda kept: restore(kept, key))
         except FileNotFoundError:  # made when the first one is kept
             _logger.debug("hocp_mm: there is no folder %s yet.", self.folder)
         except OSError as error:
@@ -133,28 +184,20 @@ class DecompositionCache:
             self.hits += 1
             return found
         self.misses += 1
-        fit = fit_anew()
+        result = compute()
         if self._usable:
             try:
-                self._keep(trusted_folder(self.folder, make=True) / name, key, fit)
+                self._keep(trusted_folder(self.folder, make=True) / name, key, content(result))
             except OSError as error:
                 self._go_without(error)
-        return fit
+        return result
 
-    def _key(self, dense: Tensor, groups: int, goal: "_Goal") -> str:
-        # Device and strides decide which kernels of torch run, and so the last bits.
-        context = (*goal, groups, dense.device.type, dense.stride(), torch.__version__, self._code)
-        return _digest({"dense": dense}, repr(context)).hexdigest()
-
-    def _keep(self, file: Path, key: str, fit: Decomposition) -> None:
-        """Write a fit under its name at once, so that no other process ever sees a part of it."""
-        content = {f"{_FACTOR}{name}": factor for name, factor in fit.kernel.factors.items()}
-        content["weights"] = fit.kernel.weights
-        content["errors"] = torch.tensor([fit.relative_error, fit.degeneracy, fit.weighted_error], dtype=torch.float64)
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
-        content["checksum"] = torch.tensor(_checksum(content, key), dtype=torch.uint8)
+    def _keep(self, file: Path, key: str, content: Mapping[str, Tensor]) -> None:
+        """Write tensors under their name at once, so that no other process ever sees a part of them."""
+        sealed = {name: tensor.detach().cpu().contiguous() for name, tensor in content.items()}
+        sealed[_SEAL] = torch.tensor(_checksum(sealed, key), dtype=torch.uint8)
         with replacing_trusted(file) as draft:
-            draft.write(save(content))
+            draft.write(save(sealed))
         self._remove_oldest(file.parent)
 
     def _remove_oldest(self, folder: Path) -> None:
@@ -191,26 +234,39 @@ class _Goal(NamedTuple):
     seed: int
 
 
-def _read(file: Path, key: str, dense: Tensor, groups: int, goal: _Goal) -> Decomposition | None:
-    """Return a kept fit, or None if there is none that is what a fit of ``dense`` would be."""
+def _read(file: Path, limit: int, restore: Callable[[dict[str, Tensor]], _T]) -> _T | None:
+    """Return what was kept, or None if there is nothing, or nothing that is what it should be."""
     try:
-        sizes = (dense.shape[0] // groups, *dense.shape[1:])
-        # Where the rank is free, a fit has no more numbers than the dense kernel, or one component per group.
-        most = goal.value if goal.kind == "rank" else dense.numel() // sum(sizes) + groups
-        limit = _HEADER_BYTES + int(most) * (1 + sum(sizes)) * dense.element_size()
         with open_trusted(file, limit) as kept:
-            fit = _restore(load(kept.read(limit)), key, dense, groups)
-        reached = fit.kernel.rank == goal.value if goal.kind == "rank" else fit.relative_error <= goal.value
-        if not reached:
-            raise ValueError(f"it must reach {goal}, got rank {fit.kernel.rank}, error {fit.relative_error:.4g}")
+            result = restore(load(kept.read(limit)))
     except FileNotFoundError:
         return None
     except Exception as error:  # whatever the libraries below make of what they were never meant to read
-        _logger.info("hocp_mm: %s is no fit of this kernel (%s: %s), fitting anew.", file, type(error).__name__, error)
+        _logger.info("hocp_mm: %s is not what was kept (%s: %s), fitting anew.", file, type(error).__name__, error)
         return None
     with contextlib.suppress(OSError):  # a folder that can only be read serves as well
         os.utime(file)
-    return fit
+    return result
+
+
+def _unsealed(content: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    """Return the tensors of a file without their checksum.
+
+    Raises:
+        ValueError: If it is not theirs.
+    """
+    seal = content.pop(_SEAL, None)
+    if seal is None or seal.dtype != torch.uint8 or seal.tolist() != _checksum(content, key):
+        raise ValueError("it must hold what its checksum was taken of")
+    return content
+
+
+def _content(fit: Decomposition) -> dict[str, Tensor]:
+    return {
+        **{f"{_FACTOR}{name}": factor for name, factor in fit.kernel.factors.items()},
+        "weights": fit.kernel.weights,
+        "errors": torch.tensor([fit.relative_error, fit.degeneracy, fit.weighted_error], dtype=torch.float64),
+    }
 
 
 def _restore(content: dict[str, Tensor], key: str, dense: Tensor, groups: int) -> Decomposition:
@@ -225,11 +281,10 @@ def _restore(content: dict[str, Tensor], key: str, dense: Tensor, groups: int) -
         f"{_FACTOR}{name}": (dense.dtype, (size, rank))
         for name, size in zip(mode_names(dense.ndim - 2), sizes, strict=True)
     }
-    expected |= {"weights": (dense.dtype, (rank,)), "errors": (torch.float64, (3,)), "checksum": (torch.uint8, (32,))}
+    expected |= {"weights": (dense.dtype, (rank,)), "errors": (torch.float64, (3,)), _SEAL: (torch.uint8, (32,))}
     if (actual := {name: (t.dtype, tuple(t.shape)) for name, t in content.items()}) != expected:
         raise ValueError(f"it must hold {expected}, got {actual}"[:300])
-    if content.pop("checksum").tolist() != _checksum(content, key):
-        raise ValueError("it must hold what its checksum was taken of")
+    content = _unsealed(content, key)
     factors = {name.removeprefix(_FACTOR): t.to(dense.device) for name, t in content.items() if _FACTOR in name}
     kernel = CPKernel(content["weights"].to(dense.device), factors, groups)
     errors, true_errors = content["errors"].tolist(), _errors(dense, kernel)
@@ -261,16 +316,21 @@ def _digest(tensors: Mapping[str, Tensor], context: str) -> "hashlib._Hash":
     return digest
 
 
-@functools.cache
 def _fitting_code() -> str:
-    """Hash the source of the code that fits."""
-    return hashlib.sha256(repr(sorted(_fitting_sources().items())).encode()).hexdigest()
+    """Hash the source of the code that fits kernels."""
+    return _code_of(sys.modules[Decomposition.__module__])
 
 
-def _fitting_sources() -> dict[str, str]:
-    """Return the source of the module that fits and of every module of this package that it uses, by name."""
+@functools.cache
+def _code_of(module: ModuleType) -> str:
+    """Hash the source of a module and of every module of this package that it uses."""
+    return hashlib.sha256(repr(sorted(_sources(module).items())).encode()).hexdigest()
+
+
+def _sources(module: ModuleType) -> dict[str, str]:
+    """Return the source of a module and of every module of this package that it uses, by name."""
     sources: dict[str, str] = {}
-    pending = [sys.modules[Decomposition.__module__]]
+    pending = [module]
     while pending:
         module = pending.pop()
         if module.__name__ not in sources:

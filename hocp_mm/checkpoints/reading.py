@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
 from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState, modules_to_states
+from hocp_mm.checkpoints._onnx import read_onnx
 from hocp_mm.checkpoints._plain_data import LIMIT, Foreign, RefusedError, echo
 from hocp_mm.checkpoints._tree import check_tree
 from hocp_mm.checkpoints._unpickling import pickle_module
@@ -46,7 +47,8 @@ __all__ = [
 ]
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
-SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
+ONNX = ".onnx"
+SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, ONNX)
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # Moving averages as timm and torchvision save them beside the last weights; timm takes them when it loads a file.
 AVERAGES = ("state_dict_ema", "model_ema")
@@ -112,15 +114,17 @@ def file_mark(path: str | PathLike[str]) -> Mark:
 
 
 def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu") -> dict[str, Any]:
-    """Read a ``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.bin`` or ``.pth.tar`` file; nothing in it is executed.
+    """Read a file of weights (``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``, ``.bin``, ``.pth.tar``, ``.onnx``).
+
+    Nothing in it is executed.
 
     Args:
         path: Local file; ``~`` is expanded.
         map_location: Device of the tensors, as in ``torch.load``. A callable cannot be asked for a device name, so
-            a safetensors file then stays on the CPU.
+            a safetensors or ONNX file then stays on the CPU.
 
     Returns:
-        What the file holds: a state dict (always for safetensors), or a dict around one; see
+        What the file holds: a state dict (always for safetensors and ONNX), or a dict around one; see
         :func:`unwrap_state_dict`. A whole module, at the top or beside other entries, becomes its state dict, which
         has a ``description``: classes and plain attributes of the modules in it.
 
@@ -134,7 +138,9 @@ def read_checkpoint(path: str | PathLike[str], map_location: MapLocation = "cpu"
     key = file_mark(file), map_location  # before it is read
     if _kept is not None and key in _kept:
         return copy.copy(_kept[key])
-    content = (_load_safetensors if file.name.endswith(".safetensors") else _load_pickle)(file, map_location)
+    kinds = {".safetensors": _load_safetensors, ONNX: _load_onnx}
+    load = next((kind for suffix, kind in kinds.items() if file.name.endswith(suffix)), _load_pickle)
+    content = load(file, map_location)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a checkpoint must hold a dict, got {type(content).__name__}.")
     if _kept is not None:
@@ -326,7 +332,7 @@ def _check_is_weight_file(file: Path) -> None:
     # A safetensors file begins with the length of its header, which may look like the first byte of a pickle.
     if file.name.endswith(".safetensors") and is_pickle and head[8:9] != b"{":
         raise CheckpointError(f"{file}: content is a torch pickle, not safetensors; rename it to .pth.")
-    if not file.name.endswith(".safetensors") and _is_tar(head):
+    if not file.name.endswith((".safetensors", ONNX)) and _is_tar(head):
         raise CheckpointError(f"{file}: the tar format of torch 0.1 is not read; save it again with a newer torch.")
 
 
@@ -351,6 +357,20 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict[str, Any]:
     except Exception as error:  # unknown dtypes are no SafetensorError
         text = echo(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{file}: not a whole safetensors file ({text}).") from error
+
+
+def _load_onnx(file: Path, map_location: MapLocation) -> dict[str, Any]:
+    """Take the numbers out of an ONNX file."""
+    device = "cpu" if map_location is None or callable(map_location) else map_location
+    try:
+        return {name: tensor.to(device) for name, tensor in read_onnx(file).items()}
+    except RefusedError as error:
+        raise CheckpointError(f"{file}: holds {error}, but weights of a network are wanted.") from error
+    except ImportError as error:
+        raise CheckpointError(f"{file}: the package onnx reads such files, and is not installed ({error}).") from error
+    except Exception as error:  # protobuf has errors of its own
+        text = echo(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{file}: not a whole ONNX file ({text}).") from error
 
 
 def _load_pickle(file: Path, map_location: MapLocation) -> Any:

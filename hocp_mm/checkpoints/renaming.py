@@ -5,6 +5,8 @@
     EfficientNet-PyTorch (lukemelas)    _conv_stem, _blocks.N._expand_conv   conv_stem, blocks.S.I.conv_pw
     torchvision                         features.N of a MobileNet,           conv_stem, blocks.S.I.conv_pw
                                         EfficientNet or VGG                  features.N, pre_logits.fc1
+    an export to ONNX                   onnx.N: the place alone, norms       conv_stem, bn1 (of no effect but a bias)
+                                        folded into the layers before them
 
 The libraries define the layers of these networks in the same order. So layers are put side by side in that order, and
 a rule counts only if every tensor of every layer has the shape that the receiver has: all or nothing.
@@ -17,14 +19,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hocp_mm.checkpoints._onnx import PLACE
 from hocp_mm.checkpoints.reading import Weights, under_names
 from hocp_mm.errors import CheckpointError
 
-__all__ = ["LUKEMELAS", "Renamed", "has_other_names", "todays_names"]
+__all__ = ["LUKEMELAS", "ONNX", "Renamed", "has_other_names", "todays_names"]
 
 WORDS = ("module", "_orig_mod", "model", "backbone", "encoder", "net")
 MOST_WORDS, MOST_PREFIXES = 4, 16
-LUKEMELAS, TORCHVISION = "EfficientNet-PyTorch", "torchvision"
+LUKEMELAS, TORCHVISION, ONNX = "EfficientNet-PyTorch", "torchvision", "ONNX"
 COMPILED = "._orig_mod."  # may stand before any module
 COUNTER = "num_batches_tracked"  # older torch had none
 
@@ -65,6 +68,7 @@ def has_other_names(state: Mapping[str, Any]) -> bool:
     return any(
         layer.split(".", 1)[0] in WORDS
         or COMPILED in f"{layer}."
+        or PLACE.fullmatch(layer)
         or _lukemelas_place(layer)
         or _torchvision_place(layer)
         for layer in layers
@@ -96,6 +100,9 @@ def todays_names(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
     """
     notes: list[str] = list(getattr(state, "notes", ()))
     receiver = _layers(shapes)
+    if (folded := _unfolded(state, receiver)) is not None:
+        notes.append(f"{len(_layers(state))} layers without names, norms folded into them, were put in their places")
+        return folded._replace(state=Weights(folded.state, notes))
     inside = {prefix: _without(state, prefix, source) for prefix in _prefixes(state)}
     known = {prefix: len(_layers(names).keys() & receiver.keys()) for prefix, names in inside.items()}
     prefix = max(known, key=lambda one: (known[one], -len(one)))
@@ -227,6 +234,52 @@ def _in_order(
             return None
         names.update({f"{old}.{leaf}": f"{new}.{leaf}" for leaf in own})
     return names if any(old != new for old, new in names.items()) else None
+
+
+def _unfolded(tensors: Mapping[str, Tensor], receiver: Layers) -> Renamed | None:
+    """Put layers that only have a place beside those of the receiver; a norm behind one becomes its bias.
+
+    Args:
+        tensors: Of a source, with norms folded into the layers before them.
+        receiver: Shapes of the receiver's layers, in order.
+
+    Returns:
+        Weights of the same function, norms of which divide by 1 where their epsilon is 0; None if they do not fit.
+    """
+    found = _layers(tensors)
+    if not found or any(PLACE.fullmatch(layer) is None or "weight" not in found[layer] for layer in found):
+        return None
+    layers = {layer: found[layer] for layer in sorted(found, key=lambda layer: int(layer.rpartition(".")[2]))}
+    names = list(receiver)
+    plain = [name for name in names if "running_var" not in receiver[name]]
+    if not len(plain) <= len(layers) <= len(plain) + 1:
+        return None
+    renamed: dict[str, Tensor] = {}
+    for number, (name, own) in enumerate(zip(plain, layers.values(), strict=False)):
+        wanted, weight, bias = receiver[name], own["weight"], own.get("bias")
+        behind = names[names.index(name) + 1 :][:1]
+        norm = behind[0] if behind and behind[0] not in plain else None
+        edge = 1 if number == 0 else 0 if number == len(layers) - 1 else None
+        if weight.ndim < 2 or "weight" not in wanted or not _fits(weight.shape, wanted["weight"], edge):
+            return None
+        if bias is not None and bias.shape != weight.shape[:1]:
+            return None
+        renamed[f"{name}.weight"] = weight
+        none = weight.new_zeros(len(weight))
+        if norm is not None and "bias" not in wanted:
+            shift = none if bias is None else bias
+            made = {"weight": none + 1, "bias": shift, "running_mean": none, "running_var": none + 1}
+            if any(leaf not in made and leaf != COUNTER for leaf in receiver[norm]):
+                return None
+            renamed.update({f"{norm}.{leaf}": made[leaf] for leaf in receiver[norm] if leaf in made})
+        elif "bias" in wanted:
+            renamed[f"{name}.bias"] = none if bias is None else bias  # exporters leave out one of zeros
+        elif bias is not None:
+            return None
+    if any(f"{name}.running_var" not in renamed for name in names if name not in plain):
+        return None  # a norm that nothing could have been folded into
+    rest = {f"{layer}.{leaf}": tensor for layer in list(layers)[len(plain) :] for leaf, tensor in layers[layer].items()}
+    return Renamed(Weights({**renamed, **rest}), list(rest), ONNX, 0.0)
 
 
 def _fits(own: torch.Size, wanted: torch.Size, edge: int | None) -> bool:

@@ -105,10 +105,7 @@ class SeededDataset(Dataset):
         """Load a sample; an index without a seed is loaded as it is."""
         if not isinstance(index, Draw):
             return self.dataset[index]
-        with preserved_random_numbers():
-            random.seed(index.seed)
-            np.random.seed(index.seed % 2**32)  # noqa: NPY002 - the global state is what transforms draw from
-            torch.default_generator.manual_seed(index.seed)
+        with seeded_random_numbers(index.seed):
             return self.dataset[int(index)]
 
     def __len__(self) -> int:
@@ -129,13 +126,31 @@ def preserved_random_numbers() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - as above
+    # The global state of NumPy is what transforms draw from.
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(kept[0])
         np.random.set_state(kept[1])  # noqa: NPY002
         torch.set_rng_state(kept[2])
+
+
+@contextlib.contextmanager
+def seeded_random_numbers(seed: int) -> Iterator[None]:
+    """Let a block draw the random numbers of a seed on the CPU without moving the streams of this process.
+
+    Args:
+        seed: Of Python, NumPy and PyTorch.
+
+    Yields:
+        Nothing.
+    """
+    with preserved_random_numbers():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _mix(*numbers: int) -> int:

@@ -10,7 +10,7 @@ from hocp_mm.functional.frame_folded import cp_conv_folded, fold_frames, tempora
 from hocp_mm.functional.native import native_available
 from hocp_mm.functional.order_four import conv4d
 from hocp_mm.functional.rank import RankLike, resolve_rank, spend_budget
-from hocp_mm.functional.rank_estimate import error_curve, estimate_rank, evbmf
+from hocp_mm.functional.rank_estimate import error_curve, estimate_rank, evbmf, sufficient_rank
 from hocp_mm.functional.sparsity import normalize, prune, soft_threshold
 from hocp_mm.functional.transduct import Init, temporal_taps, transduct
 
@@ -47,6 +47,7 @@ __all__ = [
     "sagr",
     "soft_threshold",
     "spend_budget",
+    "sufficient_rank",
     "temporal_depthwise",
     "temporal_taps",
     "transduct",

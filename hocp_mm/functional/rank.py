@@ -13,7 +13,7 @@ from math import ceil, isfinite, prod
 from torch import Tensor
 
 from hocp_mm.functional.decompose import decompose_to_error
-from hocp_mm.functional.rank_estimate import estimate_rank
+from hocp_mm.functional.rank_estimate import sufficient_rank
 
 RankLike = int | float | str
 
@@ -37,14 +37,15 @@ def resolve_rank(
     Args:
         rank: A number of components (an int, over all groups); an expansion over the input channels (``'x1'``,
             ``'x1.5'``, or a float: 1.5, and 1.0 is not 1); ``'same'``, as many as keep the parameter count of the
-            dense kernel; ``'auto'``, what :func:`hocp_mm.functional.estimate_rank` sees in ``dense``; or
-            ``'error0.1'``, as many as fit ``dense`` with a relative error of at most 0.1.
+            dense kernel; ``'auto'``, as many as keep most of ``dense``
+            (:func:`hocp_mm.functional.sufficient_rank`); or ``'error0.1'``, as many as fit ``dense`` with a relative
+            error of at most 0.1.
         in_channels: Input channels of the layer.
         out_channels: Output channels of the layer.
         kernel_size: Taps of each convolved mode.
         groups: Groups of the layer; ratios are rounded up to a multiple of it.
         dense: The kernel that will be decomposed, ``[out, in / groups, *kernel_size]``; None for a fresh layer.
-        seed: Of the fits behind ``'error<e>'``.
+        seed: Of the fits behind ``'auto'`` and ``'error<e>'``.
 
     Returns:
         Components, at least ``groups`` and a multiple of it.
@@ -73,7 +74,7 @@ def resolve_rank(
         if dense is None:
             raise ValueError(f"rank: must be {_FRESH_FORMS} where there are no weights to look at, got {rank!r}.")
         if target is None:
-            return estimate_rank(dense, groups)
+            return sufficient_rank(dense, groups, seed=seed)
         return decompose_to_error(dense, target, groups=groups, seed=seed).kernel.rank
     expansion = _expansion(rank)
     if expansion is None:

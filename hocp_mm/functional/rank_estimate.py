@@ -24,8 +24,10 @@ from torch import Tensor
 from hocp_mm.functional import als
 
 SWEEPS = 5
+SUFFICIENT = 0.3
 _PROBES, _LARGEST_FIT = 3, 768
 _GRID, _REFINEMENTS = 512, 6
+_CANDIDATES = 32
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,36 @@ def _estimate_block(block: Tensor) -> int:
             core = (out, in_, *block.shape[2:])
             largest = max(largest, ceil(prod(core) / (sum(core) - len(core) + 1)))
     return largest
+
+
+def sufficient_rank(dense: Tensor, groups: int = 1, *, error: float = SUFFICIENT, seed: int = 0) -> int:
+    """Choose a rank that keeps most of a trained kernel, and no noise where there is a clean one behind.
+
+    About the smallest with a relative error of at most ``error`` (:func:`error_curve`), at most that of parameter
+    parity, and at least :func:`estimate_rank`. Trained kernels seldom are a few components and noise: their spectra
+    fall slowly, and what EVBMF alone takes for noise is most of what they have learned.
+
+    Args:
+        dense: ``[out, in / groups, *kernel_size]``.
+        groups: Of the convolution.
+        error: Of the kernel, in (0, 1).
+        seed: Of the short fits.
+
+    Returns:
+        Components over all groups, at least ``groups`` and a multiple of it.
+
+    Raises:
+        ValueError: As :func:`estimate_rank`, or if ``error`` is not between 0 and 1.
+    """
+    if not 0 < error < 1:
+        raise ValueError(f"sufficient_rank: error must be between 0 and 1, got {error}.")
+    least = estimate_rank(dense, groups)
+    sizes = (dense.shape[0] // groups, *dense.shape[1:])
+    parity = max(1, prod(sizes) // sum(sizes))
+    candidates = sorted({max(1, round(parity * part / _CANDIDATES)) * groups for part in range(1, _CANDIDATES + 1)})
+    curve = error_curve(dense, candidates, groups=groups, seed=seed)
+    enough = [rank for rank, lost in zip(candidates, curve, strict=True) if lost <= error**2]
+    return max(least, enough[0] if enough else candidates[-1])
 
 
 def error_curve(

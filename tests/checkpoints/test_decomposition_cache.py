@@ -19,6 +19,7 @@ from hocp_mm.checkpoints import DecompositionCache, decomposition_cache
 from hocp_mm.functional import Decomposition, decompose
 from tests.material.processes import run_python
 
+FITTING = sys.modules[Decomposition.__module__]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 KERNELS = {
     "an image kernel": ((8, 6, 3, 3), 7, 1),
@@ -124,19 +125,19 @@ def test_a_fit_depends_on(tmp_path, case):
 
 @pytest.fixture
 def _forget_code():
-    decomposition_cache._fitting_code.cache_clear()
+    decomposition_cache._code_of.cache_clear()
     yield
-    decomposition_cache._fitting_code.cache_clear()
+    decomposition_cache._code_of.cache_clear()
 
 
 @pytest.mark.usefixtures("_forget_code")
 def test_a_change_of_the_fitting_code_finds_no_old_fit(tmp_path, monkeypatch):
     DecompositionCache(tmp_path).decompose(kernel(), 6)
-    decomposition_cache._fitting_code.cache_clear()
-    sources = decomposition_cache._fitting_sources()
+    decomposition_cache._code_of.cache_clear()
+    sources = decomposition_cache._sources(FITTING)
     name = "hocp_mm.functional.compression"
     changed = {**sources, name: sources[name] + "\n# changed\n"}
-    monkeypatch.setattr(decomposition_cache, "_fitting_sources", lambda: changed)
+    monkeypatch.setattr(decomposition_cache, "_sources", lambda module: changed)
     cache = DecompositionCache(tmp_path)
     cache.decompose(kernel(), 6)
     assert (cache.hits, cache.misses) == (0, 1)
@@ -156,7 +157,7 @@ def test_the_fitting_code_is_all_code_of_the_package_that_a_fit_runs():
         sys.setprofile(None)
     run = {name for name in run if name.startswith("hocp_mm.")}
     assert {f"hocp_mm.functional.{m}" for m in ("decompose", "group_fit", "als", "compression", "cp")} <= run
-    assert run <= set(decomposition_cache._fitting_sources())
+    assert run <= set(decomposition_cache._sources(FITTING))
 
 
 def _flip(position: int):
@@ -347,7 +348,7 @@ def test_a_forged_fit_counts_as_missing_is_said_and_is_rewritten(tmp_path, no_fi
     cache = DecompositionCache(tmp_path)
     assert_same(cache.decompose(kernel(), 6), fresh)
     assert (cache.hits, cache.misses) == (0, 1)
-    assert [f"{file} is no fit of this kernel" in message for message in caplog.messages] == [True]
+    assert [f"{file} is not what was kept" in message for message in caplog.messages] == [True]
     assert file.read_bytes() == whole
     no_fit()
     assert_same(cache.decompose(kernel(), 6), fresh)

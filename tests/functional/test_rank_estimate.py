@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from hocp_mm.functional import decompose, dense_kernel
-from hocp_mm.functional.rank_estimate import error_curve, estimate_rank, evbmf
+from hocp_mm.functional.rank_estimate import error_curve, estimate_rank, evbmf, sufficient_rank
 from tests.laws import random_kernel
 
 
@@ -172,7 +172,36 @@ def test_the_error_curve_of_zeros_is_zero():
     assert error_curve(torch.zeros(8, 8, 3, 3), [2, 4]) == [0, 0]
 
 
+def falling(speed: float, out: int = 48, in_: int = 32) -> torch.Tensor:
+    """A kernel whose unfoldings have falling spectra, as trained ones do: no few components, and no clear noise."""
+    dense = torch.randn(out, in_, 3, 3)
+    for mode in range(4):
+        flat = dense.movedim(mode, 0).flatten(1)
+        u, s, v = torch.linalg.svd(flat, full_matrices=False)
+        weights = torch.exp(-speed * torch.arange(len(s)) / len(s))
+        dense = (u * s * weights @ v).unflatten(1, dense.movedim(mode, 0).shape[1:]).movedim(0, mode)
+    return dense
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.0])
+def test_a_sufficient_rank_keeps_most_of_a_kernel_and_is_little_larger_than_that_takes(speed):
+    dense = falling(speed)
+    rank = sufficient_rank(dense)
+    assert rank > 2 * estimate_rank(dense)  # EVBMF takes most of it for noise
+    assert 0.15 < decompose(dense, rank).relative_error <= 0.31
+    assert decompose(dense, rank // 2).relative_error > 0.31
+
+
+def test_a_sufficient_rank_goes_from_the_estimate_to_parity():
+    exact = dense_kernel(random_kernel(out=24, in_=20, rank=6))
+    assert sufficient_rank(exact) == 6  # four of them would do for the error
+    assert sufficient_rank(torch.randn(48, 32, 3, 3), error=1e-3) == 48 * 32 * 9 // (48 + 32 + 6)
+    assert sufficient_rank(torch.cat([exact, exact]), groups=2) == 12
+    assert sufficient_rank(torch.zeros(8, 8, 3, 3)) == 1
+
+
 REFUSED = {
+    "an error of 1": (lambda: sufficient_rank(torch.ones(4, 4, 3), error=1.0), "error must be between 0 and 1, got 1"),
     "a vector": (lambda: evbmf(torch.ones(4)), r"got shape \(4,\)"),
     "an empty matrix": (lambda: evbmf(torch.ones(4, 0)), r"got shape \(4, 0\)"),
     "nan": (lambda: evbmf(torch.full((4, 4), float("nan"))), "matrix must be finite"),

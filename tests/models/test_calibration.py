@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from hocp_mm.checkpoints import DecompositionCache
 from hocp_mm.errors import CheckpointError
 from hocp_mm.models import TimmHOCPBackbone
 from hocp_mm.models.backbones import calibration
@@ -223,3 +224,48 @@ def test_a_dense_network_is_filled_whole_or_not_at_all(trained):
     counters = {name for name in trained if name.endswith("num_batches_tracked")}
     assert fill_dense_(net, {name: tensor for name, tensor in trained.items() if name not in counters})
     assert torch.equal(net.state_dict()["conv1.0.weight"], trained["conv1.0.weight"])
+
+
+def test_a_calibration_is_kept_and_found_by_all_that_it_depends_on(trained, file, tmp_path, monkeypatch):
+    shown, kept = pictures(), tmp_path / "kept"
+    first = backbone()
+    report = first.load_image_weights(file, pictures=shown, budget=0.2, cache=DecompositionCache(kept))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("fitted although the result is known")
+
+    monkeypatch.setattr(calibration, "reconstruct_", refuse)
+    second, cache = backbone(), DecompositionCache(kept)
+    again = second.load_image_weights(file, pictures=shown, budget=0.2, cache=cache)
+    assert cache.hits == 1
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
+    assert (again.reconstructed, again.stages) == (report.reconstructed, report.stages)
+    changed = {**trained, "layer1.0.bn1.bias": trained["layer1.0.bn1.bias"] + 1e-6}
+    torch.save(changed, tmp_path / "changed.pth")
+    other = [shown[0] + 1e-6, *shown[1:]]
+    options = {"pictures": shown, "budget": 0.2}
+    cases = {
+        "weights": (str(tmp_path / "changed.pth"), options),
+        "pictures": (file, {**options, "pictures": other}),
+        "budget": (file, {**options, "budget": 0.21}),
+        "seed": (file, {**options, "seed": 1}),
+        "distill": (file, {**options, "distill": 1}),
+    }
+    for source, changes in cases.values():
+        with pytest.raises(AssertionError, match="fitted although"):
+            backbone().load_image_weights(source, **changes, cache=DecompositionCache(kept))
+    # What it is judged by is no part of it: the judgement is made anew.
+    apart = [*shown[:3], shown[3].flip(3)]
+    judged = backbone().load_image_weights(file, pictures=apart, budget=0.2, cache=DecompositionCache(kept))
+    assert judged.reconstructed == report.reconstructed
+    assert judged.stages != report.stages
+
+
+def test_distillation_brings_the_stages_nearer(trained, file):
+    shown = pictures()
+    plain, adjusted = backbone(), backbone()
+    before = plain.load_image_weights(file, pictures=shown).stages
+    after = adjusted.load_image_weights(file, pictures=shown, distill=60).stages
+    assert after == pytest.approx(errors(adjusted, trained, shown[3]), rel=1e-4)
+    assert after[-1] < 0.97 * before[-1]

@@ -42,7 +42,8 @@ from hocp_mm.models.heads import AffectHead
 from hocp_mm.registry import HOOKS
 
 _BACKBONE = "backbone."
-_CALIBRATION = {"batches": 8, "pictures": 128}
+_CALIBRATION = {"batches": 8, "pictures": 128, "distill": 0}
+_LEAST = {"batches": 2, "pictures": 1, "distill": 0}
 _KNOWN_CLASSES = (7, 8)  # AffectNet's expressions without contempt, or all; other numbers mean other classes
 
 
@@ -71,9 +72,10 @@ class TransductionHook(Hook):
         keep: Patterns on names of tensors that keep their own initialisation on purpose, in the names of what is
             filled: of the recogniser for a static stage, else of the backbone.
         calibrate: Put dense weights into CP form by what the network computes on clips of the training loader:
-            ``dict(batches=8, pictures=128)``, of which one batch in four is kept to judge by. The report then ends in
-            the error of each stage's features. None looks at the kernels alone, as does a source in CP form, which is
-            what it was made to be. For a `TimmHOCPBackbone`.
+            ``dict(batches=8, pictures=128, distill=0)``. One batch in four is kept to judge by, and the report ends
+            in the error of each stage's features on it; ``distill`` is a number of steps in which all layers are
+            adjusted to each other (:func:`hocp_mm.layers.distill_`). None looks at the kernels alone, as does a source
+            in CP form, which is what it was made to be. For a `TimmHOCPBackbone`.
         budget: With ``calibrate``: parameters of the CP layers together, as a part of those of the dense ones, in
             (0, 1]; ranks go where errors cost most. None keeps the backbone's ranks.
 
@@ -159,8 +161,11 @@ class TransductionHook(Hook):
             del vars(model)["init_weights"]
 
     def _pictures(self, runner: Runner, model: nn.Module) -> list[Tensor]:
-        options = {**_CALIBRATION, **(self.calibrate or {})}
+        options = self._calibration()
         return training_pictures(runner.train_dataloader, model, options["batches"], options["pictures"], self.seed)
+
+    def _calibration(self) -> dict[str, int]:
+        return {**_CALIBRATION, **(self.calibrate or {})}
 
     def load(
         self,
@@ -219,7 +224,9 @@ class TransductionHook(Hook):
             if isinstance(known, KnownWeights):
                 _check_known_backbone(backbone, known, self.source)
         if hasattr(backbone, "load_image_weights"):
-            shown = {} if self.calibrate is None else {"pictures": pictures(), "budget": self.budget}
+            shown = {}
+            if self.calibrate is not None:
+                shown = {"pictures": pictures(), "budget": self.budget, "distill": self._calibration()["distill"]}
             report = backbone.load_image_weights(self.source, **shown, **options)
             if isinstance(known, KnownWeights):  # nothing is written to the head before the backbone is known to fit
                 _fill_head_(getattr(model, "head", None), known, report)
@@ -291,12 +298,12 @@ def _check_calibration(calibrate: Any, budget: Any) -> None:
     known = calibrate is None or (
         isinstance(calibrate, Mapping)
         and calibrate.keys() <= _CALIBRATION.keys()
-        and all(type(value) is int and value > 0 for value in calibrate.values())
-        and calibrate.get("batches", 2) > 1
+        and all(type(value) is int and value >= _LEAST[key] for key, value in calibrate.items())
     )
     if not known:
         raise ValueError(
-            f"TransductionHook: calibrate must be a dict of batches (2 or more) and pictures, got {calibrate!r}."
+            "TransductionHook: calibrate must be a dict of batches (2 or more), pictures and distill (steps), got "
+            f"{calibrate!r}."
         )
     share = isinstance(budget, int | float) and not isinstance(budget, bool) and 0 < budget <= 1
     if budget is not None and (calibrate is None or not share):

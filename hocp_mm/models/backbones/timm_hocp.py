@@ -235,7 +235,9 @@ class TimmHOCPBackbone(BaseModule):
         cache: DecompositionCache | None = None,
         keep: Patterns = (),
         pictures: Sequence[Tensor] = (),
+        judged: Sequence[Tensor] = (),
         budget: float | None = None,
+        distill: int = 0,
     ) -> LoadReport:
         """Load an image network's weights into this backbone (see :mod:`hocp_mm.checkpoints`).
 
@@ -251,8 +253,10 @@ class TimmHOCPBackbone(BaseModule):
             pictures: Batches of images ``[B, in_chans, H, W]``, normalised as in training: dense weights are put into
                 CP form on these (:mod:`hocp_mm.models.backbones.calibration`), not by their kernels alone; a note in
                 the account says where that was not possible.
+            judged: Batches of others, to judge the result by; none keeps every fourth of ``pictures`` for that.
             budget: Parameters of the CP layers together, as a part of those of the dense ones; ranks then follow the
                 weights and the pictures. None keeps the ranks of this backbone.
+            distill: With pictures: steps in which all CP layers are adjusted to each other.
 
         Returns:
             The account of the transfer.
@@ -270,7 +274,8 @@ class TimmHOCPBackbone(BaseModule):
             if pictures and self.factorized:
                 require_finite(weights.state, weights.title)
                 if (dense := self._dense(weights, pictures[0].device)) is not None:
-                    return self._load_calibrated(weights, dense, pictures, budget, options)
+                    plan = {"pictures": pictures, "judged": judged, "budget": budget, "distill": distill}
+                    return self._load_calibrated(weights, dense, plan, options)
             if pictures:
                 note = (
                     "not calibrated: the weights are not those of a whole dense network, or no layer is put in CP form"
@@ -287,18 +292,14 @@ class TimmHOCPBackbone(BaseModule):
         return net.to(device).eval() if fill_dense_(net, weights.state) else None
 
     def _load_calibrated(
-        self,
-        weights: ImageWeights,
-        dense: nn.Module,
-        pictures: Sequence[Tensor],
-        budget: float | None,
-        options: dict[str, Any],
+        self, weights: ImageWeights, dense: nn.Module, plan: dict[str, Any], options: dict[str, Any]
     ) -> LoadReport:
         layers: dict[str, Any] = {name: self.net.get_submodule(name) for name in self.factorized}
         ranks = {name: layer.rank for name, layer in layers.items()}
         seed = self.seed if options["seed"] is None else options["seed"]
+        shared = {key: options[key] for key in ("progress", "cache")}
         try:
-            found = calibrate(dense, self.stages, list(layers), ranks, pictures, budget, seed, options["progress"])
+            found = calibrate(dense, self.stages, list(layers), ranks, seed=seed, **plan, **shared)
         except (ValueError, CheckpointError) as error:
             raise CheckpointError(f"{weights.title}: {error}") from error
         # A CP layer takes nothing of what its dense twin had.

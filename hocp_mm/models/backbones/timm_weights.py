@@ -21,9 +21,9 @@ from hocp_mm.checkpoints import (
     unwrap_state_dict,
 )
 from hocp_mm.checkpoints.reading import under_names
-from hocp_mm.checkpoints.renaming import LUKEMELAS, Renamed
+from hocp_mm.checkpoints.renaming import LUKEMELAS, ONNX, Renamed
 from hocp_mm.errors import CheckpointError
-from hocp_mm.functional import RankLike, estimate_rank
+from hocp_mm.functional import RankLike, sufficient_rank
 from hocp_mm.functional.rank import error_target
 from hocp_mm.layers.selection import Patterns, RankRule, dense_layers, rank_rule
 from hocp_mm.layers.variants import variant_of
@@ -116,7 +116,9 @@ def _same_function(net: nn.Module, name: str, renamed: Renamed, notes: list[str]
             "their variances make up for it"
         )
     padded = any(isinstance(module, Conv2dSame) for module in net.modules())  # as TensorFlow does
-    if renamed.library is not None and padded != (renamed.library == LUKEMELAS):
+    if renamed.library == ONNX:
+        notes.append("how the exported network pads images was not compared")
+    elif renamed.library is not None and padded != (renamed.library == LUKEMELAS):
         notes.append(
             f"{renamed.library} pads images otherwise than '{name}', so features are not the same; take timm's network "
             f"{'without' if padded else 'with'} 'tf_' in its name"
@@ -169,7 +171,7 @@ def resolve_ranks(
             continue
         dense: Any = tensors["weight"] if made is None else made(tensors)  # type: ignore[arg-type]
         if target is None:
-            ranks[name] = estimate_rank(dense, conv.groups)
+            ranks[name] = sufficient_rank(dense, conv.groups, seed=seed)
         else:
             ranks[name] = cache.decompose_to_error(dense, target, groups=conv.groups, seed=seed).kernel.rank
     return ranks if looked else rank
