@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     from hocp_mm import compat
 
     compat.apply()
-    from hocp_mm.apis import compress_timm
+    from hocp_mm.apis.compressing import compress_timm
 
     source = "timm" if args.checkpoint is None else str(args.checkpoint)
     budget = None if args.rank is not None else args.budget

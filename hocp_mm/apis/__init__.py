@@ -1,6 +1,5 @@
-"""Video in, timeline out; pictures in, a smaller network out."""
+"""Video in, timeline out."""
 
-from hocp_mm.apis.compressing import Compressed, compress_timm
 from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer
@@ -11,13 +10,11 @@ from hocp_mm.datasets import FaceTrack
 
 __all__ = [
     "AffectInferencer",
-    "Compressed",
     "FaceTrack",
     "Teacher",
     "WatchLog",
     "Watched",
     "choose_people",
-    "compress_timm",
     "find_videos",
     "label_folder",
     "track_faces",

@@ -171,9 +171,9 @@ def _estimate_block(block: Tensor) -> int:
 def sufficient_rank(dense: Tensor, groups: int = 1, *, error: float = SUFFICIENT, seed: int = 0) -> int:
     """Choose a rank that keeps most of a trained kernel, and no noise where there is a clean one behind.
 
-    About the smallest with a relative error of at most ``error`` (:func:`error_curve`), at most that of parameter
-    parity, and at least :func:`estimate_rank`. Trained kernels seldom are a few components and noise: their spectra
-    fall slowly, and what EVBMF alone takes for noise is most of what they have learned.
+    That of :func:`estimate_rank` where its relative error is at most ``error``; else about the smallest for which it is
+    (:func:`error_curve`), at most that of parameter parity. Trained kernels seldom are a few components and noise:
+    their spectra fall slowly, and what EVBMF alone takes for noise is most of what they have learned.
 
     Args:
         dense: ``[out, in / groups, *kernel_size]``.
@@ -190,6 +190,8 @@ def sufficient_rank(dense: Tensor, groups: int = 1, *, error: float = SUFFICIENT
     if not 0 < error < 1:
         raise ValueError(f"sufficient_rank: error must be between 0 and 1, got {error}.")
     least = estimate_rank(dense, groups)
+    if error_curve(dense, [least], groups=groups, seed=seed)[0] <= error**2:
+        return least
     sizes = (dense.shape[0] // groups, *dense.shape[1:])
     parity = max(1, prod(sizes) // sum(sizes))
     candidates = sorted({max(1, round(parity * part / _CANDIDATES)) * groups for part in range(1, _CANDIDATES + 1)})
