@@ -26,7 +26,8 @@ from hocp_mm.layers.surgery import replace_
 from hocp_mm.system.files import write_text
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-BUDGETS = (0.1, 0.2, 0.4)
+BUDGETS, FEWER = (0.1, 0.2, 0.4), (0.1, 0.2)
+"""Shares of the parameters; fewer for networks that are no recognisers, whose fits take minutes."""
 _BATCH, _FRAMES, _DISTILLED_BATCH, _TIMED_BATCH = 26, 600, 24, 8
 _DISTILLING, _PROBED = 600.0, 5  # seconds, and steps that tell how many those are
 
@@ -351,8 +352,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for downloads, outside the repository")
     parser.add_argument("--networks", nargs="*", help="all by default")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help="all by default")
-    parser.add_argument("--budgets", nargs="*", type=float, default=list(BUDGETS))
-    parser.add_argument("--no-times", action="store_true", help="leave out milliseconds, on a busy machine")
+    parser.add_argument("--budgets", nargs="*", type=float, help=f"by default {BUDGETS}, or {FEWER}")
+    parser.add_argument("--no-times", action="store_true", help="leave out times, on a busy machine")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     kept = args.output / "compression.json"
@@ -361,7 +362,7 @@ def main() -> None:
         if args.networks is not None and name not in args.networks:
             continue
         subject = load()
-        for budget in args.budgets:
+        for budget in args.budgets or (FEWER if subject.threshold is None else BUDGETS):
             for method in args.methods or METHODS:
                 if (
                     args.methods is None
