@@ -1,5 +1,6 @@
 """Exports to ONNX give the network that was exported; what is not whole, or not in the file, is refused."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from hocp_mm.errors import CheckpointError
 from hocp_mm.models import TimmHOCPBackbone
 from tests.laws import assert_close
 from tests.material.affect_networks import efficientnet
+
+NEW = pytest.mark.skipif(
+    "external_data" not in inspect.signature(torch.onnx.export).parameters,
+    reason="torch < 2.5 writes the weights of its new exporter into a file of their own",
+)
 
 
 def lived_in(name: str, **options) -> nn.Module:
@@ -35,7 +41,7 @@ def export(net: nn.Module, path, *, old: bool = True, **options) -> str:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("old", [True, False], ids=["anonymous", "folded under old names"])
+@pytest.mark.parametrize("old", [True, pytest.param(False, marks=NEW)], ids=["anonymous", "folded under old names"])
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_an_export_is_the_network_again(name, old, tmp_path):
     net = lived_in(name)
