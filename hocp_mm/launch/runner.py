@@ -18,9 +18,11 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, RUNNERS, DefaultScope
 
@@ -30,7 +32,7 @@ from hocp_mm.engine.sampling import SeededDataset
 from hocp_mm.errors import HOCPError
 from hocp_mm.functional.choice import allow_measuring
 from hocp_mm.launch.config import SPLITS, few, is_type, require_file
-from hocp_mm.system.files import require_writable_file
+from hocp_mm.system.files import replacing, require_writable_file
 from hocp_mm.system.parallel import is_first_process
 from hocp_mm.system.refusals import one_line
 
@@ -135,14 +137,24 @@ def make_runner(cfg: Config, datasets: Mapping[str, Any]) -> "Runner":
         pinned = bool(loader.get("pin_memory")) and torch.cuda.is_available()
         drawn = SeededDataset(dataset) if split == "train" else dataset
         arguments[f"{split}_dataloader"] = loader | {"dataset": drawn, "pin_memory": pinned}
-    return runner_class(**arguments, cfg=cfg)
+    with mock.patch.object(runner_class, "dump_config", _dump_config):
+        return runner_class(**arguments, cfg=cfg)
+
+
+@master_only
+def _dump_config(runner: "Runner") -> None:
+    """Write the copy of the config whole or not at all: one that a kill cut would be taken for a user's own."""
+    filename = runner.cfg.filename
+    name = f"{runner.timestamp}.py" if filename is None else Path(filename).name
+    with replacing(Path(runner.work_dir) / name, follow=False) as draft:
+        runner.cfg.dump(draft)
 
 
 def _is_dump(file: Path) -> bool:
     """Tell whether a config was written at the start of a run: plain values without a remark, in MMEngine's order."""
     try:
         text = file.read_text(encoding="utf-8")
-        if not text.strip():  # of a run that was killed while it wrote
+        if not text.strip():  # of a run of before, which was killed while it wrote
             return True
         if file.suffix == ".json":
             return "\n" not in text and json.loads(text).keys() >= _OF_A_RUN

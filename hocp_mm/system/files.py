@@ -138,12 +138,18 @@ def require_writable_file(path: str | os.PathLike[str], option: str) -> None:
     rule = f"{option}: must be a file that can be written, got {path}"
     if os.path.exists(path) and not path.is_file():  # noqa: PTH110 - Path.exists fails for a name that is too long
         raise OutputError(f"{rule} ({'a folder' if path.is_dir() else 'no regular file'}).")
-    there = os.path.lexists(path)  # a new name is tried itself: it may be too long
-    _probe(path.parent, path.with_name(f".probe.{uuid.uuid4().hex}.part") if there else path, rule)
+    new = None if os.path.lexists(path) else path
+    _probe(path.parent, path.with_name(f".probe.{uuid.uuid4().hex}.part"), rule, new)
 
 
-def _probe(folder: Path, probe: Path, rule: str) -> None:
+def _probe(folder: Path, probe: Path, rule: str, new: Path | None = None) -> None:
     """Write and remove a file, and the folders made for it.
+
+    Args:
+        folder: Where to.
+        probe: The file, of a name that nobody looks at: whoever kills this process leaves it.
+        rule: For the error.
+        new: A name that must be possible, too: it may be too long.
 
     Raises:
         OutputError: If it cannot be written.
@@ -156,6 +162,10 @@ def _probe(folder: Path, probe: Path, rule: str) -> None:
         try:
             probe.write_bytes(bytes(4096))
             bring_to_disk(probe)
+            if new is not None:
+                with contextlib.suppress(FileExistsError):  # by now: somebody else's
+                    new.open("xb").close()
+                    new.unlink()
         finally:
             probe.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name

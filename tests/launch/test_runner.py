@@ -1,4 +1,5 @@
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -100,17 +101,51 @@ def test_the_copy_of_an_earlier_run_is_replaced(tmp_path, suffix, monkeypatch):
     source.write_text("")
     settings = {"z": [{"a": 1}], "work_dir": str(tmp_path), "a": {"text": "no # remark", "list": [1, 2]}}
     cfg = Config({**settings, "launcher": "none"}, filename=str(source))
-    (tmp_path / f"mine.{suffix}").touch()
+    kept = tmp_path / f"mine.{suffix}"
+    kept.touch()
     for _ in range(3):
         runners.make_runner(cfg, {})
-        cfg.dump(tmp_path / f"mine.{suffix}")
+        assert Config.fromfile(kept).to_dict() == {**settings, "launcher": "none"}
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("suffix", ["py", "json", "yaml"])
+def test_a_run_that_is_killed_while_it_writes_the_copy_can_be_started_again(tmp_path, suffix, before, monkeypatch):
+    monkeypatch.setattr("mmengine.runner.Runner", FakeRunner)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / f"mine.{suffix}").write_text("")
+    settings = {"work_dir": str(tmp_path), "launcher": "none", "x": "x" * 99}
+    cfg = Config(settings, filename=str(tmp_path / "configs" / f"mine.{suffix}"))
+    kept, whole = tmp_path / f"mine.{suffix}", Config.dump
+    if before:
+        runners.make_runner(cfg, {})
+
+    def cut(self, file):
+        whole(self, file)
+        os.truncate(file, Path(file).stat().st_size // 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Config, "dump", cut)
+    with pytest.raises(KeyboardInterrupt):
+        runners.make_runner(cfg, {})
+    assert kept.exists() == before
+    monkeypatch.setattr(Config, "dump", whole)
+    runners.make_runner(cfg, {})
+    assert Config.fromfile(kept).to_dict() == settings
 
 
 class FakeRunner:
-    """Keeps what it is built with."""
+    """Keeps what it is built with, and writes its config as MMEngine's does."""
+
+    timestamp = "now"
 
     def __init__(self, model=None, work_dir=None, cfg=None, **loaders):
-        self.arguments = loaders
+        self.arguments, self.work_dir, self.cfg = loaders, work_dir, cfg
+        if cfg.filename is not None:
+            self.dump_config()
+
+    def dump_config(self):
+        self.cfg.dump(Path(self.work_dir) / Path(self.cfg.filename).name)
 
 
 @pytest.mark.parametrize("line", ["\x1b]0;pwned\x07\x1b[2J", "\ud800", "y" * 500_000, "\u202e" * 100_000, "\r"])

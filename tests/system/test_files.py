@@ -197,6 +197,23 @@ def test_what_is_asked_for_leaves_nothing_behind(tmp_path: Path) -> None:
     assert (tmp_path / "there/old.csv").read_text() == "old"
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_process_killed_while_it_asks_leaves_nothing_under_the_name(there: bool, tmp_path: Path) -> None:
+    """What it left would be taken for the user's own file by whoever asks next."""
+    path = tmp_path / "a.csv"
+    if there:
+        path.write_text("old")
+    pid = os.fork()
+    if pid == 0:
+        files.bring_to_disk = lambda place: os._exit(9)
+        require_writable_file(path, "--csv")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    assert path.exists() == there
+    assert not there or path.read_text() == "old"
+    assert all(is_draft(file) for file in tmp_path.iterdir() if file != path)
+
+
 def test_a_link_stays_one_and_its_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far/a.txt").write_text("old")
