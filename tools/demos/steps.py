@@ -206,9 +206,8 @@ def fresh(folders: Sequence[Path]) -> None:
     for folder in folders:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(
-                folder / MARKER, _TOLD, follow=False
-            )  # stays: whatever ends the process, it is known whose it is
+            # It stays while the rest goes: whatever ends the process, it is known whose the folder is.
+            write_text(folder / MARKER, _TOLD, follow=False)
             for place in sorted(folder.iterdir()):
                 if place.name == MARKER:
                     continue
