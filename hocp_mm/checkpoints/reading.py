@@ -49,6 +49,7 @@ __all__ = [
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 ONNX = ".onnx"
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, ONNX)
+_KERAS = (".h5", ".hdf5", ".keras", ".pb", ".tflite")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 # Moving averages as timm and torchvision save them beside the last weights; timm takes them when it loads a file.
 AVERAGES = ("state_dict_ema", "model_ema")
@@ -175,7 +176,7 @@ def unwrap_state_dict(checkpoint: Mapping[str, Any], source: str | PathLike[str]
         ['fc.weight']
     """
     state: Mapping[str, Any] = checkpoint
-    wrapped, notes = False, list[str]()
+    wrapped, notes = False, list[str](getattr(checkpoint, "notes", ()))
     for _ in range(DEEPEST_WRAPPER):
         key = _wrapper(state)
         if key is None:
@@ -313,7 +314,10 @@ def _check_is_weight_file(file: Path) -> None:
         got = "a folder" if file.is_dir() else "a device or pipe"
         raise CheckpointError(f"{file}: a checkpoint must be a file, got {got}.")
     if not file.name.endswith(SUFFIXES):
-        raise CheckpointError(f"{file}: suffix must be one of {', '.join(SUFFIXES)}, got {file.suffix or 'none'!r}.")
+        hint = " (of Keras or TensorFlow: export it with python -m tf2onnx.convert)" if file.suffix in _KERAS else ""
+        raise CheckpointError(
+            f"{file}: suffix must be one of {', '.join(SUFFIXES)}, got {file.suffix or 'none'!r}{hint}."
+        )
     try:
         # An empty file is not opened: some that the system makes say they are, and wait for ever (/proc/kmsg).
         head = b""
@@ -363,7 +367,8 @@ def _load_onnx(file: Path, map_location: MapLocation) -> dict[str, Any]:
     """Take the numbers out of an ONNX file."""
     device = "cpu" if map_location is None or callable(map_location) else map_location
     try:
-        return {name: tensor.to(device) for name, tensor in read_onnx(file).items()}
+        tensors, notes = read_onnx(file)
+        return Weights({name: tensor.to(device) for name, tensor in tensors.items()}, notes)
     except RefusedError as error:
         raise CheckpointError(f"{file}: holds {error}, but weights of a network are wanted.") from error
     except ImportError as error:

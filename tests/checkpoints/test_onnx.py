@@ -3,10 +3,14 @@
 import inspect
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from hocp_mm.checkpoints import KnownWeights, known_weights, read_checkpoint, unwrap_state_dict
@@ -111,6 +115,116 @@ def test_a_known_affect_network_is_known_by_its_export(tmp_path):
     again.load_state_dict({**known.state, **last}, strict=False)
     picture = torch.randn(1, 3, 64, 64)
     assert_close(again(picture), net(picture), 1e-4, "outputs")
+
+
+def stored(name: str, *shape: int) -> TensorProto:
+    return numpy_helper.from_array(np.random.default_rng(len(name)).uniform(0.5, 1.5, shape).astype("float32"), name)
+
+
+def as_of_keras(path, *, changes=()) -> onnx.ModelProto:
+    """A graph as tf2onnx makes it: norms behind depthwise layers, and biases of linear ones, stand alone."""
+    node = helper.make_node
+    nodes = {
+        "scaled": node("Mul", ["input", "std"], ["scaled"]),
+        "turned": node("Transpose", ["scaled"], ["turned"], perm=[0, 3, 1, 2]),
+        "stem": node("Conv", ["turned", "k0", "b0"], ["stem"], strides=[2, 2], pads=[0, 0, 1, 1]),
+        "relu": node("Relu", ["stem"], ["relu"]),
+        "deep": node("Conv", ["relu", "k1"], ["deep"], pads=[1, 1, 1, 1], group=4),
+        "times": node("Mul", ["deep", "scale"], ["times"]),
+        "plus": node("Add", ["shift", "times"], ["plus"]),
+        "three": node("Add", ["plus", "three"], ["gate"]),  # of a hard sigmoid: no bias
+        "gate": node("Clip", ["gate", "zero", "six"], ["gated"]),
+        "pooled": node("GlobalAveragePool", ["gated"], ["pooled"]),
+        "flat": node("Squeeze", ["pooled", "axes"], ["flat"]),
+        "last": node("MatMul", ["flat", "w"], ["last"]),
+        "less": node("Sub", ["last", "c"], ["less"]),
+        "out": node("Div", ["less", "d"], ["out"]),
+    }
+    nodes.update(changes)
+    numbers = [
+        stored("std", 1, 1, 1, 3), stored("k0", 4, 3, 3, 3), stored("b0", 4), stored("k1", 4, 1, 3, 3),
+        stored("scale", 1, 4, 1, 1), stored("shift", 4, 1, 1), stored("w", 4, 5), stored("c", 5), stored("d", 1, 5),
+        *(numpy_helper.from_array(np.array(v, "float32"), n) for n, v in (("three", 3), ("zero", 0), ("six", 6))),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]  # fmt: skip
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("input", (2, 6, 6, 3)), ("out", (2, 5)))
+    ]
+    model = helper.make_model(helper.make_graph(list(nodes.values()), "net", values[:1], values[1:], numbers))
+    Path(path).write_bytes(model.SerializeToString())
+    return model
+
+
+def test_constants_behind_layers_are_folded_into_them(tmp_path):
+    """Against onnx's own evaluator: a bias or norm that is lost changes every number."""
+    path = tmp_path / "keras.onnx"
+    model = as_of_keras(path)
+    picture = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    (expected,) = ReferenceEvaluator(model).run(None, {"input": picture})
+    state = unwrap_state_dict(read_checkpoint(path), path)
+    assert list(state) == [f"onnx.{place}.{leaf}" for place in range(3) for leaf in ("weight", "bias")]
+    own = [state[f"onnx.{place}.weight"] for place in range(3)], [state[f"onnx.{place}.bias"] for place in range(3)]
+    (stem, deep, last), (first, second, third) = own
+    clip = torch.from_numpy(picture * numpy_helper.to_array(model.graph.initializer[0])).permute(0, 3, 1, 2)
+    seen = F.conv2d(F.pad(clip, (0, 1, 0, 1)), stem, first, stride=2).relu()
+    gate = (F.conv2d(seen, deep, second, padding=1, groups=4) + 3).clamp(0, 6)
+    assert_close(F.linear(gate.mean((2, 3)), last, third), torch.from_numpy(expected), 1e-5, "outputs")
+    told = " ".join(state.notes)
+    assert "scales the pictures itself" in told
+    assert "1 convolutions of the file pad more at the end" in told
+
+
+LOST = {
+    "a sum behind an activation": {"relu": helper.make_node("Add", ["stem", "relu0"], ["relu"])},
+    "a product behind a sum of two": {"plus": helper.make_node("Add", ["times", "times"], ["x"])},
+    "one number per pixel": {"times": helper.make_node("Mul", ["deep", "pixels"], ["times"])},
+    "a constant less the output": {"less": helper.make_node("Sub", ["c", "last"], ["less"])},
+    "a layer with two readers": {"three": helper.make_node("Add", ["plus", "deep"], ["gate"])},
+    "a parametric activation": {"relu": helper.make_node("PRelu", ["stem", "shift"], ["relu"])},
+}
+
+
+@pytest.mark.parametrize("changes", LOST.values(), ids=LOST.keys())
+def test_constants_that_belong_to_no_layer_are_refused(changes, tmp_path):
+    path = tmp_path / "keras.onnx"
+    model = as_of_keras(path, changes=changes)
+    model.graph.initializer.extend([stored("relu0", 3, 3), stored("pixels", 1, 1, 3, 3)])
+    if "plus" in changes:
+        model.graph.node[6].CopyFrom(helper.make_node("Mul", ["x", "scale"], ["plus"]))
+        model.graph.node.insert(6, changes["plus"])
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"keras.onnx: holds .* of \[.*\], which belongs to no layer \(\w+\)"):
+        read_checkpoint(path)
+
+
+def test_a_flattened_picture_with_channels_last_is_refused(tmp_path):
+    """The columns of the linear layer stand in another order than PyTorch's."""
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["input", "k0", "b0"], ["seen"]),
+        node("Transpose", ["seen"], ["turned"], perm=[0, 2, 3, 1]),
+        node("Reshape", ["turned", "shape"], ["flat"]),
+        node("MatMul", ["flat", "w"], ["out"]),
+    ]
+    numbers = [
+        stored("k0", 4, 3, 3, 3), stored("b0", 4), stored("w", 16, 5),
+        numpy_helper.from_array(np.array([1, -1]), "shape"),
+    ]  # fmt: skip
+    path = tmp_path / "vgg.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "net", [], [], numbers)).SerializeToString())
+    with pytest.raises(CheckpointError, match=r"a linear layer \(w\) on pixels whose channels stand last"):
+        read_checkpoint(path)
+
+
+def test_a_graph_that_runs_in_a_circle_ends(tmp_path):
+    node = helper.make_node
+    nodes = [node("Conv", ["x", "k0"], ["y"]), node("Mul", ["y", "b0"], ["y"]), node("Identity", ["y"], ["y"])]
+    path = tmp_path / "circle.onnx"
+    numbers = [stored("k0", 4, 3, 3, 3), stored("b0", 4, 1, 1)]
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "net", [], [], numbers)).SerializeToString())
+    with pytest.raises(CheckpointError, match="belongs to no layer"):
+        read_checkpoint(path)
 
 
 LAYERS = [(torch.ones(4, 3, 3, 3), torch.zeros(4)), (torch.ones(2, 4), torch.zeros(2))]

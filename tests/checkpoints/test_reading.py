@@ -233,7 +233,12 @@ def test_a_pickle_called_safetensors_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("absent.pth", "no such checkpoint file"), ("folder.pth", "got a folder"), ("video.avi", "suffix must be one of")],
+    [
+        ("absent.pth", "no such checkpoint file"),
+        ("folder.pth", "got a folder"),
+        ("video.avi", "suffix must be one of"),
+        ("net.h5", "of Keras or TensorFlow: export it with python -m tf2onnx"),
+    ],
 )
 def test_what_is_no_weight_file_is_refused(tmp_path, name, rule):
     (tmp_path / "folder.pth").mkdir()
