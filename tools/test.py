@@ -1,13 +1,15 @@
 """Score a trained network: ``python tools/test.py configs/hocp_sewa.py CHECKPOINT --out-dir results``.
 
-Prints one table (CCC, PCC, RMSE, SAGR of valence, arousal and their mean, over all test frames) and writes
-``metrics.json``; with ``--out-dir`` also one CSV per video and ``per_video.csv``. The checkpoint must fit the
-config exactly.
+Prints one table (CCC, PCC, RMSE, SAGR of valence, arousal and their mean, over all test frames), then each score with
+its 95 % interval over people, beside a constant and a moving average of the predictions, and CCC by culture, and writes
+``metrics.json``; with ``--out-dir`` also one CSV per video, ``per_video.csv`` and ``groups/subject.csv``. The
+checkpoint must fit the config exactly.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 METRICS = "metrics.json"
+RESAMPLES = 2000
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         launch.load_weights(runner.model, args.checkpoint)
         metrics = runner.test()
     if dist.is_main_process():
-        report(metrics, Path(args.out_dir or cfg.work_dir))
+        worth = [text for metric in runner.test_evaluator.metrics if (text := getattr(metric, "report", None))]
+        report(metrics, Path(args.out_dir or cfg.work_dir), [found.text() for found in worth])
 
 
 def merge_args(cfg: "Config", args: argparse.Namespace) -> None:
@@ -95,8 +99,10 @@ def merge_args(cfg: "Config", args: argparse.Namespace) -> None:
         raise HOCPError(f"test: {args.config} must have test_dataloader and test_evaluator.")
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list | tuple) else [cfg.test_evaluator]
     evaluators = list(evaluators)
+    affect = [evaluator for evaluator in evaluators if is_type(evaluator["type"], "AffectMetric")]
+    for evaluator in affect:
+        evaluator.setdefault("resamples", RESAMPLES)
     if args.out_dir is not None:
-        affect = [evaluator for evaluator in evaluators if is_type(evaluator["type"], "AffectMetric")]
         if not affect:
             raise HOCPError(f"--out-dir: {args.config} must have a hocp_mm.AffectMetric in test_evaluator, got none.")
         affect[0]["out_dir"] = args.out_dir
@@ -128,15 +134,15 @@ def are_metrics(values: Any) -> bool:
     return isinstance(values, dict) and any("/" in key and isinstance(score, float) for key, score in values.items())
 
 
-def report(metrics: dict[str, Any], folder: Path) -> None:
-    """Write ``metrics.json`` into a folder and print the table."""
+def report(metrics: dict[str, Any], folder: Path, more: Sequence[str] = ()) -> None:
+    """Write ``metrics.json`` into a folder and print the tables, then ``more``."""
     from hocp_mm.evaluation import score_table
 
     path = folder / METRICS
     write_text(path, json.dumps(metrics, indent=2) + "\n", follow=False)
     prefixes = [key.removesuffix("/ccc_mean") for key in metrics if key.endswith("/ccc_mean")]
     tables = [score_table(metrics, prefix) for prefix in prefixes]
-    print("\n" + "\n\n".join(tables or [f"{key}: {value}" for key, value in metrics.items()]))
+    print("\n" + "\n\n".join([*(tables or [f"{key}: {value}" for key, value in metrics.items()]), *more]))
     print(f"\nwritten to {path}", flush=True)
 
 

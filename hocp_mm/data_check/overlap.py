@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.faults import Fault
 from hocp_mm.datasets.records.record import Record
+from hocp_mm.structures import same_actor
 
 
 @dataclass

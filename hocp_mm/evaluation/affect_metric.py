@@ -20,13 +20,15 @@ from hocp_mm.evaluation.expression_scores import (
     merge_expressions,
     write_expressions,
 )
+from hocp_mm.evaluation.score_report import GROUPS, Owner, ScoreReport, cells, more_names, report
 from hocp_mm.evaluation.windows import Window, merge_windows, sources_of
 from hocp_mm.functional.agreement import ccc, pcc, rmse, sagr
 from hocp_mm.registry import METRICS
 from hocp_mm.structures import AffectTimeline
-from hocp_mm.system.files import write_rows
+from hocp_mm.system.files import refuse_links, write_rows
 
 _LONGEST_HEADER = 1 << 16
+_LEAST_RESAMPLES = 200
 # First columns of what is written here, and what may follow them; None: anything.
 _TABLES: tuple[tuple[tuple[str, ...], frozenset[str] | None], ...] = (
     (("frame", "time_s", "valence", "arousal"), frozenset(("valence_true", "arousal_true", "valid", "face_found"))),
@@ -36,6 +38,7 @@ _TABLES: tuple[tuple[tuple[str, ...], frozenset[str] | None], ...] = (
         frozenset(("expression", "expression_true")),
     ),
     (("expression", "frames"), None),
+    (("group", "videos", "valid_frames", "units"), None),
 )
 _FUNCTIONS = {"ccc": ccc, "pcc": pcc, "rmse": rmse, "sagr": sagr}
 
@@ -55,16 +58,29 @@ class AffectMetric(BaseMetric):
     label count, whether their valence and arousal are valid or not. Where windows are of several data sets
     (`ConcatDataset`), the values of each besides: ``{prefix}/{source}/...``.
 
+    With ``resamples`` each score besides says what it is worth (`ScoreReport`; `hocp_mm.evaluation.intervals` and
+    ``baselines`` say how): ``{key}_low`` and ``{key}_high``, ends of the 95 % interval over subjects, or over videos
+    where nobody is named; ``{key}_constant`` of the best constant; ``{key}_moving_average`` of the own predictions
+    averaged over a second; ``{key}_change_low`` and ``{key}_change_high``, the interval of moving average minus
+    network. What does not exist has no key; `report` says why.
+
     Args:
         prefix: First part of every key.
         out_dir: Folder for one CSV per video (`AffectTimeline`) and ``per_video.csv``, for one ``images.csv`` if the
             set has pictures (fps 0), and for ``expressions.csv`` with the scores of every class and what it was taken
-            for; None writes nothing.
+            for; None writes nothing. With ``resamples`` ``per_video.csv`` has further columns, and
+            ``groups/{subject,…}.csv`` a row for each subject, and each group that samples name (`AffectDataSample`).
+        resamples: Sets that are drawn for an interval, 0 for none of all this: 2000 in ``tools/test.py``, 0 in a
+            validation, whose log would be five times as long.
         collect_device: Where windows of several processes meet, ``"cpu"`` or ``"gpu"``.
         collect_dir: Folder for that exchange, shared by all processes; only with ``"cpu"``.
 
     Raises:
         DataError: If ``out_dir`` holds CSV files that no test has written: labels have the names of their videos, too.
+        ValueError: If ``resamples`` is negative, or so few that an interval would be noise.
+
+    Attributes:
+        report: What the last evaluation with ``resamples`` found, on the first process; else None.
     """
 
     default_prefix = "affect"
@@ -73,13 +89,21 @@ class AffectMetric(BaseMetric):
         self,
         prefix: str = "affect",
         out_dir: str | Path | None = None,
+        resamples: int = 0,
         collect_device: str = "cpu",
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+        if resamples != 0 and resamples < _LEAST_RESAMPLES:
+            raise ValueError(f"AffectMetric: resamples must be 0, or {_LEAST_RESAMPLES} or more, got {resamples}.")
+        self.resamples = resamples
+        self.report: ScoreReport | None = None
         self.out_dir = None if out_dir is None else Path(out_dir)
         if self.out_dir is not None:
             _refuse_tables_of_others(self.out_dir)  # now, not after hours of testing
+            if resamples:
+                refuse_links(self.out_dir / GROUPS)
+                _refuse_tables_of_others(self.out_dir / GROUPS)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep one window per sample.
@@ -110,6 +134,8 @@ class AffectMetric(BaseMetric):
                 expression=_to_array(sample["gt_expression"]) if both else None,
                 source=sample.get("source"),
                 names=sample.get("expressions"),
+                subject=sample.get("subject", ""),
+                groups=_checked_groups(sample),
             )
             self.results.append(window)
 
@@ -128,6 +154,10 @@ class AffectMetric(BaseMetric):
         """
         timelines = merge_windows(results)
         scores = score(timelines) | _score_each_source(results, timelines)
+        self.report = None
+        if self.resamples:
+            self.report = report(timelines, _owners(results), self.resamples)
+            scores |= self.report.whole.more()
         told = [window for window in results if window["scores"] is not None]
         expressions = merge_expressions(told) if told else {}
         confusion = _pool(expressions)
@@ -137,7 +167,9 @@ class AffectMetric(BaseMetric):
         if self.out_dir is not None:
             pictures = {window["video"] for window in results if window["fps"] == 0}
             _write_pictures(self.out_dir, [t for t in timelines if t.video in pictures], expressions)
-            _write(self.out_dir, [t for t in timelines if t.video not in pictures])
+            _write(self.out_dir, [t for t in timelines if t.video not in pictures], self.report)
+            if self.report is not None:
+                self.report.write_groups(self.out_dir)
         return scores
 
     def _report_expressions(self, confusion: NDArray[np.int64], names: Sequence[str]) -> None:
@@ -209,12 +241,14 @@ def _refuse_tables_of_others(folder: Path) -> None:
             )
 
 
-def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:
+def _write(out_dir: Path, timelines: list[AffectTimeline], more: ScoreReport | None) -> None:
     """Write one CSV per video, and one row per video in ``per_video.csv`` (empty cells: no valid frame)."""
     if not timelines:
         return
     keys = [f"{name}_{value}" for name in _FUNCTIONS for value in ("valence", "arousal", "mean")]
-    rows: list[list[str]] = [["video", "frames", "valid_frames", *keys]]
+    kinds = sorted({kind for owner in more.owners.values() for kind in owner.groups}) if more else []
+    names = more_names(average=bool(more.whole.average), intervals=False) if more else []
+    rows: list[list[str]] = [["video", "frames", "valid_frames", *keys, *(["subject", *kinds] if more else []), *names]]
     written: dict[str, str] = {}
     for timeline in timelines:
         name = timeline.video.replace("/", "_").replace("\\", "_")
@@ -225,8 +259,12 @@ def _write(out_dir: Path, timelines: list[AffectTimeline]) -> None:
         timeline.to_csv(out_dir / f"{name}.csv", follow=False)
         valid = 0 if timeline.valid is None else int(timeline.valid.sum())
         values = score([timeline]) if valid else {}
-        cells = [f"{values[key]:.6g}" if key in values else "" for key in keys]
-        rows.append([timeline.video, str(len(timeline)), str(valid), *cells])
+        row = [timeline.video, str(len(timeline)), str(valid), *cells(values, keys)]
+        if more is not None:
+            owner = more.owners[timeline.video]
+            others = more.by_video[timeline.video].more() if valid else {}
+            row += [owner.subject, *(owner.groups.get(kind, "") for kind in kinds), *cells(others, names)]
+        rows.append(row)
     write_rows(out_dir / "per_video.csv", rows, follow=False)
 
 
@@ -245,6 +283,22 @@ def _write_pictures(out_dir: Path, timelines: list[AffectTimeline], expressions:
             row += ["", ""] if own is None else [str(own["pred"][0]), str(own["target"][0])]
         rows.append(row)
     write_rows(out_dir / "images.csv", rows, follow=False)
+
+
+def _checked_groups(sample: dict[str, Any]) -> dict[str, str]:
+    """Return the groups of a sample; their kinds become names of files."""
+    groups = sample.get("groups") or {}
+    for kind in groups:
+        if not kind.isidentifier() or kind in ("subject", "source"):
+            raise DataError(
+                f"AffectMetric: a kind of groups must be a word other than subject and source, got {kind!r:.100} "
+                f"(video {sample['video']})."
+            )
+    return dict(groups)
+
+
+def _owners(windows: Sequence[Window]) -> dict[str, Owner]:
+    return {w["video"]: Owner(w.get("source"), w.get("subject", ""), w.get("groups", {})) for w in windows}
 
 
 def _to_array(value: Any) -> NDArray[Any]:

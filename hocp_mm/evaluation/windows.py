@@ -27,6 +27,8 @@ class Window(TypedDict):
     expression: NDArray[np.int64] | None  # [T], -1 = none
     source: NotRequired[str | None]  # data set
     names: NotRequired[tuple[str, ...] | None]  # of the classes
+    subject: NotRequired[str]
+    groups: NotRequired[dict[str, str]]
 
 
 def by_video(windows: Sequence[Window]) -> dict[str, list[Window]]:

@@ -30,7 +30,18 @@ EPS = 1e-12
 """Floor of a variance, in squared annotation units: the rounding of float32 values near 1."""
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
+    """Population moments of two series, each a scalar or ``[..., D]``; whoever has sums of many parts can make them.
+
+    Attributes:
+        samples: How many values count.
+        pred_mean: Mean of the predictions.
+        target_mean: Mean of the ground truth.
+        pred_var: Variance of the predictions.
+        target_var: Variance of the ground truth.
+        covariance: Covariance of both.
+    """
+
     samples: Tensor
     pred_mean: Tensor
     target_mean: Tensor
@@ -54,9 +65,13 @@ def ccc(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         >>> ccc(torch.tensor([2.5, 0.0, 2.0, 8.0]), torch.tensor([3.0, -0.5, 2.0, 7.0]))
         tensor(0.9768)
     """
-    m = _moments("ccc", pred, target, valid)
+    return _finish(ccc_of_moments(_moments("ccc", pred, target, valid)), pred)
+
+
+def ccc_of_moments(m: Moments) -> Tensor:
+    """Return `ccc` of series of which only the moments are known, in their type."""
     scale = m.pred_var + m.target_var + (m.pred_mean - m.target_mean) ** 2
-    return _finish(2 * m.covariance / scale.clamp_min(EPS), m.samples >= 2, pred)
+    return _where_enough(2 * m.covariance / scale.clamp_min(EPS), m.samples >= 2)
 
 
 def pcc(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -74,9 +89,13 @@ def pcc(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         >>> pcc(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.7, 0.9]))
         tensor(1.)
     """
-    m = _moments("pcc", pred, target, valid)
+    return _finish(pcc_of_moments(_moments("pcc", pred, target, valid)), pred)
+
+
+def pcc_of_moments(m: Moments) -> Tensor:
+    """Return `pcc` of series of which only the moments are known, in their type."""
     scale = m.pred_var.clamp_min(EPS).sqrt() * m.target_var.clamp_min(EPS).sqrt()
-    return _finish(m.covariance / scale, m.samples >= 2, pred)
+    return _where_enough(m.covariance / scale, m.samples >= 2)
 
 
 def rmse(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -99,7 +118,7 @@ def rmse(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     # sqrt has an infinite slope at 0, and 0 * inf is NaN: branch before the root, not after it.
     equal = mean_square == 0
     root = torch.where(equal, torch.ones_like(mean_square), mean_square).sqrt()
-    return _finish(torch.where(equal, torch.zeros_like(root), root), _count(weight) >= 1, pred)
+    return _finish(_where_enough(torch.where(equal, torch.zeros_like(root), root), _count(weight) >= 1), pred)
 
 
 def sagr(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -121,17 +140,17 @@ def sagr(pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     same = (weight * (x.sign() == y.sign())).sum(0) / _mass(weight)
     # A comparison hides NaN, which is no sign at all.
     same = torch.where((x.isnan() | y.isnan()).any(0), torch.full_like(same, torch.nan), same)
-    return _finish(same, _count(weight) >= 1, pred)
+    return _finish(_where_enough(same, _count(weight) >= 1), pred)
 
 
-def _moments(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> _Moments:
+def _moments(name: str, pred: Tensor, target: Tensor, valid: Tensor | None) -> Moments:
     """Return weighted population moments, in two passes: variances of near-constant series keep their digits."""
     x, y, weight = _prepare(name, pred, target, valid)
     mass = _mass(weight)
     pred_mean, target_mean = (weight * x).sum(0) / mass, (weight * y).sum(0) / mass
     dx, dy = x - pred_mean, y - target_mean
     pred_var, target_var = (weight * dx * dx).sum(0) / mass, (weight * dy * dy).sum(0) / mass
-    return _Moments(_count(weight), pred_mean, target_mean, pred_var, target_var, (weight * dx * dy).sum(0) / mass)
+    return Moments(_count(weight), pred_mean, target_mean, pred_var, target_var, (weight * dx * dy).sum(0) / mass)
 
 
 def _mass(weight: Tensor) -> Tensor:
@@ -177,7 +196,11 @@ def _expand_mask(name: str, pred: Tensor, valid: Tensor) -> Tensor:
     )
 
 
-def _finish(value: Tensor, enough: Tensor, pred: Tensor) -> Tensor:
-    """Put NaN where the samples do not define the value, and leave float64."""
-    value = torch.where(enough, value, torch.full_like(value, torch.nan))
+def _where_enough(value: Tensor, enough: Tensor) -> Tensor:
+    """Put NaN where the samples do not define the value."""
+    return torch.where(enough, value, torch.full_like(value, torch.nan))
+
+
+def _finish(value: Tensor, pred: Tensor) -> Tensor:
+    """Leave float64."""
     return value.to(torch.promote_types(pred.dtype, torch.float32))

@@ -53,6 +53,7 @@ class AffectDataSample(BaseDataElement):
         subject: Person (or conversation) that splits must keep together.
         source: Data set that it is of; absent where that does not say.
         expressions: Names of the classes of that set; absent where it has none.
+        groups: What to score by itself, besides the subject, as ``{"culture": "C2"}``; absent where nothing is known.
 
     Example:
         >>> sample = AffectDataSample.from_clip([[0.37, -0.82]], video="a", frame_inds=[4], num_frames=9, fps=25.0)
@@ -76,6 +77,7 @@ class AffectDataSample(BaseDataElement):
     subject: str
     source: str
     expressions: tuple[str, ...]
+    groups: dict[str, str]
 
     @classmethod
     def from_clip(

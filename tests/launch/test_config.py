@@ -188,16 +188,19 @@ DEMOS = {
 }
 
 
+KEYS = [f"SSL_C2_S055_P{person}_VC1_004803_005542" for person in (109, 110, 111)]  # of SEWA, which reads them
+
+
 @pytest.fixture
 def store(tmp_path, request):
     """A store as the demo of a data set would find it; ``request.param`` is its name."""
     dataset, options, aspect = DEMOS[request.param]
     crop = CropSettings(size=54, faces="landmarks" if request.param == "sewa" else "inner", pixel_aspect=aspect)
     folder = tmp_path / "store"
-    records = {key: [picture(frame, 54) for frame in range(3)] for key in ("a", "b", "c")}
+    records = {key: [picture(frame, 54) for frame in range(3)] for key in KEYS}
     metainfo = {"dims": ["valence", "arousal"]}
     write_store(folder, records, crop, dataset=dataset, record_options=options, metainfo=metainfo)
-    parts = {"train": ["a"], "val": ["b"], "test": ["c"]}
+    parts = dict(zip(("train", "val", "test"), ([key] for key in KEYS), strict=True))
     write_split_files(folder / ("folds/fold_1" if request.param == "afew_va" else "splits"), parts, seed=0)
     return folder
 
@@ -216,7 +219,8 @@ def test_a_store_takes_the_place_of_every_raw_data_set(store, demo):
         assert set(after.dataset) - set(kept) == {"type", "data_root", "expected"}
     datasets = build_datasets(cfg)
     videos = {split: [record["video"] for record in dataset.load_videos()] for split, dataset in datasets.items()}
-    assert videos == {"train": ["a"], "val": ["b"], "test": ["b" if demo == "affectnet" else "c"]}
+    train, val, test = KEYS
+    assert videos == {"train": [train], "val": [val], "test": [val if demo == "affectnet" else test]}
     assert {name: tuple(dataset[0]["inputs"].shape[-2:]) for name, dataset in datasets.items()} == {
         "train": (48, 48),
         "val": (48, 48),

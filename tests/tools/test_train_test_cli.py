@@ -136,8 +136,16 @@ def test_train_then_test_gives_a_table_scores_and_one_csv_per_video(
     table = lines[head : head + 4]
     assert [row[0] for row in table[1:4]] == ["valence", "arousal", "mean"]
     assert table[3][1] == f"{scores['affect/ccc_mean']:.3f}"
-    assert len(scores) == 12
+    known = {
+        f"affect/{name}_{value}" for name in ("ccc", "pcc", "rmse", "sagr") for value in ("valence", "arousal", "mean")
+    }
+    assert known <= scores.keys()
+    assert all(isinstance(value, float) for value in scores.values())
+    # Three subjects are too few for an interval; the constant and the moving average stand beside every score.
+    assert scores.keys() - known == {f"{key}_{name}" for key in known for name in ("constant", "moving_average")}
+    assert "no interval: 3 subjects are too few, 8 are needed" in printed
     assert sorted(path.name for path in out.iterdir()) == [
+        "groups",
         "metrics.json",
         "per_video.csv",
         "v0.csv",
@@ -148,6 +156,27 @@ def test_train_then_test_gives_a_table_scores_and_one_csv_per_video(
     (out / "v1.csv").write_text("frame,valence,arousal\n0,1,1\n")
     with pytest.raises(HOCPError, match=r"out_dir must hold no tables but those of a test, got .*v1\.csv"):
         TEST.main([str(config), str(best), "--work-dir", str(work_dir), "--out-dir", str(out)])
+
+
+def test_intervals_can_be_left_out_of_a_test(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work_dir, out = train(config), config.parent / "out"
+    words = [str(config), str(work_dir / "epoch_2.pth"), "--work-dir", str(work_dir), "--out-dir", str(out)]
+    capsys.readouterr()
+    TEST.main([*words, "--cfg-options", "test_evaluator.resamples=0"])
+    assert "intervals of 95 %" not in capsys.readouterr().out
+    assert len(json.loads((out / "metrics.json").read_text())) == 12
+    assert not (out / "groups").exists()
+
+
+def test_people_have_intervals_in_a_test(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work_dir = train(config)
+    capsys.readouterr()
+    test = [str(config), str(work_dir / "epoch_2.pth"), "--work-dir", str(work_dir)]
+    TEST.main([*test, "--cfg-options", "test_dataloader.dataset.videos=12", "test_evaluator.resamples=200"])
+    scores = json.loads((work_dir / "metrics.json").read_text())
+    assert scores["affect/rmse_mean_low"] < scores["affect/rmse_mean"] < scores["affect/rmse_mean_high"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("RMSE mean"))
+    assert f"{scores['affect/rmse_mean_low']:.3f} to {scores['affect/rmse_mean_high']:.3f}" in row
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "mine", '{"a/b": "c"}', '{"loss": 0.5}'])

@@ -60,8 +60,9 @@ def read_actors(root: Path) -> dict[str, str]:
     Returns:
         Actors by clip name; an error names every clip whose JSON does not say.
     """
-    from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor, same_actor
+    from hocp_mm.datasets.afew_va.files import find_afew_va_clips, read_afew_va_actor
     from hocp_mm.datasets.records.faults import attempt, raise_faults
+    from hocp_mm.structures import same_actor
 
     faults: list[Fault] = []
     clips = find_afew_va_clips(root)

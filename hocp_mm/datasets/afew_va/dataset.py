@@ -15,7 +15,6 @@ from hocp_mm.datasets.afew_va.files import (
     find_frame_images,
     read_afew_va_actor,
     read_afew_va_json,
-    same_actor,
 )
 from hocp_mm.datasets.faces.boxes import FIRST_INNER, landmark_boxes
 from hocp_mm.datasets.faces.crops import square_scale
@@ -27,6 +26,7 @@ from hocp_mm.datasets.records.twins import Claim, label_claim, picture_claim
 from hocp_mm.datasets.splits import PARTS, check_folders, count_folds, read_fold, read_split_file, split_path
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
+from hocp_mm.structures import same_actor
 
 
 def scan_clip(

@@ -5,7 +5,6 @@
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,16 +85,6 @@ def find_frame_images(folder: str | Path) -> dict[int, str]:
         raise DataError(f"{folder}: the folder of a clip cannot be read ({error.strerror or error}).") from error
     stems = {name.removesuffix(".png"): name for name in names if name.endswith(".png")}
     return {int(stem): str(folder / name) for stem, name in sorted(stems.items()) if _FRAME.fullmatch(stem)}
-
-
-def same_actor(actor: str) -> str:
-    """Return a form of a name in which spelling variants of one actor are equal: case, spaces, composed letters.
-
-    Example:
-        >>> same_actor(" Tom  HANKS") == same_actor("tom hanks")
-        True
-    """
-    return " ".join(unicodedata.normalize("NFKC", actor).casefold().split())
 
 
 def read_afew_va_actor(path: str | Path) -> str:

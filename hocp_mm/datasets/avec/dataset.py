@@ -94,6 +94,11 @@ class AVECDataset(AffectDataset):
         self.at_hand = {} if self.boxes_file is None else read_boxes_file(self.boxes_file)
         return [file.stem for file in files]
 
+    @staticmethod
+    def groups_of(key: str) -> dict[str, str]:
+        """Tell the culture."""
+        return {"culture": parse_avec_name(key).culture}
+
     def claims(self, record: Record) -> Iterator[Claim]:
         """Name what no two recordings may share; label files bear their name in every row."""
         yield Claim(record.key, record.key, record.filename, (record.filename,))

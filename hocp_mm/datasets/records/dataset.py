@@ -188,6 +188,11 @@ class AffectDataset(BaseDataset):
         """Name of this part, for messages."""
         return f"{type(self).__name__}({getattr(self, 'split', '')})"
 
+    @property
+    def raw_class(self) -> type["AffectDataset"]:
+        """The class that gave the records their keys: this one, but for a store."""
+        return type(self)
+
     def keys(self) -> Sequence[str]:
         """Return the names of the clips, each unique, after checking whatever concerns the set as a whole.
 
@@ -215,6 +220,19 @@ class AffectDataset(BaseDataset):
     def partition(self) -> Partition | None:
         """Return the parts of the set, as `keys` takes one of them; None if nothing says which there are."""
         return None
+
+    @staticmethod
+    def groups_of(key: str) -> dict[str, str]:
+        """Name the groups that a clip belongs to, as far as its key tells; a test scores each of them by itself.
+
+        Args:
+            key: One of `keys`.
+
+        Returns:
+            Name of the group by kind, a word: ``{"culture": "C2"}``. The subject is a kind without being named here.
+        """
+        del key
+        return {}
 
     def report(self, table: RecordTable, notes: Mapping[str, Any]) -> None:
         """Log what was found.
@@ -329,10 +347,11 @@ class AffectDataset(BaseDataset):
             return None
 
     def _sign(self, packed: Any) -> None:
-        """Write into a sample which set it is of, and what its classes are called."""
+        """Write into a sample which set and groups it is of, and what its classes are called."""
         sample = packed.get("data_samples") if isinstance(packed, dict) else None
         if isinstance(sample, AffectDataSample):
             names = {"source": self.facts.get("dataset_type"), "expressions": self.facts.get("expressions")}
+            names["groups"] = self.raw_class.groups_of(sample.video)
             sample.set_metainfo({name: value for name, value in names.items() if value})
 
     @property

@@ -90,6 +90,12 @@ class SEWADataset(AffectDataset):
         self.length_tolerance = length_tolerance
         super().__init__(data_root, **kwargs)
 
+    @staticmethod
+    def groups_of(key: str) -> dict[str, str]:
+        """Tell person and culture; the subject is the conversation of two people."""
+        parts = parse_sewa_key(key)
+        return {"person": parts.person, "culture": parts.culture}
+
     def claims(self, record: Record) -> Iterator[Claim]:
         """Name the files that no two recordings may share."""
         key, folder = record.key, self.root / record.key

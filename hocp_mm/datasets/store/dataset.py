@@ -9,7 +9,6 @@ import numpy as np
 from mmengine.logging import print_log
 from numpy.typing import NDArray
 
-from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.records.dataset import AffectDataset
 from hocp_mm.datasets.records.record import RecordTable
 from hocp_mm.datasets.splits import PARTS, Parts, check_no_leak, count_folds, read_fold, read_split_file, split_path
@@ -18,6 +17,7 @@ from hocp_mm.datasets.store.index import INDEX_NAME, read_index
 from hocp_mm.datasets.store.report import REPORT, left_out_keys, read_report
 from hocp_mm.errors import DataError, MissingDataError
 from hocp_mm.registry import DATASETS
+from hocp_mm.structures import same_actor
 from hocp_mm.system.refusals import visible
 
 _SHOWN_KEYS = 5
@@ -84,6 +84,13 @@ class FaceCropDataset(AffectDataset):
         """Name of this part, for messages."""
         fold = "" if self.fold is None else f", fold {self.fold}"
         return f"FaceCropDataset({self.root}, {self.split}{fold})"
+
+    @property
+    def raw_class(self) -> type[AffectDataset]:
+        """The class whose records are in the store, or the base, which knows nothing, where it is not imported."""
+        # Only among the classes that are there: a name in a file of strangers imports nothing.
+        found = DATASETS.module_dict.get(self.header.dataset)
+        return found if isinstance(found, type) and issubclass(found, AffectDataset) else AffectDataset
 
     def record_options(self) -> dict[str, Any]:
         """Return the options that the store was prepared with."""

@@ -4,9 +4,9 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hocp_mm.datasets.afew_va.files import same_actor
 from hocp_mm.datasets.splits import PARTS, check_no_leak, is_as_written, read_split_file, write_split_files
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.structures import same_actor
 from hocp_mm.system.files import remove_drafts, replacing
 from hocp_mm.system.reading import read_bytes
 

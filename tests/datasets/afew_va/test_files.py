@@ -10,9 +10,9 @@ from hocp_mm.datasets.afew_va.files import (
     find_frame_images,
     read_afew_va_actor,
     read_afew_va_json,
-    same_actor,
 )
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.structures import same_actor
 
 POINTS = [[10 + k, 20.5 + k] for k in range(68)]
 # As the release writes it, but for the order: ids backwards, arousal in front, landmarks first, one list empty.

@@ -68,6 +68,7 @@ def test_clips_pair_each_picture_with_its_label(avec_root):
     for index in range(len(dataset)):
         sample = dataset[index]
         data = sample["data_samples"]
+        assert data.groups == {"culture": data.video.split("_")[1]}
         frames = sample["inputs"].permute(1, 2, 3, 0).numpy()[:, 40:280]  # the square is 320; the picture, 240 high
         numbers = [read_number(frame) - first[data.video] for frame in frames]
         assert numbers == data.frame_inds

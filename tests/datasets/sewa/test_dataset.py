@@ -47,6 +47,7 @@ def _numbers(sample):
 def _assert_pairs_are_exact(sample):
     """Every frame must show the number asked for, and bear the labels of that number."""
     data = sample["data_samples"]
+    assert data.groups == {"person": re.search("P[0-9]+", data.video)[0], "culture": data.video.split("_")[1]}
     first = FIRST_NUMBER[data.video]
     real = [index for index in data.frame_inds if index >= 0]
     numbers = _numbers(sample)

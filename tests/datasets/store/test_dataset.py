@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hocp_mm.datasets import FaceCropDataset
 from hocp_mm.datasets.records.record import Record
 from hocp_mm.datasets.splits import write_fold_files, write_split_files
 from hocp_mm.datasets.store import CropSettings, PackTable, StoreHeader, write_header, write_index
+from hocp_mm.datasets.store.header import read_header
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.store_files import SIZE, picture, write_store
 
@@ -84,6 +86,23 @@ def test_a_process_that_finds_another_index_does_not_take_its_rows(tmp_path):
     write_store(tmp_path / "store", records, CROP)  # as many records and frames
     with pytest.raises(DataError, match="the store was prepared again while it was in use"):
         pickle.loads(packed).get_data_info(0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "groups"),
+    [
+        ("AVECDataset", {"culture": "HU"}),
+        ("SomebodysDataset", {}),
+        ("mmaction.VideoDataset", {}),
+        ("FaceCropDataset", {}),
+    ],
+)
+def test_groups_are_those_that_the_raw_set_reads_from_a_key(tmp_path, dataset, groups):
+    """A class that is not there, or is none of ours, knows none; and nothing is imported for its name."""
+    store = make_store(tmp_path / "store")
+    header = read_header(store)
+    write_header(store, replace(header, dataset=dataset))
+    assert FaceCropDataset(store).raw_class.groups_of("Devel_HU_07") == groups
 
 
 def test_the_registry_knows_it(store):
