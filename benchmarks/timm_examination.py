@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd as ConvNd
 
 from hocp_mm.analysis.measures import dense_error, framewise_error, time_leaks, untouched_parameters
-from hocp_mm.analysis.twins import FULL, build_twins, own_size, save_random_weights, video_network
+from hocp_mm.analysis.twins import FULL, MOTION, build_twins, own_size, save_random_weights, video_network
 from hocp_mm.models import TimmHOCPBackbone
 
 SIZES = (64, 96, 128, 224, 256)
@@ -119,7 +119,7 @@ def _count_layers(row: Row, video: TimmHOCPBackbone) -> None:
 
 def _round_trip(video: TimmHOCPBackbone, clip: Tensor, options: Mapping[str, Any]) -> None:
     """Fill a second backbone with the state of the first; it must do the same."""
-    second = TimmHOCPBackbone(video.model_name, rank=_RANK, **options).double().eval()
+    second = TimmHOCPBackbone(video.model_name, rank=_RANK, motion=MOTION, **options).double().eval()
     second.load_state_dict(video.state_dict())
     with torch.no_grad():
         if not all(torch.equal(a, b) for a, b in zip(video(clip), second(clip), strict=True)):

@@ -45,8 +45,9 @@ random (no layer at its neutral start, statistics of real batches), saved as tim
 through `checkpoint=`; errors are those in float64, gradients are looked for in float64 and in float32.
 
 - *input*: pixels, the smallest size that timm's own network takes; *(img_size)* with that option of timm.
-- *HO-CP*: layers with a CP kernel; *time*: with a temporal factor (CP, depthwise or grouped); *kept*: other
-  convolutions (1 x 1, stems), which see one frame.
+- *HO-CP*: layers with a CP kernel; *time*: with a temporal factor (CP, depthwise or grouped) and motion components
+  (their outputs zero at the start, random where leaks are looked for); *kept*: other convolutions (1 x 1, stems), which
+  see one frame.
 - *frame-wise*: largest relative error of a frame's features, over all stages, against the 2-D network on that frame.
 - *dense*: the same against timm's own network, with CP kernels at the rank at which they are exact.
 - *leak*: largest change of what must not change with random causal temporal factors: earlier frames when the last one

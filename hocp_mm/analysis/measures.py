@@ -18,6 +18,7 @@ from hocp_mm.models.backbones.calibration import stage_errors
 
 Network = Callable[[Tensor], Sequence[Tensor]]
 
+_MOTION_OUTPUT = "motion.factors.out"
 _SPREAD = 0.5  # of the random taps around the delta: enough to see, too little to blow up a deep network
 
 
@@ -87,7 +88,7 @@ class TimeLeaks(NamedTuple):
 def time_leaks(video: nn.Module, clip: Tensor, seed: int = 0) -> TimeLeaks:
     """Look for leaks from later frames, from other clips and between lengths.
 
-    Temporal factors are random while this runs and as before afterwards.
+    Temporal factors and outputs of motion components are random while this runs and as before afterwards.
 
     Args:
         video: A network with causal temporal factors (``temporal_init='last'``); from a clip to one tensor
@@ -115,7 +116,8 @@ def time_leaks(video: nn.Module, clip: Tensor, seed: int = 0) -> TimeLeaks:
     other = clip + torch.randn(clip.shape, generator=generator).to(clip)
     last, first, neighbour = clip.clone(), clip.clone(), clip.clone()
     last[:, :, -1], first[:, :, 0], neighbour[1:] = other[:, :, -1], other[:, :, 0], other[1:]
-    with _random_taps(factors, generator):
+    outputs = {name: factor for name, factor in video.named_parameters() if name.endswith(_MOTION_OUTPUT)}
+    with _random_taps({**factors, **outputs}, generator):
         features = video(clip)
         later = [stage[:, :, :-1] for stage in video(last)]
         others = [stage[:1] for stage in video(neighbour)]

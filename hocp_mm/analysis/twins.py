@@ -21,6 +21,8 @@ from hocp_mm.models.backbones.timm_weights import read_image_weights
 
 FULL = "full"
 """The rank at which a kernel has an exact CP form that is known without a fit."""
+MOTION: Mapping[str, Any] = {"rank": "x0.125"}
+"""Motion components of the networks with temporal factors: whatever these promise holds with them, too."""
 _NEUTRAL = 1e-2  # parameters below it are where timm starts branches and biases that are to do nothing at first
 
 
@@ -28,7 +30,7 @@ class Twins(NamedTuple):
     """Networks with the same weights, in evaluation mode.
 
     Attributes:
-        video: With temporal factors; from clips to all stages.
+        video: With temporal factors and motion components; from clips to all stages.
         causal: The same with ``temporal_init='last'``.
         image: The same without temporal factors.
         dense: timm's own network, from images to all stages; None where the weights are in CP form.
@@ -86,13 +88,15 @@ def build_twins(
         "out_indices": stages.indices,
     }
     time = {"temporal_kernel": temporal_kernel, "temporal_init": temporal_init}
+    if temporal_kernel > 1:
+        options["motion"] = MOTION
     video, report = video_network(name, checkpoint, rank, **time, **options)
     # Ranks that followed the weights are numbers now.
     options["rank"] = {layer: cast("Any", video.net.get_submodule(layer)).rank for layer in video.factorized} or "x1"
     causal = TimmHOCPBackbone(name, temporal_kernel=temporal_kernel, temporal_init="last", **options)
-    image = TimmHOCPBackbone(name, temporal_kernel=1, **options)
-    state = video.net.state_dict()
-    spatial = {key: tensor for key, tensor in state.items() if not key.endswith("factors.t")}
+    image = TimmHOCPBackbone(name, temporal_kernel=1, **{**options, "motion": None})
+    names = image.net.state_dict().keys()
+    spatial = {name: tensor for name, tensor in video.net.state_dict().items() if name in names}
     image.net.load_state_dict(spatial)
     # Not load_state_dict alone, which would bring the video network's own temporal factors along.
     causal.net.load_state_dict({**causal.net.state_dict(), **spatial})

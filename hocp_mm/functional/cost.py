@@ -4,11 +4,13 @@ With C input and T output channels in g groups, taps K_j, R components, P input 
 
     dense       parameters C/g T prod(K_j)                  MACs  C/g T prod(K_j) Q
     CP          parameters R (C/g + T/g + sum(K_j) + 1)     MACs  R C/g P  +  depthwise  +  R T/g Q
+    motion      parameters M (2 T + K_t)                    MACs  M (2 T + K_t) Q
 
-(+ T for a bias, which costs no MAC). The depthwise part depends on the form: ``R prod(K_j) Q`` with merged taps, or
-``R K_j`` times the positions left after each single pass, strided ones first. Kossaifi et al., CVPR 2020 (arXiv
-1906.06196). Taps on padding count, as in every published figure; the products of factors that a CP form computes once
-per call (merged taps, a rebuilt kernel) do not depend on the data and do not count.
+for M motion components (:mod:`hocp_mm.functional.motion`); + T for a bias, which costs no MAC. The depthwise part
+depends on the form: ``R prod(K_j) Q`` with merged taps, or ``R K_j`` times the positions left after each single pass,
+strided ones first. Kossaifi et al., CVPR 2020 (arXiv 1906.06196). Taps on padding count, as in every published figure;
+the products of factors that a CP form computes once per call (merged taps, a rebuilt kernel) do not depend on the data
+and do not count.
 """
 
 from collections.abc import Iterator, Sequence
@@ -177,6 +179,30 @@ def linear_cost(
         Cost(parameters=1026, macs=16384, output_bytes=128, inner_bytes=0, saved_bytes=32768)
     """
     return conv_cost(in_features, out_features, (1,), (positions,), bias=bias, dtype=dtype)
+
+
+def motion_cost(
+    channels: int, components: int, size: int, positions: int, *, dtype: torch.dtype = torch.float32
+) -> Cost:
+    """Count what motion components cost (:func:`hocp_mm.functional.motion`).
+
+    Args:
+        channels: Of what they are added to.
+        components: How many there are.
+        size: Temporal taps.
+        positions: Frames times pixels, over the batch.
+        dtype: Of the activations.
+
+    Returns:
+        The cost; the result is written in place of what it is added to.
+
+    Example:
+        >>> motion_cost(64, 8, 3, 10).macs
+        10480
+    """
+    each, written = components * (2 * channels + size), positions * components * dtype.itemsize
+    saved = positions * channels * dtype.itemsize + 2 * written
+    return Cost(parameters=each, macs=each * positions, inner_bytes=2 * written, saved_bytes=saved)
 
 
 def paper_flops(in_channels: int, out_channels: int, positions: int, rank: int | None = None) -> int:

@@ -7,13 +7,14 @@ from hocp_mm.layers.distillation import distill_
 from hocp_mm.layers.exporting import exportable
 from hocp_mm.layers.gate import SqueezeExcitation
 from hocp_mm.layers.merging import merge_dense_
+from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.options import FitReport
 from hocp_mm.layers.rank_allocation import allocate_ranks
 from hocp_mm.layers.rank_matching import match_ranks_
 from hocp_mm.layers.rank_selection import normalize_factors_, prune_ranks_, shrink_weights_
 from hocp_mm.layers.reconstruction import Reconstruction, reconstruct_
 from hocp_mm.layers.selection import name_matcher
-from hocp_mm.layers.surgery import factorize_, freeze_all_but_, transduct_
+from hocp_mm.layers.surgery import Motion, add_motion_, factorize_, freeze_all_but_, transduct_
 from hocp_mm.layers.synced_norm import sync_norms_
 from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
@@ -27,8 +28,11 @@ __all__ = [
     "HOCPConv2d",
     "HOCPConv3d",
     "LayerComplexity",
+    "Motion",
+    "MotionComponents",
     "Reconstruction",
     "SqueezeExcitation",
+    "add_motion_",
     "allocate_ranks",
     "complexity",
     "distill_",

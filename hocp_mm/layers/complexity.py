@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.functional.choice import cheapest
-from hocp_mm.functional.cost import Cost, CostForm, linear_cost
+from hocp_mm.functional.cost import Cost, CostForm, linear_cost, motion_cost
 from hocp_mm.functional.padding import expand_ints
 from hocp_mm.layers.complexity_timing import medians, time_layer
 from hocp_mm.layers.complexity_trace import FOLDED, Call, Conv, as_conv, record, smallest_call
 from hocp_mm.layers.modes import evaluating
+from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.selection import CP, DENSE
 from hocp_mm.layers.temporal import FrameFoldedConv2d
 
@@ -169,7 +170,7 @@ def complexity(
 
 
 def _is_row(module: nn.Module) -> bool:
-    return isinstance(module, (*DENSE, *CP, *_NORMS, nn.Linear))
+    return isinstance(module, (*DENSE, *CP, *_NORMS, nn.Linear, MotionComponents))
 
 
 def _parameters(model: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, int], LayerComplexity]:
@@ -231,6 +232,10 @@ def _costs(layer: Any, call: Call) -> tuple[Cost, Cost, Cost]:
         positions = prod(call.input.shape[:-1])
         cost = linear_cost(layer.in_features, layer.out_features, positions, dtype=call.dtype)
         return cost, cost, cost
+    if isinstance(layer, MotionComponents):  # which neither the dense twin nor the parent has
+        (channels, components), size = layer.factors["in"].shape, len(layer.factors["t"])
+        positions = call.input.numel() // channels
+        return motion_cost(channels, components, size, positions, dtype=call.dtype), Cost(), Cost()
     if not isinstance(layer, (*DENSE, *CP)):
         elements = prod(call.output_shape) * call.dtype.itemsize
         norm = Cost(output_bytes=elements, saved_bytes=elements)

@@ -35,10 +35,12 @@ from hocp_mm.functional.cp_conv import (
     expand_ints,
     resolve_padding,
 )
+from hocp_mm.functional.frame_folded import fold_frames, unfold_frames
 from hocp_mm.functional.rank import RankLike, resolve_rank
 from hocp_mm.functional.transduct import Init, transduct
 from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
 from hocp_mm.layers.inner import Cfg, build_inner, lift_inner
+from hocp_mm.layers.motion import MotionComponents, MotionOptions
 from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments, fit_dense
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization
@@ -70,6 +72,8 @@ class _HOCPConvNd(nn.Module):
         inner_act_cfg: Activation of Psi, such as ``dict(type='ReLU')``.
         gate_cfg: ``dict(type='SE', reduction=4)`` for squeeze-excitation (:mod:`hocp_mm.layers.gate`).
         dropout: Probability in [0, 1) of a component to be dropped from a training step.
+        motion_cfg: ``dict(rank='x0.125', rectifier='abs')`` for motion components, of a 3-D layer alone, with the taps
+            of its temporal factor (:mod:`hocp_mm.functional.motion`).
 
     Raises:
         ValueError: If a word, size or number is outside what is allowed, ``'reconstructed'`` meets Psi or a gate, or
@@ -80,6 +84,7 @@ class _HOCPConvNd(nn.Module):
     dense_class: ClassVar[type[nn.Module]]
     inner: nn.Sequential | None
     gate: SqueezeExcitation | None
+    motion: MotionComponents | None
     fit_report: FitReport | None
     # How weights of the layer that this one replaced make the dense kernel; None where they are it.
     source_kernel: Standardization | None = None
@@ -105,6 +110,7 @@ class _HOCPConvNd(nn.Module):
         inner_act_cfg: Cfg | None = None,
         gate_cfg: Cfg | None = None,
         dropout: float = 0.0,
+        motion_cfg: MotionOptions | None = None,
     ) -> None:
         super().__init__()
         order = self.kernel_order
@@ -132,6 +138,12 @@ class _HOCPConvNd(nn.Module):
         inner = build_inner(inner_norm_cfg, inner_act_cfg, self.rank, order)
         self.inner = None if inner is None else inner.to(device, dtype)
         self.gate = None if gate_cfg is None else build_gate(gate_cfg, self.rank, order).to(device, dtype)
+        self.motion = None
+        if motion_cfg is not None:
+            if order != 3:
+                raise ValueError(f"{type(self).__name__}: motion_cfg is for layers with time, got {dict(motion_cfg)}.")
+            size = self.kernel_size[0]
+            self.motion = MotionComponents(out_channels, size, size // 2, **motion_cfg).to(device, dtype)
         check_words(padding_mode, implementation, self.inner, self.gate, recompute)
         self.fit_report = None
         self.reset_parameters()
@@ -426,6 +438,16 @@ class HOCPConv3d(_HOCPConvNd):
 
     kernel_order = 3
     dense_class = nn.Conv3d
+
+    @fx_leaf
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``[batch, in, t, h, w]`` or ``[in, t, h, w]`` as ``nn.Conv3d`` does, and add what moves."""
+        y = super().forward(x)
+        if self.motion is None:
+            return y
+        clip = y if y.ndim == 5 else y.unsqueeze(0)
+        moved = unfold_frames(self.motion(fold_frames(clip), clip.shape[2]), clip.shape[2])
+        return moved if y.ndim == 5 else moved.squeeze(0)
 
 
 _ONE_ORDER_MORE: Mapping[type, type[_HOCPConvNd]] = {HOCPConv1d: HOCPConv2d, HOCPConv2d: HOCPConv3d}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.layers.cp_conv import _HOCPConvNd, refresh_
+from hocp_mm.layers.motion import MotionComponents
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -55,4 +56,6 @@ def exportable(model: ModelT) -> ModelT:
     for module in twin.modules():
         if isinstance(module, _HOCPConvNd):
             module.factors = cast("nn.ParameterDict", _Factors(module.kernel().factors))
+        elif isinstance(module, MotionComponents):
+            module.factors = cast("nn.ParameterDict", _Factors(cast("Mapping[str, Tensor]", module.factors)))
     return twin

@@ -37,8 +37,8 @@ def merge_dense_(model: nn.Module, layers: Patterns | None = None) -> list[str]:
         device, training mode and the bias (the same object); their kernels train if a factor did.
 
     Raises:
-        NotImplementedError: If a layer has Psi, a gate or taps on other frames, or is a subclass: it is no dense
-            convolution.
+        NotImplementedError: If a layer has Psi, a gate, motion components or taps on other frames, or is a subclass:
+            it is no dense convolution.
         ValueError: If no HO-CP layer is selected.
     """
     selected = cp_layers(model, layers, where="merge_dense_")
@@ -61,6 +61,8 @@ def _why_not(layer: HOCPConv) -> str | None:
             return f"'{part}' between its stages"
     if layer.padding == "tf_same" and max(layer.stride) > 1:
         return "padding='tf_same' with a stride, which nn.ConvNd does not have"
+    if getattr(layer, "motion", None) is not None:
+        return "motion components, which are not linear"
     if isinstance(layer, FrameFoldedHOCPConv2d) and _other_frames(layer).any():
         return "a temporal factor that sees other frames; nn.Conv2d has none (use HOCPConv3d with its state dict)"
     return None

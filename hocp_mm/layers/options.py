@@ -9,6 +9,7 @@ from hocp_mm.functional.decompose import Decomposition, decompose, decompose_to_
 from hocp_mm.functional.padding import expand_ints
 from hocp_mm.functional.rank import RankLike, error_target, resolve_rank
 from hocp_mm.layers.inner import Cfg
+from hocp_mm.layers.motion import MotionOptions
 
 DenseConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -22,6 +23,7 @@ class Options(TypedDict, total=False):
     inner_act_cfg: Cfg | None
     gate_cfg: Cfg | None
     dropout: float
+    motion_cfg: MotionOptions | None
 
 
 class FitReport(NamedTuple):

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from hocp_mm.functional.rank import RankLike
 from hocp_mm.functional.transduct import Init
 from hocp_mm.layers.cp_conv import HOCPConv2d
+from hocp_mm.layers.motion import MotionComponents, MotionOptions
 from hocp_mm.layers.options import DenseConv, Options
 from hocp_mm.layers.selection import (
     CP,
@@ -27,7 +28,7 @@ from hocp_mm.layers.selection import (
     rank_rule,
     sees_time,
 )
-from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d
+from hocp_mm.layers.temporal import FrameAxis, FrameFoldedConv2d, FrameFoldedHOCPConv2d, has_temporal_factor
 from hocp_mm.layers.variants import variant_of
 
 
@@ -123,8 +124,24 @@ def _scale_as_standardized_(layer: HOCPConv, scale: float, gain: Tensor) -> None
     filters.mul_(scale * (fan_in / 2) ** 0.5 * gain.view(layer.groups, -1).T.unsqueeze(-1))
 
 
+class Motion(MotionOptions, total=False):
+    """Which layers get motion components: words of :class:`hocp_mm.layers.MotionComponents`, and patterns on names.
+
+    Attributes:
+        layers: Patterns; None takes all layers that get a temporal factor.
+    """
+
+    layers: Patterns | None
+
+
 def transduct_(
-    model: nn.Module, size: int, init: Init = "central", *, layers: Patterns | None = None, frame_axis: FrameAxis
+    model: nn.Module,
+    size: int,
+    init: Init = "central",
+    *,
+    layers: Patterns | None = None,
+    frame_axis: FrameAxis,
+    motion: Motion | None = None,
 ) -> list[str]:
     """Give convolutions of a 2-D network a temporal factor; the network then runs on folded frames.
 
@@ -136,6 +153,7 @@ def transduct_(
         init: Values of the temporal factors.
         layers: Patterns on layer names. None takes every HO-CP layer and every grouped or depthwise ``k x k`` one.
         frame_axis: Where the layers read the number of frames.
+        motion: Of the motion components that are added to what the layers give; None for none.
 
     Returns:
         Names of the transducted layers.
@@ -143,7 +161,7 @@ def transduct_(
     Raises:
         NotImplementedError: If a selected layer is neither an HO-CP layer nor a known kind of ``nn.Conv2d``
             (:mod:`hocp_mm.layers.variants`).
-        ValueError: If no layer is selected, or ``size`` and ``init`` do not fit.
+        ValueError: If no layer is selected, for time or for motion, or ``size`` and ``init`` do not fit.
     """
     wanted = None if layers is None else name_matcher(layers)
     selected: list[tuple[str, nn.Module]] = []
@@ -161,7 +179,33 @@ def transduct_(
     for name, layer in selected:
         kind: Any = FrameFoldedHOCPConv2d if isinstance(layer, HOCPConv2d) else FrameFoldedConv2d
         replace_(model, name, kind.from_image_layer(layer, size, init, frame_axis))
+    if motion is not None:
+        add_motion_(model, **motion)
     return [name for name, _ in selected]
+
+
+def add_motion_(model: nn.Module, *, layers: Patterns | None = None, **options: Unpack[MotionOptions]) -> list[str]:
+    """Let layers with a temporal factor see how fast something changes; what the network gives stays until it trains.
+
+    Args:
+        model: The network, as :func:`transduct_` leaves it; changed.
+        layers: Patterns on layer names; None takes all layers with a temporal factor.
+        options: ``rank`` and ``rectifier`` of :class:`hocp_mm.layers.MotionComponents`.
+
+    Returns:
+        Names of the layers.
+
+    Raises:
+        ValueError: If ``layers`` matches none with a temporal factor, one has a single tap, or a word does not fit.
+    """
+    matches = name_matcher("" if layers is None else layers)
+    chosen: Any = {n: layer for n, layer in model.named_modules() if has_temporal_factor(layer) and matches(n)}
+    if not chosen:
+        raise ValueError(f"add_motion_: layers must match one with a temporal factor, got {layers!r}.")
+    for layer in chosen.values():
+        taps = layer.factors["t"]
+        layer.motion = MotionComponents(layer.out_channels, len(taps), layer.before, **options).to(taps)
+    return list(chosen)
 
 
 def replace_(model: nn.Module, name: str, module: nn.Module) -> None:

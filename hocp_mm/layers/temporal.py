@@ -16,6 +16,7 @@ from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d, refresh_
 from hocp_mm.layers.few_channels import FewChannelsConv2d
+from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.options import conv_arguments
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
@@ -101,6 +102,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
     _has_taps = False
     before: int
     frame_axis: FrameAxis
+    motion: MotionComponents | None
 
     @classmethod
     def from_image_layer(
@@ -122,7 +124,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         folded.share_(layer)
         taps = temporal_taps(size, layer.rank, init, dtype=layer.weights.dtype, device=layer.weights.device)
         folded.factors["t"], folded._has_taps = nn.Parameter(taps), True
-        folded.before, folded.frame_axis = present_tap(size, init), frame_axis
+        folded.before, folded.frame_axis, folded.motion = present_tap(size, init), frame_axis, None
         return folded
 
     @property
@@ -135,16 +137,16 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         return self.frame_axis.along_time(x, self._convolve)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        kernel = self._working_kernel()
+        kernel, frames = self._working_kernel(), self.frame_axis.length
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation, x.shape[2:])
-        return cp_conv_folded(
+        y = cp_conv_folded(
             x,
             kernel,
             self.bias,
             self.stride,
             pads,
             self.dilation,
-            frames=self.frame_axis.length,
+            frames=frames,
             before=self.before,
             padding_mode=self.padding_mode,
             implementation=self.implementation,
@@ -152,6 +154,7 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
             gate=self._gate_for(kernel),
             recompute=self.recompute,
         )
+        return y if self.motion is None else self.motion(y, frames)
 
     def extra_repr(self) -> str:
         """Add the temporal taps to the description."""
@@ -172,6 +175,7 @@ class FrameFoldedConv2d(FewChannelsConv2d):
     factors: nn.ParameterDict
     follows_size: bool
     standardization: Standardization | None
+    motion: MotionComponents | None
 
     @classmethod
     def from_image_layer(cls, layer: nn.Conv2d, size: int, init: Init, frame_axis: FrameAxis) -> "FrameFoldedConv2d":
@@ -202,7 +206,7 @@ class FrameFoldedConv2d(FewChannelsConv2d):
             folded.gain = layer.get_parameter("gain")
         taps = temporal_taps(size, layer.out_channels, init, dtype=layer.weight.dtype, device=layer.weight.device)
         folded.factors = nn.ParameterDict({"t": nn.Parameter(taps)})
-        folded.before, folded.frame_axis = present_tap(size, init), frame_axis
+        folded.before, folded.frame_axis, folded.motion = present_tap(size, init), frame_axis, None
         return folded.train(layer.training)
 
     @fx_leaf
@@ -218,6 +222,8 @@ class FrameFoldedConv2d(FewChannelsConv2d):
             x = F.pad(x, (left, right, top, bottom))
         z = self._conv_forward(x, kernel_of(self, self.standardization), None)
         refresh_(self.factors)
-        z = temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
+        frames = self.frame_axis.length
+        z = temporal_depthwise(z, self.factors["t"], frames, self.before)
         # In the dtype of z: under autocast that is the lower one, as with a plain convolution.
-        return z if self.bias is None else z + self.bias.to(z.dtype).reshape(1, -1, 1, 1)
+        z = z if self.bias is None else z + self.bias.to(z.dtype).reshape(1, -1, 1, 1)
+        return z if self.motion is None else self.motion(z, frames)

@@ -142,7 +142,7 @@ def recipe(folder: Path, data: Path, workers: int, name: str = "hocp_sewa", **op
         loader.dataset.windows = {"clip_len": 4, "stride": 4}
         loader.dataset.pipeline[1].size = 24
     cfg.model.backbone.model_name = "test_resnet"
-    cfg.model.neck.update(in_channels=96, hidden_channels=8, rank=8)
+    cfg.model.neck = {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": 96, "hidden_channels": 8, "rank": 8}
     cfg.model.head.update(in_channels=96)
     cfg.train_cfg.max_epochs = cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = EPOCHS
     cfg.param_scheduler[0].end = 3

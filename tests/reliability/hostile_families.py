@@ -522,6 +522,8 @@ def recorded(base: Path, recogniser: Path) -> list[Hostile]:
         ("model.head.dropout", float("nan")),
         ("model.neck", {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": 96, "hidden_channels": 1 << 30, "rank": 8}),
         ("model.neck", {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": 96, "num_layers": 1 << 40}),
+        ("model.backbone.motion", {"rank": 1 << 30}),
+        ("model.backbone.motion", {"rank": "x1000000"}),
         (
             "model.data_preprocessor",
             {"type": "hocp_mm.AffectDataPreprocessor", "mean": [0.0] * 9999, "std": [0.0] * 9999},

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from hocp_mm.functional import Init
 from hocp_mm.functional.frame_folded import temporal_depthwise
 from hocp_mm.functional.transduct import temporal_taps
-from hocp_mm.layers import FrameAxis, HOCPConv2d, factorize_, name_matcher, transduct_
+from hocp_mm.layers import (
+    FrameAxis,
+    HOCPConv2d,
+    Motion,
+    MotionComponents,
+    add_motion_,
+    factorize_,
+    name_matcher,
+    transduct_,
+)
 from hocp_mm.layers.cp_conv import refresh_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import DENSE, Patterns, RankRule, is_factorizable, sees_time
@@ -78,6 +87,7 @@ def convert_(
     temporal_layers: Patterns | None,
     frame_axis: FrameAxis,
     conv_options: Options,
+    motion: Motion | None = None,
 ) -> Conversion:
     """Convert a network; fresh kernels are drawn.
 
@@ -91,6 +101,7 @@ def convert_(
             conditional ``k x k`` one.
         frame_axis: Where the layers read the number of frames.
         conv_options: Of the HO-CP layers.
+        motion: Of the motion components; None for none.
 
     Returns:
         What became of the layers.
@@ -112,6 +123,8 @@ def convert_(
         for name, module in net.named_modules()
     ):
         transducted |= set(transduct_(net, size, init, layers=temporal_layers, frame_axis=frame_axis))
+    if motion is not None:
+        add_motion_(net, **motion)
     return Conversion(factorized, [name for name, _ in net.named_modules() if name in transducted])
 
 
@@ -124,6 +137,7 @@ class FrameFoldedCondConv2d(CondConv2d):
     before: int
     frame_axis: FrameAxis
     factors: nn.ParameterDict
+    motion: MotionComponents | None
 
     @fx_leaf
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
@@ -132,7 +146,9 @@ class FrameFoldedCondConv2d(CondConv2d):
 
     def _along_time(self, z: Tensor) -> Tensor:
         refresh_(self.factors)
-        return temporal_depthwise(z, self.factors["t"], self.frame_axis.length, self.before)
+        frames = self.frame_axis.length
+        z = temporal_depthwise(z, self.factors["t"], frames, self.before)
+        return z if self.motion is None else self.motion(z, frames)
 
 
 def _is_conditional(module: nn.Module) -> bool:
@@ -154,6 +170,6 @@ def _transduct_conditional_(
         conv.__class__ = FrameFoldedCondConv2d
         taps = temporal_taps(size, conv.out_channels, init, dtype=conv.weight.dtype, device=conv.weight.device)
         conv.factors = nn.ParameterDict({"t": nn.Parameter(taps)})
-        conv.before, conv.frame_axis = present_tap(size, init), frame_axis
+        conv.before, conv.frame_axis, conv.motion = present_tap(size, init), frame_axis, None
         names.append(name)
     return names

@@ -21,7 +21,7 @@ from hocp_mm.checkpoints import (
 )
 from hocp_mm.errors import CheckpointError
 from hocp_mm.functional import Init, fold_frames, unfold_frames
-from hocp_mm.layers import FrameAxis, name_matcher
+from hocp_mm.layers import FrameAxis, Motion, name_matcher
 from hocp_mm.layers.few_channels import make_trainable_
 from hocp_mm.layers.options import Options
 from hocp_mm.layers.selection import Patterns, RankRule, sees_time
@@ -66,6 +66,9 @@ class TimmHOCPBackbone(BaseModule):
             the dense ``k x k`` ones, too, where ``factorize`` is empty.
         factorize: Patterns on layer names; None takes every dense ``k x k`` layer with more than 4 input channels but
             the first one, an empty list none.
+        motion: Let layers with a temporal factor see how fast something changes, by motion components
+            (:func:`hocp_mm.layers.add_motion_`): ``dict(rank='x0.125', rectifier='abs', layers=None)``, with patterns
+            on layer names. Frames keep the features that they had until these train. None for none.
         out_indices: Stages to return, in the order of the network; the last one by default. Later ones are cut off.
         in_chans: Input channels; timm's weights for 3 are adapted as timm does.
         seed: Of decompositions.
@@ -108,6 +111,7 @@ class TimmHOCPBackbone(BaseModule):
         temporal_init: Init = "central",
         temporal_layers: Patterns | None = None,
         factorize: Patterns | None = None,
+        motion: Motion | None = None,
         out_indices: Sequence[int] = (-1,),
         in_chans: int = 3,
         seed: int = 0,
@@ -154,7 +158,7 @@ class TimmHOCPBackbone(BaseModule):
         self.frame_axis = FrameAxis()
         self.factorized, self.transducted = convert_(
             self.net, rank, patterns, temporal_kernel, temporal_init, temporal_layers, self.frame_axis,
-            conv_options or {},
+            conv_options or {}, motion,
         )  # fmt: skip
         forbid_fusing_(self.net)
         make_trainable_(self.net)

@@ -1,0 +1,71 @@
+"""Motion components: rectified differences in time, added to what a layer gives.
+
+    y[o]  +=  sum_q  out[o, q] * | sum_k d[k, q] * sum_c in[c, q] * y[c, frame k away] |,      sum_k d[k, q] = 0
+
+A loss that depends on how *fast* something changes is even in the difference of a feature between frames: a linear
+temporal factor, whatever its taps, finds it at second order only, and gradients take long over that. The absolute value
+of a difference has it at first order. A difference of a still clip is nothing, so what does not move is left alone, and
+so is a single frame. Ends of a clip are repeated: zeros would look like a jump.
+
+Rectified differences are old (TDN's and TSN's differences of features and pictures, motion energy); their place here,
+behind each convolution and in CP form, is ours and not the paper's.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Rectifier = Literal["abs", "relu"]
+
+
+def motion(
+    images: Tensor, factors: Mapping[str, Tensor], frames: int, before: int, rectifier: Rectifier = "abs"
+) -> Tensor:
+    """Add motion components to a folded clip.
+
+    Args:
+        images: ``[N*T, C, H, W]``, frames of one clip next to each other; overwritten where no gradient is recorded.
+        factors: ``in`` ``[C, Q]``, ``t`` ``[size, Q]``, of which the mean over the taps is taken off, and ``out``
+            ``[C', Q]`` with ``C' = C``.
+        frames: T.
+        before: Index of the tap that sees the present frame.
+        rectifier: ``'abs'``, or ``'relu'`` for differences in one direction.
+
+    Returns:
+        A tensor like ``images``, with the same numbers where there is one frame.
+
+    Raises:
+        ValueError: If the batch is no multiple of ``frames``, the factors do not fit, or the rectifier is unknown.
+    """
+    batch, channels, height, width = images.shape
+    taps = factors["t"]
+    if rectifier not in get_args(Rectifier):
+        raise ValueError(f"motion: rectifier must be one of {get_args(Rectifier)}, got {rectifier!r}.")
+    if frames < 1 or batch % frames:
+        raise ValueError(f"motion: the folded batch must be a multiple of frames={frames}, got {batch}.")
+    if factors["in"].shape != factors["out"].shape or factors["in"].shape != (channels, taps.shape[1]):
+        shapes = {name: tuple(factor.shape) for name, factor in factors.items()}
+        raise ValueError(f"motion: factors must have {channels} channels and as many components, got {shapes}.")
+    if not 0 <= before < len(taps):
+        raise ValueError(f"motion: before must be one of {len(taps)} taps, got {before}.")
+    if frames == 1:
+        # A gradient of zero and not none, which processes that train together would wait for.
+        return images + 0 * sum(factor.sum() for factor in factors.values()) if torch.is_grad_enabled() else images
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of channels_last
+    # Components before pixels: a matrix of few columns costs BLAS up to four times as much as one of few rows.
+    seen = factors["in"].to(pixels.dtype).T @ pixels.T  # [Q, N*T*H*W]
+    clip = seen.view(taps.shape[1], -1, frames, height * width)
+    ends = [clip[:, :, :1]] * before, [clip[:, :, -1:]] * (len(taps) - 1 - before)
+    clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
+    differences = (taps - taps.mean(0)).to(clip.dtype)[..., None, None, None]
+    # Shifted sums take half the time of a grouped convolution.
+    moved = torch.zeros_like(clip[:, :, :frames])
+    for k, tap in enumerate(differences.unbind()):
+        moved = moved + clip[:, :, k : k + frames] * tap
+    moved = moved.abs() if rectifier == "abs" else moved.relu()
+    moved, out = moved.view(len(moved), -1).T, factors["out"].to(moved.dtype).T
+    # In place where nothing remembers the output of the convolution: half the time.
+    added = torch.addmm(pixels, moved, out) if torch.is_grad_enabled() else pixels.addmm_(moved, out)
+    return added.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,69 @@
+"""Motion components as a module of a layer that sees time (:mod:`hocp_mm.functional.motion`)."""
+
+from collections.abc import Mapping
+from typing import TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from hocp_mm.functional.motion import Rectifier, motion
+from hocp_mm.functional.rank import RankLike, resolve_rank
+
+
+class MotionOptions(TypedDict, total=False):
+    """Words of :class:`MotionComponents`."""
+
+    rank: RankLike
+    rectifier: Rectifier
+
+
+class MotionComponents(nn.Module):
+    """Rectified differences in time behind a convolution; nothing at the start, and for what stands still for ever.
+
+    Parameters: ``factors.in`` ``[channels, components]`` and ``factors.t`` ``[size, components]``, drawn with columns
+    of norm 1, and ``factors.out`` ``[channels, components]``, zero.
+
+    Args:
+        channels: Of what is added to.
+        size: Temporal taps, 2 or more, as many as the temporal factor of the layer has.
+        before: Index of the tap that sees the present frame.
+        rank: Components, in the words of a layer's rank: an int, or an expansion over the channels (``'x0.125'``).
+        rectifier: ``'abs'`` or ``'relu'``.
+
+    Raises:
+        ValueError: If there are fewer than two taps, which have no difference, or a word does not fit.
+    """
+
+    # Weight transfer may leave this module at its start when the source does not know it.
+    identity_at_start = True
+
+    def __init__(
+        self, channels: int, size: int, before: int, rank: RankLike = "x0.125", rectifier: Rectifier = "abs"
+    ) -> None:
+        super().__init__()
+        if size < 2:
+            raise ValueError(f"MotionComponents: size must be 2 taps or more, got {size}.")
+        self.before = before
+        self.rectifier: Rectifier = rectifier
+        components = resolve_rank(rank, channels, channels, (size,))
+        sizes = {"in": channels, "t": size, "out": channels}
+        self.factors = nn.ParameterDict({name: torch.empty(length, components) for name, length in sizes.items()})
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw directions and differences, and return to zero."""
+        directions, taps = self.factors["in"].normal_(), self.factors["t"].normal_()
+        taps -= taps.mean(0)
+        for factor in (directions, taps):
+            factor /= factor.norm(dim=0)
+        self.factors["out"].zero_()
+
+    def forward(self, images: Tensor, frames: int) -> Tensor:
+        """Add what moves to ``[N*T, C, H, W]``."""
+        return motion(images, cast("Mapping[str, Tensor]", self.factors), frames, self.before, self.rectifier)
+
+    def extra_repr(self) -> str:
+        """Describe the components."""
+        (channels, components), size = self.factors["in"].shape, len(self.factors["t"])
+        return f"{channels}, rank={components}, temporal_kernel={size}, rectifier={self.rectifier!r}"
