@@ -12,11 +12,11 @@ with read_base():
     from ._base_.models.hocp_resnet18 import *
     from ._base_.schedules.adamw_20e import *
 
-# Identity until trained: an eye for what shows only in motion.
-model.update(neck=dict(type="hocp_mm.HOCPTemporalNeck"))
+# Nothing until trained: an eye for what shows only in motion, in every layer that sees time.
+model["backbone"].update(motion=dict(rank="x0.0625"))
 optim_wrapper.update(optimizer=dict(lr=1e-3))
 stages: list = [  # first the new parts, with the norm statistics of the image network; then everything at a lower rate
-    dict(begin=0, train=[r"factors\.t$", "^neck", "^head"], norm_eval=True, lr_mult=1.0),
+    dict(begin=0, train=[r"factors\.t$", r"\.motion\.", "^head"], norm_eval=True, lr_mult=1.0),
     dict(begin=8, train="all", norm_eval=False, lr_mult=0.1),
 ]
 custom_hooks: list = [

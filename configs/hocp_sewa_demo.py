@@ -12,7 +12,7 @@ val_dataloader.update(num_workers=1, dataset=dict(data_root="data/synthetic_sewa
 test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader["dataset"], split="test"))
 
 stages = [
-    dict(begin=0, train=[r"factors\.t$", "^neck", "^head"], norm_eval=True, lr_mult=1.0),
+    dict(begin=0, train=[r"factors\.t$", r"\.motion\.", "^head"], norm_eval=True, lr_mult=1.0),
     dict(begin=3, train="all", norm_eval=False, lr_mult=0.6),
 ]
 custom_hooks = [

@@ -49,7 +49,7 @@ def recipe(folder: Path, data: Path, batch_size: int, **options: Any) -> Path:
     )
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.model.backbone.model_name = "test_resnet"
-    cfg.model.neck.update(in_channels=CHANNELS, hidden_channels=8, rank=8)
+    cfg.model.neck = {"type": "hocp_mm.HOCPTemporalNeck", "in_channels": CHANNELS, "hidden_channels": 8, "rank": 8}
     cfg.model.head.update(in_channels=CHANNELS, dropout=0.0)
     cfg.model.head.loss.random_weights = False
     cfg.train_cfg.max_epochs = cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = EPOCHS
@@ -206,7 +206,7 @@ def test_two_processes_follow_one_where_a_stage_begins_within_a_cycle_of_accumul
         "custom_hooks.1.by_epoch": False,
         "custom_hooks.1.stages": [
             {"begin": 0, "train": "all"},
-            {"begin": 3, "train": [r"factors\.t$", "^neck", "^head"], "norm_eval": True, "lr_mult": 0.5},
+            {"begin": 3, "train": [r"factors\.t$", r"\.motion\.", "^neck", "^head"], "norm_eval": True, "lr_mult": 0.5},
         ],
     }
     one = train(recipe(tmp_path, data, 8, **options), tmp_path / "one", 1)
