@@ -242,7 +242,8 @@ def test_a_pickle_called_safetensors_is_named(tmp_path):
 )
 def test_what_is_no_weight_file_is_refused(tmp_path, name, rule):
     (tmp_path / "folder.pth").mkdir()
-    (tmp_path / "video.avi").write_bytes(b"RIFF")
+    for other in ("video.avi", "net.h5"):
+        (tmp_path / other).write_bytes(b"RIFF")
     with pytest.raises(CheckpointError, match=f"{name}.*{rule}"):
         read_checkpoint(tmp_path / name)
 

@@ -265,7 +265,8 @@ def _fill_head_(head: Any, known: KnownWeights, report: LoadReport) -> None:
     """Give an `AffectHead` the rows of a known network that it has a place for; the report says which."""
     width = known.weight.shape[1]
     what = f"{len(known.bias)} outputs of {known.networks[0].architecture}"
-    report.notes.append(f"the weights are those of {known.title} by their shapes: {what}")
+    signs = "their shapes and the name of the file" if known.networks[0].by_name else "their shapes"
+    report.notes.append(f"the weights are those of {known.title} by {signs}: {what}")
     if not isinstance(head, AffectHead) or head.hidden is not None or head.in_channels != width:
         report.notes.append(
             f"the head starts afresh: the rows are for an AffectHead without a hidden layer on {width} channels, which "
