@@ -59,11 +59,11 @@ def motion(
     clip = seen.view(taps.shape[1], -1, frames, height * width)
     ends = [clip[:, :, :1]] * before, [clip[:, :, -1:]] * (len(taps) - 1 - before)
     clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
-    differences = (taps - taps.mean(0)).to(clip.dtype)[..., None, None, None]
     # Shifted sums take half the time of a grouped convolution.
-    moved = torch.zeros_like(clip[:, :, :frames])
-    for k, tap in enumerate(differences.unbind()):
-        moved = moved + clip[:, :, k : k + frames] * tap
+    first, *others = (taps - taps.mean(0)).to(clip.dtype)[..., None, None, None].unbind()
+    moved = clip[:, :, :frames] * first
+    for k, tap in enumerate(others, start=1):
+        moved = torch.addcmul(moved, clip[:, :, k : k + frames], tap)
     moved = moved.abs() if rectifier == "abs" else moved.relu()
     moved, out = moved.view(len(moved), -1).T, factors["out"].to(moved.dtype).T
     # In place where nothing remembers the output of the convolution: half the time.
