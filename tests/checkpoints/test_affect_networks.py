@@ -82,7 +82,7 @@ def test_networks_of_fer_pytorch_are_known_by_name_alone(tmp_path, architecture)
     for file in (network.file, network.address.rpartition("/")[2]):
         assert told(checkpoint, tmp_path / file) == [network.name]
     other = timm.create_model("resnet18", num_classes=7).state_dict()
-    assert "where" in told(other, tmp_path / network.file) or "no " in whose(tmp_path / network.file)
+    assert re.match("no (layer1.2|conv_stem)", told(other, tmp_path / network.file))
     torch.save(checkpoint, tmp_path / network.file)
     known = known_weights(unwrap_state_dict(read_checkpoint(tmp_path / network.file), ""), network.file)
     rows = known.rows(EXPRESSIONS[:7])
