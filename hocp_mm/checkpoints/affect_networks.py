@@ -166,9 +166,7 @@ NETWORKS: Mapping[str, AffectNetwork] = {
         _hsemotion("enet_b2_8", _B2, 260, _ALPHABETICAL),
         _hsemotion("enet_b2_7", _B2, 260, _WITHOUT_CONTEMPT),
         _fer_pytorch("resnet34", _RESNET34),
-        _fer_pytorch(
-            "mobilenetv2_140", "1.0.1/mobilenetv2_140-epoch.12-val_loss.0.629-val_acc.0.827-val_f1.0.825.ckpt"
-        ),
+        _fer_pytorch("mobilenetv2_140", _MOBILENETV2),
     )
 }
 
