@@ -372,8 +372,8 @@ prefix, or an export to ONNX. `enet_b0_8_best_afew` and `enet_b0_8_best_vgaf` di
 the name of the file decides between them. A ResNet or MobileNet of seven outputs may be anybody's, in any order: those
 of fer-pytorch are taken for what they are under the name above, or under that of their release, only. Of other ResNets
 that sort expressions, and of `resnet18_msceleb.pth`, on which many are built, `--static-checkpoint` takes the backbone
-(`model.backbone.model_name=resnet18`; torchvision's names are timm's), and the LoadReport says that the head starts
-afresh. A whole module must have TensorFlow's padding and epsilon; of others nobody
+(`model.backbone.model_name=resnet18`; torchvision's names are timm's); their classifier is left out, and the LoadReport
+names it. A whole module must have TensorFlow's padding and epsilon; of others nobody
 can tell.
 
 ## Where they come from
