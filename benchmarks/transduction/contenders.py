@@ -20,7 +20,7 @@ TRUNK = "resnet10t"
 OPTIONS: dict[str, Any] = {"stem_width": 8, "channels": (16, 32, 64, 96)}
 CHANNELS = 96
 TAPS = 3
-MOTION: Motion = {"rank": "x0.25"}
+MOTION: Motion = {"rank": "x0.5"}
 _HIDDEN = 64
 
 Start = Literal["central", "uniform", "fresh"]

@@ -171,7 +171,7 @@ def write(rows: Sequence[Row], folder: Path) -> str:
     if ablation.by_name:
         lines += [
             "", f"## Ablation on {TASKS['motion'].title}", "",
-            f"Each line changes one thing of *{OURS}* (central start, rank C, 3 taps, motion rank C/4, `abs`), which",
+            f"Each line changes one thing of *{OURS}* (central start, rank C, 3 taps, motion rank C/2, `abs`), which",
             "it is compared with; lines with *from scratch* change *HO-CP from scratch*.", "",
             *_table("motion", ablation, runs.get("motion", _Runs([], "main", "motion")), ABLATION),
         ]  # fmt: skip

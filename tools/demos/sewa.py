@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from demos.steps import Demo, Outcome, best_checkpoint, draw_timelines, predictions, read_scores, score_rows
+from demos.steps import (
+    Demo,
+    Outcome,
+    best_checkpoint,
+    draw_timelines,
+    last_checkpoint,
+    predictions,
+    read_scores,
+    score_rows,
+)
 
 STATIC_CONFIG, VIDEO_CONFIG = "configs/hocp_sewa_static_demo.py", "configs/hocp_sewa_demo.py"
 STEPS = 7
@@ -26,13 +35,13 @@ def run(demo: Demo) -> Outcome:
     train = ["tools/train.py", VIDEO_CONFIG, "--static-checkpoint", static_best, "--work-dir", video]
     stages = demo.cfg_options(*(["custom_hooks.1.stages.1.begin=1"] if demo.quick else []), training=True)
     step("transduction, then joint fine-tuning: the video network, on clips", [*train, *stages])
-    video_best = best_checkpoint(video)
-    test = ["tools/test.py", VIDEO_CONFIG, video_best, "--out-dir", results / "video"]
+    trained = last_checkpoint(video)  # eight people validate: too few to choose an epoch by
+    test = ["tools/test.py", VIDEO_CONFIG, trained, "--out-dir", results / "video"]
     step("test the video network", [*test, "--work-dir", video / "test", *demo.cfg_options()])
     files = predictions(results / "video")
     plots = step.call("draw the timelines of the test videos", lambda: draw_timelines(files, results / "video"))
     unseen = _unseen_video(demo)
-    words = ["tools/demo.py", unseen, "--checkpoint", video_best, "--labels", unseen.parent, "--out", results / "demo"]
+    words = ["tools/demo.py", unseen, "--checkpoint", trained, "--labels", unseen.parent, "--out", results / "demo"]
     step("a video in, a timeline out", words)
     table = score_rows(
         {

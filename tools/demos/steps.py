@@ -238,9 +238,21 @@ def best_checkpoint(folder: Path) -> Path:
     Raises:
         HOCPError: If training left none.
     """
-    found = sorted(folder.glob("best_*.pth"), key=lambda file: file.stat().st_mtime_ns)
+    return _newest(folder, "best")
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Find the checkpoint of the last epoch, as `best_checkpoint` finds the best one.
+
+    Where few people validate, the best of the last epochs is drawn by lot; at the end of a cosine they hardly differ.
+    """
+    return _newest(folder, "epoch")
+
+
+def _newest(folder: Path, kind: str) -> Path:
+    found = sorted(folder.glob(f"{kind}_*.pth"), key=lambda file: file.stat().st_mtime_ns)
     if not found:
-        raise HOCPError(f"demo: training must leave a best checkpoint, got none in {folder}.")
+        raise HOCPError(f"demo: training must leave a checkpoint {kind}_*.pth, got none in {folder}.")
     return found[-1]
 
 
