@@ -17,6 +17,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hocp_mm.functional.context import is_exporting, is_transformed
+from hocp_mm.functional.native import add_motion, native_available
+
 Rectifier = Literal["abs", "relu"]
 
 
@@ -53,10 +56,14 @@ def motion(
     if frames == 1:
         # A gradient of zero and not none, which processes that train together would wait for.
         return images + 0 * sum(factor.sum() for factor in factors.values()) if torch.is_grad_enabled() else images
+    if _compiled_fits(images, factors):
+        images = images.contiguous(memory_format=torch.channels_last)
+        add_motion(images, factors["in"], taps, factors["out"], frames, before, rectifier == "relu")
+        return images
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of channels_last
     # Components before pixels: a matrix of few columns costs BLAS up to four times as much as one of few rows.
     seen = factors["in"].to(pixels.dtype).T @ pixels.T  # [Q, N*T*H*W]
-    clip = seen.view(taps.shape[1], -1, frames, height * width)
+    clip = seen.view(taps.shape[1], batch // frames, frames, height * width)
     ends = [clip[:, :, :1]] * before, [clip[:, :, -1:]] * (len(taps) - 1 - before)
     clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
     # Shifted sums take half the time of a grouped convolution.
@@ -66,6 +73,25 @@ def motion(
         moved = torch.addcmul(moved, clip[:, :, k : k + frames], tap)
     moved = moved.abs() if rectifier == "abs" else moved.relu()
     moved, out = moved.view(len(moved), -1).T, factors["out"].to(moved.dtype).T
-    # In place where nothing remembers the output of the convolution: half the time.
-    added = torch.addmm(pixels, moved, out) if torch.is_grad_enabled() else pixels.addmm_(moved, out)
+    if moved.dtype != pixels.dtype:  # autocast has its own for products
+        added = pixels + (moved @ out).to(pixels.dtype)
+    elif torch.is_grad_enabled():
+        added = torch.addmm(pixels, moved, out)
+    else:  # in place where nothing remembers the output of the convolution: half the time
+        added = pixels.addmm_(moved, out)
     return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _compiled_fits(images: Tensor, factors: Mapping[str, Tensor]) -> bool:
+    """Tell whether the compiled kernel can do it: float32 on CPU, nothing that records, transforms or compiles."""
+    return (
+        not torch.is_grad_enabled()
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (images, *factors.values()))
+        and images.layout == torch.strided
+        and images.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not is_transformed()
+        and not is_exporting()
+        and native_available()
+    )

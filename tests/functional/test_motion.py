@@ -4,9 +4,12 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hocp_mm.functional import fold_frames, unfold_frames
 from hocp_mm.functional.motion import motion
+from hocp_mm.functional.native import native_available
 from tests.laws import assert_close
 
 
@@ -42,6 +45,65 @@ def test_is_its_definition_with_and_without_gradients(rectifier, size, before, f
         with torch.set_grad_enabled(recording):
             found = motion(images, factors, frames, before, rectifier)
         assert_close(unfold_frames(found, frames), expected, 1e-12, f"recording={recording}")
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_is_its_definition_in_single_precision(data):
+    """Where there is a compiler this is the compiled kernel."""
+    size = data.draw(st.integers(2, 5))
+    channels, components, frames = data.draw(st.tuples(st.integers(1, 70), st.integers(1, 40), st.integers(2, 9)))
+    clips, height, width = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)))
+    before, rectifier = data.draw(st.integers(0, size - 1)), data.draw(st.sampled_from(["abs", "relu"]))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    clip = torch.randn(clips, channels, frames, height, width)
+    factors = random_factors(channels, components, size, torch.float32)
+    exact = {name: factor.double() for name, factor in factors.items()}
+    expected = by_definition(clip.double(), exact, before, rectifier)
+    layout = data.draw(st.sampled_from([torch.contiguous_format, torch.channels_last]))
+    images = fold_frames(clip).contiguous(memory_format=layout).clone(memory_format=torch.preserve_format)
+    with torch.no_grad():
+        assert_close(
+            unfold_frames(motion(images, factors, frames, before, rectifier), frames), expected, 1e-5, "motion"
+        )
+
+
+@pytest.mark.skipif(not native_available(), reason="no compiled kernel")
+def test_the_compiled_kernel_runs_where_it_can_and_nowhere_else(monkeypatch):
+    ran = []
+    monkeypatch.setattr("hocp_mm.functional.native.operators.run_motion", lambda *a: ran.append(a))
+    images, factors = torch.randn(4, 5, 3, 3), random_factors(dtype=torch.float32)
+
+    def runs(images, factors):
+        ran.clear()
+        motion(images, factors, 4, 1)
+        return bool(ran)
+
+    with torch.no_grad():
+        assert runs(images, factors)
+        assert not runs(images.double(), {name: factor.double() for name, factor in factors.items()})
+        assert not runs(images[:, :, :0], factors)
+        with torch.autocast("cpu"):
+            assert not runs(images, factors)
+        torch.func.vmap(lambda batch: motion(batch, factors, 4, 1))(images[None])
+        assert not ran
+    assert not runs(images, factors)  # gradients are recorded
+    with torch.inference_mode():
+        assert runs(images, factors)
+
+
+@pytest.mark.parametrize("recording", [True, False])
+def test_under_autocast_the_sum_keeps_the_dtype_of_what_is_added_to(recording):
+    factors = random_factors(dtype=torch.float32)
+    for dtype, error in ((torch.float32, 2e-2), (torch.bfloat16, 4e-2)):
+        images = torch.randn(8, 5, 4, 4).to(dtype)
+        expected = by_definition(
+            unfold_frames(images.double(), 4), {n: f.double() for n, f in factors.items()}, 1, "abs"
+        )
+        with torch.set_grad_enabled(recording), torch.autocast("cpu", torch.bfloat16):
+            found = motion(images, factors, 4, 1)
+        assert found.dtype == dtype
+        assert_close(unfold_frames(found, 4), expected, error, f"{dtype}")
 
 
 def test_gradients_are_right():

@@ -235,7 +235,9 @@ def test_the_newest_checkpoint_of_a_kind_counts(steps, tmp_path):
     for find, kind in ((steps.best_checkpoint, "best"), (steps.last_checkpoint, "epoch")):
         with pytest.raises(HOCPError, match=rf"must leave a checkpoint {kind}_\*\.pth, got none"):
             find(tmp_path)
-    for age, name in enumerate(("epoch_11", "best_affect_ccc_mean_epoch_10", "epoch_9", "best_affect_ccc_mean_epoch_8")):
+    for age, name in enumerate(
+        ("epoch_11", "best_affect_ccc_mean_epoch_10", "epoch_9", "best_affect_ccc_mean_epoch_8")
+    ):
         file = tmp_path / f"{name}.pth"
         file.touch()
         os.utime(file, (1000 - age, 1000 - age))

@@ -242,9 +242,16 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint of the last epoch, as `best_checkpoint` finds the best one.
+    """Find the checkpoint of the last epoch: where few people validate, which epoch is the best is drawn by lot.
 
-    Where few people validate, the best of the last epochs is drawn by lot; at the end of a cosine they hardly differ.
+    Args:
+        folder: Work folder of a training.
+
+    Returns:
+        The file.
+
+    Raises:
+        HOCPError: If training left none.
     """
     return _newest(folder, "epoch")
 

@@ -57,6 +57,7 @@ def _library() -> ctypes.CDLL:
     library.hocp_padded.restype, library.hocp_padded.argtypes = ctypes.c_int64, [ctypes.c_int64]
     library.hocp_forward.argtypes = [ctypes.c_void_p] * 8
     library.hocp_backward.argtypes = [ctypes.c_void_p] * 12
+    library.hocp_motion.argtypes = [ctypes.c_int64] * 8 + [ctypes.c_void_p] * 4
     return library
 
 
@@ -176,6 +177,29 @@ def run_backward(
     return (gx, *(None if g is None else g.contiguous() for g in found))
 
 
+def run_motion(images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames: int, before: int, relu: bool) -> None:
+    """See ``operators.add_motion``.
+
+    Raises:
+        ValueError: If sizes do not fit, or ``images`` does not have its channels innermost.
+        MemoryError: If there is none for the components.
+    """
+    fits = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    fits = fits and frames > 0 and len(images) % frames == 0 and 0 <= before < len(f_t)
+    if not fits or f_in.shape != (images.shape[1], f_t.shape[1]) or f_out.shape != f_in.shape:
+        shapes = [tuple(tensor.shape) for tensor in (images, f_in, f_t, f_out)]
+        raise ValueError(
+            f"hocp_mm::motion_: sizes must fit together, and channels be innermost, got images, factors of {shapes}, "
+            f"{frames=}, {before=}."
+        )
+    batch, channels, height, width = images.shape
+    size, components = f_t.shape
+    held = [factor.contiguous() for factor in (f_in, f_t, f_out)]
+    sizes = (batch // frames, frames, height * width, channels, components, size, before, relu)
+    if _library().hocp_motion(*sizes, images.data_ptr(), *(factor.data_ptr() for factor in held)):
+        raise MemoryError("motion: no memory for the compiled kernel.")
+
+
 def _check_sizes(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> None:
     stride, pads, _ = window
     fits = x.ndim == 5 and x.shape[1] == factors.in_.shape[0] and min(stride) > 0 and min(window[2]) > 0
@@ -216,7 +240,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
 
 
 def _check_arithmetic() -> None:
-    """Compare one small layer with plain matrix products: a miscompiled kernel must not go unnoticed.
+    """Compare small layers with plain matrix products: a miscompiled kernel must not go unnoticed.
 
     Raises:
         NativeUnavailableError: If the numbers differ.
@@ -234,7 +258,15 @@ def _check_arithmetic() -> None:
     dense = torch.einsum("r,or,ir,tr,hr,wr->oithw", *(f.double() for f in (weights, f_out, f_in, f_t, f_h, f_w)))
     expected = torch.nn.functional.conv3d(x.double(), dense, padding=1)
     expected_gx = torch.nn.functional.conv_transpose3d(grad.double(), dense, padding=1)
-    for what, actual, right in (("output", out, expected), ("gradient", gx, expected_gx)):
+    moving, m_in, m_t, m_out = (torch.randn(s, generator=generator) for s in ((6, 19, 4, 3), (19, 5), (3, 5), (19, 5)))
+    clip, ends = moving.double().unflatten(0, (2, 3)), torch.tensor([0, 0, 1, 2, 2])
+    seen = torch.einsum("ntchw,cq->ntqhw", clip, m_in.double())[:, ends].unfold(1, 3, 1)
+    moved = torch.einsum("ntqhwk,kq->ntqhw", seen, m_t.double() - m_t.double().mean(0)).abs()
+    expected_motion = clip + torch.einsum("ntqhw,cq->ntchw", moved, m_out.double())
+    moving = moving.contiguous(memory_format=torch.channels_last)
+    run_motion(moving, m_in, m_t, m_out, 3, 1, False)
+    found = ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1))
+    for what, actual, right in found:
         error = float((actual - right).norm() / right.norm())
         if not error < 1e-5:
             raise NativeUnavailableError(f"its {what} is wrong on this machine, relative error {error:.1e}")

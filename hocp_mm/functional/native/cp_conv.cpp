@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "motion.h"
 
 using namespace hocp;
 
@@ -84,6 +85,26 @@ int hocp_backward(const HocpProblem* problem, const float* x, const float* w_in,
     Backward pass(g, packed, out_t, in_t, {g_in, g_taps_t, g_taps_hw, g_out}, gx);
     return pass.run(input_like(*problem, x), output_like(*problem, grad), input_like(*problem, gx));
   });
+}
+
+// y [clips, frames, pixels, channels] is changed; w_in and w_out [channels, components], taps [size, components], of which
+// the mean over the taps is taken off. Returns 0, or 1 when there was no memory.
+int hocp_motion(int64_t clips, int64_t frames, int64_t pixels, int64_t channels, int64_t components, int64_t size,
+                int64_t before, int64_t relu, float* y, const float* w_in, const float* taps, const float* w_out) {
+  static thread_local Scratch kept;
+  const Motion m{clips, frames, pixels, channels, components, size, before, relu != 0};
+  const i64 wide = m.wide();
+  float* in = kept.get((channels + size) * wide + components * channels + PANEL);
+  if (!in) return 1;
+  float *moving = in + channels * wide, *out = moving + size * wide;
+  if (m.narrow())
+    widen(w_in, channels, components, NARROW, in);
+  else
+    pack(w_in, components, 1, channels, channels, components, in);
+  widen(taps, size, components, wide, moving);
+  center(size, wide, moving);
+  transpose(w_out, components, channels, components, out, channels);
+  return guarded([&] { return motion(m, y, in, moving, out); });
 }
 
 // Floats in a row of the padded rank.

@@ -3,6 +3,8 @@
 ``hocp_mm::cp_conv`` keeps for its backward pass what it was given (x, lambda and the factors) and computes the rank
 activations again; a training step therefore keeps no more than a dense convolution does. Second derivatives go through
 the dense convolution. There is no forward-mode derivative: ``implementation='mobilenet'`` has one.
+
+``hocp_mm::motion_`` changes its first argument and has no derivative.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from hocp_mm.functional.native.calls import Factors, empty_in, empty_output, memory_order, run_backward, run_forward
+from hocp_mm.functional.native.calls import (
+    Factors,
+    empty_in,
+    empty_output,
+    memory_order,
+    run_backward,
+    run_forward,
+    run_motion,
+)
 
 _WINDOW = "SymInt[] stride, SymInt[] pads, SymInt[] dilation"
 _FACTORS = "Tensor x, Tensor weights, Tensor f_out, Tensor f_in, Tensor? f_t, Tensor? f_h, Tensor f_w"
@@ -160,6 +170,38 @@ def _differentiable_backward(
 fused_cp_conv.register_autograd(_backward, setup_context=_setup_context)
 
 
+# Not `custom_op`, whose wrapper takes as long as all of the small layers: nothing here has a derivative.
+torch.library.define(
+    "hocp_mm::motion_",
+    "(Tensor(a!) images, Tensor f_in, Tensor f_t, Tensor f_out, int frames, int before, bool relu) -> ()",
+)
+
+
+@torch.library.impl("hocp_mm::motion_", "CPU")
+def _motion_on_cpu(
+    images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames: int, before: int, relu: bool
+) -> None:
+    run_motion(images, f_in, f_t, f_out, frames, before, relu)
+
+
+@torch.library.register_fake("hocp_mm::motion_")
+def _(images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames: int, before: int, relu: bool) -> None: ...
+
+
+add_motion: Any = torch.ops.hocp_mm.motion_.default
+"""Add motion components in place (:func:`hocp_mm.functional.motion`); float32 on CPU, without gradients.
+
+Args:
+    images: ``[N*T, C, H, W]`` with channels innermost.
+    f_in: ``[C, Q]``.
+    f_t: ``[size, Q]``.
+    f_out: ``[C, Q]``.
+    frames: T.
+    before: Index of the tap that sees the present frame.
+    relu: Keep positive differences alone, in place of the absolute values of all.
+"""
+
+
 def _products(x: Sequence[int], factors: Sequence[Sequence[int] | None], out: Sequence[int]) -> tuple[int, int, int]:
     """Count multiply-accumulates from shapes: of the first projection, the taps, and the last projection."""
     weights, f_out, f_in, f_t, f_h, f_w = factors
@@ -181,7 +223,12 @@ def _count_backward(grad: Sequence[int], x: Sequence[int], *rest: Any, **_: Any)
     return 2 * (3 * first + 3 * taps + 2 * last)  # all but the last product is computed again
 
 
+def _count_motion(images: Sequence[int], f_in: Sequence[int], f_t: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * images[0] * prod(images[2:]) * f_t[1] * (2 * f_in[0] + f_t[0])
+
+
 # PyTorch's counter knows its own operators only, and two FLOPs to a multiply-accumulate. Not register_flop_formula:
 # that of torch 2.4 files a formula where its counter does not look.
 flop_registry[torch.ops.hocp_mm.cp_conv] = shape_wrapper(_count_forward)
 flop_registry[torch.ops.hocp_mm.cp_conv_backward] = shape_wrapper(_count_backward)
+flop_registry[torch.ops.hocp_mm.motion_] = shape_wrapper(_count_motion)

@@ -62,10 +62,13 @@ void micro(i64 depth, const float* a, i64 stride, const float* b, i64 b_stride, 
       for (int v = 0; v < VECS; ++v) acc[i][v] += row[v] * value;
     }
   }
-  if (start != Start::SUM && columns >= VECS * LANES) {
+  if (columns >= VECS * LANES) {
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; ++i)
-      for (int v = 0; v < VECS; ++v) store(c + i * c_stride + v * LANES, acc[i][v]);
+      for (int v = 0; v < VECS; ++v) {
+        float* to = c + i * c_stride + v * LANES;
+        store(to, start == Start::SUM ? acc[i][v] + load(to) : acc[i][v]);
+      }
   } else {
     float block[ROWS][VECS * LANES];
 #pragma GCC unroll 16

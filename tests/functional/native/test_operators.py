@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from hocp_mm.functional import CPKernel, cp_conv
-from hocp_mm.functional.native import calls, fused_cp_conv, native_available
+from hocp_mm.functional.cost import motion_cost
+from hocp_mm.functional.native import add_motion, calls, fused_cp_conv, native_available
 from tests.laws import assert_close
 
 # Not `native_available()`: a kernel that does not build must fail here.
@@ -216,10 +217,58 @@ def test_sizes_that_do_not_fit_are_refused_before_they_are_pointers(case):
         fused_cp_conv(*arguments)
 
 
-def test_a_wrong_kernel_is_noticed(monkeypatch):
-    right = calls.run_forward
-    monkeypatch.setattr(calls, "run_forward", lambda *a: right(*a) * 1.001)
+def moving(images: tuple[int, ...] = (6, 5, 4, 3), components: int = 7) -> list:
+    """Arguments of small motion components."""
+    torch.manual_seed(0)
+    factors = [torch.randn(size, components) for size in (images[1], 3, images[1])]
+    return [torch.randn(images).contiguous(memory_format=torch.channels_last), *factors, 3, 1, False]
+
+
+def test_pytorch_accepts_the_operator_of_motion():
+    torch.library.opcheck(add_motion, tuple(moving()))
+
+
+def test_threads_do_not_change_motion():
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            arguments = moving((6, 40, 9, 11))
+            add_motion(*arguments)
+            found.append(arguments[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+def test_pytorchs_counter_counts_motion_as_its_cost():
+    with FlopCounterMode(display=False) as counter:
+        add_motion(*moving())
+    assert counter.get_total_flops() == 2 * motion_cost(5, 7, 3, 6 * 4 * 3).macs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{0: torch.randn(6, 5, 4, 3)}, {1: torch.randn(6, 7)}, {2: torch.randn(3, 6)}, {3: torch.randn(4, 7)},
+     {4: 4}, {4: 0}, {5: 3}, {5: -1}],
+)  # fmt: skip
+def test_motion_that_does_not_fit_is_refused_before_it_is_pointers(change):
+    arguments = moving()
+    for index, value in change.items():
+        arguments[index] = value
+    with pytest.raises(ValueError, match="sizes must fit together, and channels be innermost"):
+        add_motion(*arguments)
+
+
+@pytest.mark.parametrize("what", ["motion", "output"])
+def test_a_wrong_kernel_is_noticed(what, monkeypatch):
+    right, motion = calls.run_forward, calls.run_motion
+    if what == "motion":
+        monkeypatch.setattr(calls, "run_motion", lambda images, *rest: motion(images, *rest) or images.mul_(1.001))
+    else:
+        monkeypatch.setattr(calls, "run_forward", lambda *a: right(*a) * 1.001)
     with pytest.raises(
-        calls.NativeUnavailableError, match=r"its output is wrong on this machine, relative error 1\.0e-03"
+        calls.NativeUnavailableError, match=rf"its {what} is wrong on this machine, relative error 1\.0e-03"
     ):
         calls._check_arithmetic()
