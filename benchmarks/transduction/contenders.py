@@ -192,11 +192,14 @@ def transducted(
     neck: bool = False,
     taps: int = TAPS,
     init: Literal["central", "uniform", "last"] = "central",
+    drawn: bool = False,
 ) -> Network:
-    """Return a video network that starts from an image network."""
+    """Return a video network that starts from an image network, but for temporal factors that are ``drawn``."""
     network = copy.deepcopy(static)
     backbone = cast("TimmHOCPBackbone", network.backbone)
     transduct_(backbone.net, taps, init, frame_axis=backbone.frame_axis, motion=motion)
+    if drawn:
+        _draw_temporal_factors_(backbone)
     if neck:
         network.neck = HOCPTemporalNeck(CHANNELS, hidden_channels=_HIDDEN, rank=_HIDDEN)
     return network
@@ -207,11 +210,15 @@ def fresh_hocp(outputs: int, motion: Motion | None, conv_options: Any = None) ->
     backbone = TimmHOCPBackbone(
         TRUNK, temporal_kernel=TAPS, motion=motion, conv_options=conv_options, timm_options=OPTIONS
     )
-    with torch.no_grad():
-        for name, taps in backbone.named_parameters():
-            if name.endswith("factors.t") and ".motion." not in name:
-                taps.normal_().div_(taps.norm(dim=0))
+    _draw_temporal_factors_(backbone)
     return Network(backbone, nn.Linear(CHANNELS, outputs))
+
+
+@torch.no_grad()
+def _draw_temporal_factors_(backbone: nn.Module) -> None:
+    for name, taps in backbone.named_parameters():
+        if name.endswith("factors.t") and ".motion." not in name:
+            taps.normal_().div_(taps.norm(dim=0))
 
 
 def fresh_dense(outputs: int, separate: bool) -> Network:
@@ -317,6 +324,7 @@ ABLATION: dict[str, Contender] = {
     "from scratch, with Psi": Contender(_scratch(motion=None, conv_options=PSI), "all"),
     "from scratch, with Psi and motion": Contender(_scratch(motion=MOTION, conv_options=PSI), "all"),
     "temporal factors as fast as all": Contender(_start(), temporal=False),
+    "temporal factors drawn": Contender(_start(drawn=True), temporal=False),
     "lasso": Contender(_start(), lasso=1.0),
     "three times the videos": Contender(_start(), filmed=3),
     "from scratch, three times the videos": Contender(_scratch(motion=None), "all", filmed=3),

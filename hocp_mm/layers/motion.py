@@ -1,7 +1,6 @@
 """Motion components as a module of a layer that sees time (:mod:`hocp_mm.functional.motion`)."""
 
-from collections.abc import Mapping
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +60,7 @@ class MotionComponents(nn.Module):
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
         """Add what moves to ``[N*T, C, H, W]``."""
-        # A plain dict: each look into a ParameterDict takes a microsecond.
-        factors = dict(cast("Mapping[str, Tensor]", self.factors))
+        factors = {name: self.factors[name] for name in ("in", "t", "out")}  # a ParameterDict is slow to look into
         return motion(images, factors, frames, self.before, self.rectifier)
 
     def extra_repr(self) -> str:

@@ -175,6 +175,7 @@ def test_networks_with_them_can_be_exported():
     with torch.no_grad():
         expected = net(images.clone())
         twin = exportable(net)
+        assert_close(twin(images.clone()), expected, 1e-5, "the twin")
         program = torch.export.export(twin, (images.clone(),), strict=False)
         assert_close(program.module()(images.clone()), expected, 1e-5, "exported")
         traced = torch.jit.trace(twin, (images.clone(),))
