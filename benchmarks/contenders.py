@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hocp_mm.layers import HOCPConv3d
-from hocp_mm.layers.surgery import replace_
+from hocp_mm.layers.surgery import Motion, replace_
 from hocp_mm.models import TimmHOCPBackbone
 
 
@@ -92,9 +92,9 @@ def parent(name: str) -> nn.Module:
     return EachFrame(network)
 
 
-def ours(name: str, rank: str) -> nn.Module:
+def ours(name: str, rank: str, motion: Motion | None = None) -> nn.Module:
     """Make the 3-D HO-CP network."""
-    return _Last(TimmHOCPBackbone(name, pretrained=False, rank=rank, temporal_kernel=3, out_indices=(-1,)))
+    return _Last(TimmHOCPBackbone(name, rank=rank, temporal_kernel=3, motion=motion, out_indices=(-1,)))
 
 
 class _Last(nn.Module):

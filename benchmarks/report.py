@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.data_report import data_lines
 from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
 from benchmarks.markdown import table
-from benchmarks.networks import OURS, PUBLISHED, TWIN
+from benchmarks.networks import MOTION, MOVING, OURS, PUBLISHED, TWIN
 from benchmarks.networks import PARENT as PARENT_NETWORK
 from benchmarks.timing import geometric_mean
 from benchmarks.videos import video_lines
@@ -26,6 +26,7 @@ def write_report(folder: Path, name: str) -> Path:
         "layers": _layers,
         "memory": _memory,
         "networks": _networks,
+        "motion": _motion,
         "choices": _choices,
         "fits": _fits,
         "starts": _starts,
@@ -131,6 +132,21 @@ def _networks(results: list[Numbers]) -> list[str]:
         kind = "training step" if r["training"] else "inference"
         body.append([name, kind, *times, *("" if q is None else f"**{q:.2f}**" for q in ratios)])
     return [*lines, "", *table(head, body)]
+
+
+def _motion(rows: list[Numbers]) -> list[str]:
+    lines = [
+        f"## Motion components of rank {MOTION.get('rank')}: ResNet-18 at R = C, one clip of 16 frames",
+        "",
+        "Milliseconds, the backbone of the video recipes.",
+        "",
+    ]
+    body = [
+        [f"{r['size']} x {r['size']}", "training step" if r["training"] else "inference", str(r["threads"]),
+         *(f"{r['times'][n]:.1f}" for n in (OURS, MOVING)), f"**{r['times'][MOVING] / r['times'][OURS] - 1:+.1%}**"]
+        for r in rows
+    ]  # fmt: skip
+    return [*lines, *table(["frames", "pass", "threads", "without", "with", "more time"], body)]
 
 
 def _choices(rows: list[list[Any]]) -> list[str]:

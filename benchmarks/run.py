@@ -83,6 +83,10 @@ def _networks(device: str, dtype: torch.dtype, seconds: float) -> Any:
     ]  # fmt: skip
 
 
+def _motion(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return networks.measure_motion(device, dtype, seconds)
+
+
 def _choices(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return choices.measure(device, seconds)
 
@@ -107,6 +111,7 @@ SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "layers": _layers,
     "memory": _memory,
     "networks": _networks,
+    "motion": _motion,
     "choices": _choices,
     "fits": _fits,
     "starts": _starts,

@@ -26,6 +26,7 @@ def folder(tmp_path):
         "layers": layers,
         "memory": [{"channels": 64, "size": 56, "rank": 64, "bytes": {"conv3d": 2e6, "ours auto": 3e6}}],
         "networks": [{"network": "resnet18", "rank": "x1", "training": False, "times": networks}],
+        "motion": [{"size": 112, "threads": 1, "training": False, "times": {"ours": 60.0, "ours with motion": 64.5}}],
         "choices": [
             ["1-D", 1, "float32", "fused", "fused", 1.0, 1.05],
             ["2-D", 3, "float64", "mobilenet", "factorized", 1.0, 1.2],
@@ -65,6 +66,7 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "| **geometric mean** | **10.00** | **6.00** | **10.00** | **1.50** |" in page
     assert "| resnet18, R = C | inference | 50 | 300 | 400 | 100 | **6.00** | **8.00** | **2.00** |" in page
     assert "3.0 (1.50x)" in page
+    assert "| 112 x 112 | inference | 1 | 60.0 | 64.5 | **+7.5%** |" in page
     assert "| resnet18, 16 kernels | 30.0 | 0.50 | **60x** | 40.0 | 9.5 |" in page
     assert re.search(r"in 1 of 2 cases; worst\s+ratio 1\.20", page)
     assert "| 1 process | 10.0 | 15.0 | 60.0 | **6.0** | **1.5** | **4.0** |" in page
