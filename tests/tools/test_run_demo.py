@@ -60,6 +60,7 @@ class FakeSteps:
         folder.mkdir(parents=True, exist_ok=True)
         if tool == "tools/train.py":
             (folder / "best_affect_ccc_mean_epoch_2.pth").touch()
+            (folder / "epoch_3.pth").touch()
         if tool == "tools/run_folds.py":
             scores = {"folds": {"0": SCORES, "1": SCORES}, "mean": SCORES, "pooled": SCORES}
             (folder / "folds.json").write_text(json.dumps(scores))
@@ -142,7 +143,7 @@ def test_sewa_goes_from_images_to_a_timeline(run_fake, tmp_path):
     ]  # fmt: skip
     static = str(tmp_path / "out/static/best_affect_ccc_mean_epoch_2.pth")
     assert commands[3][commands[3].index("--static-checkpoint") + 1] == static
-    assert commands[4][2] == str(tmp_path / "out/video/best_affect_ccc_mean_epoch_2.pth")
+    assert commands[4][2] == str(tmp_path / "out/video/epoch_3.pth")
     assert commands[6][1] == str(tmp_path / "data/C/C.avi")
     assert "| video network, arousal | 0.500 | 0.500 | 0.500 | 0.500 |" in outcome.table
 
