@@ -178,7 +178,8 @@ def write(rows: Sequence[Row], folder: Path) -> str:
         lines += [
             "", f"## Ablation on {TASKS['motion'].title}", "",
             f"Each line changes one thing of *{OURS}* (central start, rank C, 3 taps, motion rank C/2, `abs`), which",
-            "it is compared with; lines with *from scratch* change *HO-CP from scratch*.", "",
+            "it is compared with; lines with *from scratch* change *HO-CP from scratch*. Seeds per line, at most:",
+            f"{max(map(len, ablation.by_name.values()))}.", "",
             *_table("motion", ablation, runs.get("motion", _Runs([], "main", "motion")), ABLATION),
         ]  # fmt: skip
     page = "\n".join(lines) + "\n"
