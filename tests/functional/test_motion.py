@@ -68,6 +68,17 @@ def test_is_its_definition_in_single_precision(data):
         )
 
 
+@pytest.mark.parametrize("rectifier", ["abs", "relu"])
+def test_what_is_no_number_stays_none_in_all_frames_that_see_it(rectifier):
+    factors = random_factors(dtype=torch.float32)
+    images = torch.randn(8, 5, 2, 2)
+    images[3, 0, 1, 1] = torch.nan
+    with torch.no_grad():
+        found = motion(images, factors, 8, 1, rectifier).isnan()
+    assert found[2:5, :, 1, 1].all()
+    assert found.sum() == 15
+
+
 @pytest.mark.skipif(not native_available(), reason="no compiled kernel")
 def test_the_compiled_kernel_runs_where_it_can_and_nowhere_else(monkeypatch):
     ran = []

@@ -21,10 +21,10 @@ struct Motion {
   bool narrow() const { return LANES > NARROW && components <= NARROW; }
 };
 
-// |v| or max(v, 0) without a branch.
+// |v| or max(v, 0) without a branch; what is no number stays none.
 inline Vec rectified(Vec v, bool relu) {
   const Vec negative = -v;
-  return relu ? (v > Vec{} ? v : Vec{}) : (v > negative ? v : negative);
+  return relu ? (v < Vec{} ? Vec{} : v) : (v > negative ? v : negative);
 }
 
 // Take the mean of each column off `taps` [size, wide].
