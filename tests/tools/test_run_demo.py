@@ -233,17 +233,17 @@ def test_a_step_that_fails_ends_the_demo_with_its_last_lines(steps, tmp_path, ca
 
 
 def test_the_newest_checkpoint_of_a_kind_counts(steps, tmp_path):
-    for find, kind in ((steps.best_checkpoint, "best"), (steps.last_checkpoint, "epoch")):
+    for kind in ("best", "epoch"):
         with pytest.raises(HOCPError, match=rf"must leave a checkpoint {kind}_\*\.pth, got none"):
-            find(tmp_path)
+            steps.newest_checkpoint(tmp_path, kind)
     for age, name in enumerate(
         ("epoch_11", "best_affect_ccc_mean_epoch_10", "epoch_9", "best_affect_ccc_mean_epoch_8")
     ):
         file = tmp_path / f"{name}.pth"
         file.touch()
         os.utime(file, (1000 - age, 1000 - age))
-    assert steps.best_checkpoint(tmp_path).name == "best_affect_ccc_mean_epoch_10.pth"
-    assert steps.last_checkpoint(tmp_path).name == "epoch_11.pth"
+    assert steps.newest_checkpoint(tmp_path).name == "best_affect_ccc_mean_epoch_10.pth"
+    assert steps.newest_checkpoint(tmp_path, "epoch").name == "epoch_11.pth"
 
 
 def test_what_an_earlier_demo_left_is_gone(steps, tmp_path):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from demos.steps import Demo, Outcome, best_checkpoint, draw_timelines, predictions, score_rows
+from demos.steps import Demo, Outcome, draw_timelines, newest_checkpoint, predictions, score_rows
 
 STATIC_CONFIG, VIDEO_CONFIG = "configs/hocp_affectnet_demo.py", "configs/hocp_afew_va_demo.py"
 STEPS = 6
@@ -26,7 +26,7 @@ def run(demo: Demo) -> Outcome:
     demo.write_set("afew_va", QUICK_NUMBERS if demo.quick else NUMBERS)
     split = ["tools/prepare/split_afew_va.py", demo.data]
     step("divide the actors into five folds", split)
-    runs = ["tools/run_folds.py", VIDEO_CONFIG, "--work-dir", folds, "--static-checkpoint", best_checkpoint(static)]
+    runs = ["tools/run_folds.py", VIDEO_CONFIG, "--work-dir", folds, "--static-checkpoint", newest_checkpoint(static)]
     stages = demo.cfg_options(*(["custom_hooks.1.stages.1.begin=1"] if demo.quick else []), training=True)
     step("all folds: transduction, then joint fine-tuning and test", [*runs, *stages])
     files = timelines_to_draw(folds)

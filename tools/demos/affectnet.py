@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from demos.steps import Demo, Outcome, best_checkpoint, read_scores, score_rows
+from demos.steps import Demo, Outcome, newest_checkpoint, read_scores, score_rows
 
 CONFIG = "configs/hocp_affectnet_demo.py"
 STEPS = 4
@@ -26,7 +26,7 @@ def run(demo: Demo) -> Outcome:
         "static stage: the image network, affect and expressions",
         ["tools/train.py", CONFIG, "--work-dir", static, *training],
     )
-    test = ["tools/test.py", CONFIG, best_checkpoint(static), "--out-dir", results]
+    test = ["tools/test.py", CONFIG, newest_checkpoint(static), "--out-dir", results]
     step("test the image network", [*test, "--work-dir", static / "test", *demo.cfg_options()])
     pictures = read_pictures(results / "images.csv")
     step.call("draw the valence-arousal plane", lambda: _draw(pictures, results / "plane.png"))

@@ -2,16 +2,7 @@
 
 from pathlib import Path
 
-from demos.steps import (
-    Demo,
-    Outcome,
-    best_checkpoint,
-    draw_timelines,
-    last_checkpoint,
-    predictions,
-    read_scores,
-    score_rows,
-)
+from demos.steps import Demo, Outcome, draw_timelines, newest_checkpoint, predictions, read_scores, score_rows
 
 STATIC_CONFIG, VIDEO_CONFIG = "configs/hocp_sewa_static_demo.py", "configs/hocp_sewa_demo.py"
 STEPS = 7
@@ -29,13 +20,13 @@ def run(demo: Demo) -> Outcome:
     step(
         "static stage: the image network, on frames", ["tools/train.py", STATIC_CONFIG, "--work-dir", static, *training]
     )
-    static_best = best_checkpoint(static)
+    static_best = newest_checkpoint(static)
     test = ["tools/test.py", STATIC_CONFIG, static_best, "--out-dir", results / "static"]
     step("test the image network", [*test, "--work-dir", static / "test", *demo.cfg_options()])
     train = ["tools/train.py", VIDEO_CONFIG, "--static-checkpoint", static_best, "--work-dir", video]
     stages = demo.cfg_options(*(["custom_hooks.1.stages.1.begin=1"] if demo.quick else []), training=True)
     step("transduction, then joint fine-tuning: the video network, on clips", [*train, *stages])
-    trained = last_checkpoint(video)  # eight people validate: too few to choose an epoch by
+    trained = newest_checkpoint(video, "epoch")  # eight people validate: too few to choose an epoch by
     test = ["tools/test.py", VIDEO_CONFIG, trained, "--out-dir", results / "video"]
     step("test the video network", [*test, "--work-dir", video / "test", *demo.cfg_options()])
     files = predictions(results / "video")

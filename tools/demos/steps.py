@@ -226,37 +226,20 @@ def _is_ours(folder: Path) -> bool:
     return told or all(is_draft(file) and file.is_file() for file in folder.iterdir())
 
 
-def best_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint that did best on the validation people.
+def newest_checkpoint(folder: Path, kind: str = "best") -> Path:
+    """Find a checkpoint that training has left.
 
     Args:
-        folder: Work folder of a training.
+        folder: Work folder of the training.
+        kind: ``"best"`` on the validation people, or ``"epoch"`` for the last epoch: where few people validate, which
+            epoch is the best is drawn by lot.
 
     Returns:
         The file.
 
     Raises:
-        HOCPError: If training left none.
+        HOCPError: If there is none.
     """
-    return _newest(folder, "best")
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint of the last epoch: where few people validate, which epoch is the best is drawn by lot.
-
-    Args:
-        folder: Work folder of a training.
-
-    Returns:
-        The file.
-
-    Raises:
-        HOCPError: If training left none.
-    """
-    return _newest(folder, "epoch")
-
-
-def _newest(folder: Path, kind: str) -> Path:
     found = sorted(folder.glob(f"{kind}_*.pth"), key=lambda file: file.stat().st_mtime_ns)
     if not found:
         raise HOCPError(f"demo: training must leave a checkpoint {kind}_*.pth, got none in {folder}.")

@@ -6,8 +6,6 @@
 // its core, so that y comes by once for reading and once for adding.
 #pragma once
 
-#include <cmath>
-
 #include "product.h"
 
 namespace hocp {
@@ -62,11 +60,11 @@ inline void project(const Motion& m, i64 count, const float* y, const float* in,
     for (; i < count; ++i) project_narrow<1>(m.channels, y + i * m.channels, in, z + i * LANES);
 }
 
-// in: the input factor, packed, or [channels, NARROW]; taps [size, wide]; out [components, channels], behind which PANEL
-// floats may be read; z: room for frames + 1 times `rows_of(count) * wide` floats.
 constexpr i64 BLOCK = 4;  // pixels whose sums are made together; z has rows for whole blocks
 inline i64 rows_of(i64 count) { return ceil_div(count, BLOCK) * BLOCK; }
 
+// in: the input factor, packed, or [channels, NARROW]; taps [size, wide]; out [components, channels], behind which PANEL
+// floats may be read; z: room for frames + 1 times `rows_of(count) * wide` floats.
 inline void motion_unit(const Motion& m, float* y, i64 count, const float* in, const float* taps, const float* out,
                         float* z) {
   const i64 wide = m.wide(), size = rows_of(count) * wide, step = m.pixels * m.channels;
