@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from yapf.yapflib import yapf_api  # here: before workers start at once, with a cache that is empty as yet
 
 from hocp_mm.functional import native_available
 from hocp_mm.functional.choice import allow_measuring
@@ -42,8 +43,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _lay_out_configs_once() -> Iterator[None]:
     """Remember how a config is laid out: mmengine does it anew for every checkpoint, most of the time of a tiny run."""
-    from yapf.yapflib import yapf_api
-
     lay_out = yapf_api.FormatCode
     known: dict[str, Any] = {}
 

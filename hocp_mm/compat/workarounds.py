@@ -3,11 +3,12 @@
 from hocp_mm.compat.checkpoint_loading import load_checkpoints_safely
 from hocp_mm.compat.environment import check_opencv, check_setuptools, check_torchvision
 from hocp_mm.compat.mmaction_wheel import skip_broken_multimodal, supply_missing_drn
+from hocp_mm.compat.yapf_cache import import_yapf_without_cache
 
 __all__ = ["apply"]
 
 _CURES = (supply_missing_drn, skip_broken_multimodal)
-_RUNNER_CURES = (load_checkpoints_safely,)
+_RUNNER_CURES = (load_checkpoints_safely, import_yapf_without_cache)
 _applied: list[str] = []
 
 
