@@ -5,7 +5,10 @@
 A loss that depends on how *fast* something changes is even in the difference of a feature between frames: a linear
 temporal factor, whatever its taps, finds it at second order only, and gradients take long over that. The absolute value
 of a difference has it at first order. A difference of a still clip is nothing, so what does not move is left alone, and
-so is a single frame. Ends of a clip are repeated: zeros would look like a jump.
+so is a single frame. Ends of a clip are repeated: zeros would look like a jump. Taps without a sum weigh differences of
+neighbours, and so it is computed, so that rounding makes no motion of what stands still, whatever the dtype:
+
+    sum_k d[k, q] z[k]  =  sum_k s[k, q] (z[k + 1] - z[k]),     s[k, q] = -sum_{i <= k} d[i, q]
 
 Rectified differences are old (TDN's and TSN's differences of features and pictures, motion energy); their place here,
 behind each convolution and in CP form, is ours and not the paper's.
@@ -51,14 +54,16 @@ def motion(
     if factors["in"].shape != factors["out"].shape or factors["in"].shape != (channels, taps.shape[1]):
         shapes = {name: tuple(factor.shape) for name, factor in factors.items()}
         raise ValueError(f"motion: factors must have {channels} channels and as many components, got {shapes}.")
-    if not 0 <= before < len(taps):
-        raise ValueError(f"motion: before must be one of {len(taps)} taps, got {before}.")
+    if not 0 <= before < len(taps) or not taps.shape[1]:
+        raise ValueError(f"motion: before must be one of {len(taps)} taps, of a component at least, got {before}.")
     if frames == 1:
         # A gradient of zero and not none, which processes that train together would wait for.
-        return images + 0 * sum(factor.sum() for factor in factors.values()) if torch.is_grad_enabled() else images
+        nothing = sum(factor.flatten()[:0].sum() for factor in factors.values())
+        return images + nothing if torch.is_grad_enabled() else images
     if _compiled_fits(images, factors):
         images = images.contiguous(memory_format=torch.channels_last)
         add_motion(images, factors["in"], taps, factors["out"], frames, before, rectifier == "relu")
+        torch.autograd.graph.increment_version(images)  # what autograd has kept of them is gone, and it should say so
         return images
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of channels_last
     # Components before pixels: a matrix of few columns costs BLAS up to four times as much as one of few rows.
@@ -66,11 +71,12 @@ def motion(
     clip = seen.view(taps.shape[1], batch // frames, frames, height * width)
     ends = [clip[:, :, :1]] * before, [clip[:, :, -1:]] * (len(taps) - 1 - before)
     clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
+    steps = clip[:, :, 1:] - clip[:, :, :-1]
     # Shifted sums take half the time of a grouped convolution.
-    first, *others = (taps - taps.mean(0)).to(clip.dtype)[..., None, None, None].unbind()
-    moved = clip[:, :, :frames] * first
-    for k, tap in enumerate(others, start=1):
-        moved = torch.addcmul(moved, clip[:, :, k : k + frames], tap)
+    first, *others = (taps.mean(0) - taps).cumsum(0)[:-1].to(clip.dtype)[..., None, None, None].unbind()
+    moved = steps[:, :, :frames] * first
+    for k, weight in enumerate(others, start=1):
+        moved = torch.addcmul(moved, steps[:, :, k : k + frames], weight)
     moved = moved.abs() if rectifier == "abs" else moved.relu()
     moved, out = moved.view(len(moved), -1).T, factors["out"].to(moved.dtype).T
     if moved.dtype != pixels.dtype:  # autocast has its own for products

@@ -234,7 +234,7 @@ def _costs(layer: Any, call: Call) -> tuple[Cost, Cost, Cost]:
         return cost, cost, cost
     if isinstance(layer, MotionComponents):  # which neither the dense twin nor the parent has
         (channels, components), size = layer.factors["in"].shape, len(layer.factors["t"])
-        positions = call.input.numel() // channels
+        positions = call.input.numel() // channels if call.frames > 1 else 0  # nothing moves in one frame
         return motion_cost(channels, components, size, positions, dtype=call.dtype), Cost(), Cost()
     if not isinstance(layer, (*DENSE, *CP)):
         elements = prod(call.output_shape) * call.dtype.itemsize

@@ -13,6 +13,7 @@ from hocp_mm.functional.clock import wait_for
 from hocp_mm.functional.frame_folded import fold_frames, unfold_frames
 from hocp_mm.functional.padding import pad
 from hocp_mm.layers.complexity_trace import FOLDED, Call, Conv, as_conv
+from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.selection import CP, DENSE
 
 _WARM_UP = 2
@@ -57,7 +58,8 @@ def _time_call(layer: Any, call: Call, repeats: int) -> tuple[float, float, floa
     x = _random(call.input, torch.empty(0, dtype=call.input.dtype, device=call.device))
     if isinstance(layer, FOLDED):
         layer.frame_axis.length = call.frames
-    runs: dict[str, Callable[[], Any]] = {"own": lambda: layer(x)}
+    arguments = (x, call.frames) if isinstance(layer, MotionComponents) else (x,)
+    runs: dict[str, Callable[[], Any]] = {"own": lambda: layer(*arguments)}
     if isinstance(layer, (*DENSE, *CP)):
         conv, folded = as_conv(layer, call), isinstance(layer, FOLDED)
         batched = x if x.ndim == len(layer.kernel_size) + 2 else x[None]

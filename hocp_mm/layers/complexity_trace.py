@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional.cost import Cost, CostForm, conv_cost
 from hocp_mm.functional.padding import expand_ints, resolve_padding
+from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.selection import CP, DENSE
 from hocp_mm.layers.temporal import FrameFoldedConv2d, FrameFoldedHOCPConv2d
 
@@ -73,6 +74,8 @@ def record(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Sequence[A
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
             frames = layer.frame_axis.length if isinstance(layer, FOLDED) else 1
+            if isinstance(layer, MotionComponents):
+                frames = (*args, *kwargs.values())[1]
             shapeless = torch.empty_like(x, device="meta")
             calls[name].append(Call(shapeless, x.device, tuple(output.shape), output.dtype, frames))
 

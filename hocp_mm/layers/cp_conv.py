@@ -19,9 +19,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 from typing_extensions import Self, Unpack
 
 from hocp_mm.functional.context import is_traced_to_torchscript
@@ -42,22 +39,9 @@ from hocp_mm.layers.gate import SqueezeExcitation, build_gate, drop_components
 from hocp_mm.layers.inner import Cfg, build_inner, lift_inner
 from hocp_mm.layers.motion import MotionComponents, MotionOptions
 from hocp_mm.layers.options import DenseConv, FitReport, Options, conv_arguments, fit_dense
+from hocp_mm.layers.reparametrized import refresh_
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization
-
-_COMPUTE = (WeightNorm, SpectralNorm, BasePruningMethod)
-
-
-def refresh_(factors: nn.Module) -> None:
-    """Compute the factors that hooks make of other parameters: a dict of parameters has no forward pass to hook.
-
-    ``weight_norm``, ``spectral_norm`` and ``prune`` of ``torch.nn.utils`` leave a tensor in the place of a parameter,
-    and a forward pre-hook that replaces it. Without it the tensor would stay what it was at first. Parametrizations
-    need no such help.
-    """
-    for hook in tuple(factors._forward_pre_hooks.values()):
-        if isinstance(hook, _COMPUTE):  # others, such as those of tracers, wait for a forward pass
-            hook(factors, ())
 
 
 class _HOCPConvNd(nn.Module):

@@ -12,8 +12,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.layers.cp_conv import _HOCPConvNd, refresh_
+from hocp_mm.layers.cp_conv import _HOCPConvNd
 from hocp_mm.layers.motion import MotionComponents
+from hocp_mm.layers.reparametrized import refresh_
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -50,12 +51,12 @@ def exportable(model: ModelT) -> ModelT:
     """
     with torch.no_grad():  # tensors with a history have no copies
         for module in model.modules():
-            if isinstance(module, _HOCPConvNd):
-                refresh_(module.factors)
+            if isinstance(factors := getattr(module, "factors", None), nn.Module):
+                refresh_(factors)
     twin = copy.deepcopy(model).eval()
     for module in twin.modules():
         if isinstance(module, _HOCPConvNd):
             module.factors = cast("nn.ParameterDict", _Factors(module.kernel().factors))
         elif isinstance(module, MotionComponents):
-            module.factors = cast("nn.ParameterDict", _Factors(cast("Mapping[str, Tensor]", module.factors)))
+            module.factors = cast("nn.ParameterDict", _Factors(module.working_factors()))
     return twin

@@ -1,12 +1,13 @@
 """Motion components as a module of a layer that sees time (:mod:`hocp_mm.functional.motion`)."""
 
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hocp_mm.functional.motion import Rectifier, motion
 from hocp_mm.functional.rank import RankLike, resolve_rank
+from hocp_mm.layers.reparametrized import refresh_
 
 
 class MotionOptions(TypedDict, total=False):
@@ -30,7 +31,8 @@ class MotionComponents(nn.Module):
         rectifier: ``'abs'`` or ``'relu'``.
 
     Raises:
-        ValueError: If there are fewer than two taps, which have no difference, or a word does not fit.
+        ValueError: If there are fewer than two taps, which have no difference, none of them sees the present frame, or
+            a word does not fit.
     """
 
     # Weight transfer may leave this module at its start when the source does not know it.
@@ -42,6 +44,10 @@ class MotionComponents(nn.Module):
         super().__init__()
         if size < 2:
             raise ValueError(f"MotionComponents: size must be 2 taps or more, got {size}.")
+        if not 0 <= before < size:
+            raise ValueError(f"MotionComponents: before must be one of {size} taps, got {before}.")
+        if rectifier not in get_args(Rectifier):
+            raise ValueError(f"MotionComponents: rectifier must be one of {get_args(Rectifier)}, got {rectifier!r}.")
         self.before = before
         self.rectifier: Rectifier = rectifier
         components = resolve_rank(rank, channels, channels, (size,))
@@ -60,8 +66,12 @@ class MotionComponents(nn.Module):
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
         """Add what moves to ``[N*T, C, H, W]``."""
-        factors = {name: self.factors[name] for name in ("in", "t", "out")}  # a ParameterDict is slow to look into
-        return motion(images, factors, frames, self.before, self.rectifier)
+        return motion(images, self.working_factors(), frames, self.before, self.rectifier)
+
+    def working_factors(self) -> dict[str, Tensor]:
+        """Return the live factors, or what is computed from them now."""
+        refresh_(self.factors)
+        return {name: self.factors[name] for name in ("in", "t", "out")}  # a ParameterDict is slow to look into
 
     def extra_repr(self) -> str:
         """Describe the components."""

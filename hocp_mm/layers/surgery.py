@@ -161,7 +161,8 @@ def transduct_(
     Raises:
         NotImplementedError: If a selected layer is neither an HO-CP layer nor a known kind of ``nn.Conv2d``
             (:mod:`hocp_mm.layers.variants`).
-        ValueError: If no layer is selected, for time or for motion, or ``size`` and ``init`` do not fit.
+        ValueError: If no layer is selected, for time or for motion, or one sees time already, or ``size`` and ``init``
+            do not fit. The network is then as it was.
     """
     wanted = None if layers is None else name_matcher(layers)
     selected: list[tuple[str, nn.Module]] = []
@@ -171,17 +172,22 @@ def transduct_(
     if not selected:
         raise ValueError(f"transduct_: no layer can see time (layers={layers!r}; factorize_ first?).")
     for name, layer in selected:
+        if has_temporal_factor(layer):
+            raise ValueError(f"transduct_: layers must match none that sees time already, got {layers!r} ('{name}').")
         if type(layer) is not HOCPConv2d and (isinstance(layer, HOCPConv2d) or variant_of(layer) is None):
             raise NotImplementedError(
                 "transduct_: a layer that sees time must be an HOCPConv2d, an nn.Conv2d or timm's variants of it "
                 f"(patterns can leave it out), got {type(layer).__name__} (layer '{name}')."
             )
+    folded: dict[str, Any] = {}
     for name, layer in selected:
         kind: Any = FrameFoldedHOCPConv2d if isinstance(layer, HOCPConv2d) else FrameFoldedConv2d
-        replace_(model, name, kind.from_image_layer(layer, size, init, frame_axis))
+        folded[name] = kind.from_image_layer(layer, size, init, frame_axis)
     if motion is not None:
-        add_motion_(model, **motion)
-    return [name for name, _ in selected]
+        _add_motion(folded, **motion)  # before the network changes: what is refused leaves it alone
+    for name, layer in folded.items():
+        replace_(model, name, layer)
+    return list(folded)
 
 
 def add_motion_(model: nn.Module, *, layers: Patterns | None = None, **options: Unpack[MotionOptions]) -> list[str]:
@@ -189,22 +195,35 @@ def add_motion_(model: nn.Module, *, layers: Patterns | None = None, **options: 
 
     Args:
         model: The network, as :func:`transduct_` leaves it; changed.
-        layers: Patterns on layer names; None takes all layers with a temporal factor.
+        layers: Patterns on layer names; None takes all layers with a temporal factor and no motion components yet.
         options: ``rank`` and ``rectifier`` of :class:`hocp_mm.layers.MotionComponents`.
 
     Returns:
         Names of the layers.
 
     Raises:
-        ValueError: If ``layers`` matches none with a temporal factor, one has a single tap, or a word does not fit.
+        ValueError: If ``layers`` matches none with a temporal factor, or one that has motion components, which would
+            be lost; if one has a single tap, or a word does not fit. The network is then as it was.
     """
+    folded = {name: layer for name, layer in model.named_modules() if has_temporal_factor(layer)}
+    return _add_motion(folded, layers=layers, **options)
+
+
+def _add_motion(
+    folded: Mapping[str, Any], *, layers: Patterns | None = None, **options: Unpack[MotionOptions]
+) -> list[str]:
     matches = name_matcher("" if layers is None else layers)
-    chosen: Any = {n: layer for n, layer in model.named_modules() if has_temporal_factor(layer) and matches(n)}
+    chosen = {n: layer for n, layer in folded.items() if (layers is not None or layer.motion is None) and matches(n)}
     if not chosen:
         raise ValueError(f"add_motion_: layers must match one with a temporal factor, got {layers!r}.")
-    for layer in chosen.values():
+    parts: dict[str, MotionComponents] = {}
+    for name, layer in chosen.items():
+        if layer.motion is not None:
+            raise ValueError(f"add_motion_: layers must match none with motion components, got {layers!r} ('{name}').")
         taps = layer.factors["t"]
-        layer.motion = MotionComponents(layer.out_channels, len(taps), layer.before, **options).to(taps)
+        parts[name] = MotionComponents(layer.out_channels, len(taps), layer.before, **options).to(taps)
+    for name, part in parts.items():
+        chosen[name].motion = part
     return list(chosen)
 
 

@@ -14,10 +14,11 @@ from hocp_mm.functional.cp import mode_names
 from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.transduct import Init, temporal_taps
-from hocp_mm.layers.cp_conv import HOCPConv2d, refresh_
+from hocp_mm.layers.cp_conv import HOCPConv2d
 from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.options import conv_arguments
+from hocp_mm.layers.reparametrized import refresh_
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
 

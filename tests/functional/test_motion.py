@@ -145,6 +145,36 @@ def test_what_stands_still_and_a_single_frame_are_left_alone():
     assert_close(motion(clip.clone(), shifted, 6, 1), motion(clip.clone(), factors, 6, 1), 1e-12, "shifted taps")
 
 
+@pytest.mark.parametrize("recording", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, "autocast"])
+def test_what_stands_still_far_from_zero_is_left_alone(dtype, recording):
+    held = torch.float32 if dtype == "autocast" else dtype
+    factors = random_factors(16, 20, 4, held)
+    still = (torch.randn(1, 16, 3, 3) + 100).to(held).repeat(6, 1, 1, 1)
+    with torch.set_grad_enabled(recording), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+        found = motion(still.clone(), factors, 6, 1)
+    # In the higher precisions BLAS may round the same frame in two ways.
+    assert (found - still).abs().max() <= {torch.float64: 1e-11, torch.float32: 1e-2}.get(dtype, 0)
+
+
+def test_autograd_learns_that_what_it_kept_was_overwritten():
+    for dtype in (torch.float32, torch.float64):
+        leaf = torch.randn(4, 5, 2, 2, dtype=dtype, requires_grad=True)
+        images = (leaf * 1).contiguous(memory_format=torch.channels_last)
+        loss = images.square().sum()
+        with torch.no_grad():
+            motion(images, random_factors(dtype=dtype), 4, 1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_one_frame_does_not_meet_factors_that_are_no_numbers():
+    images, factors = torch.randn(3, 5, 2, 2), random_factors(dtype=torch.float32)
+    factors["out"][0, 0] = torch.inf
+    learning = {name: factor.requires_grad_() for name, factor in factors.items()}
+    assert torch.equal(motion(images, learning, 1, 1), images)
+
+
 def test_clips_do_not_see_each_other_and_causal_taps_not_the_future():
     factors = random_factors()
     clip = torch.randn(12, 5, 2, 2, dtype=torch.float64)
@@ -180,10 +210,11 @@ def test_a_blob_that_goes_either_way_is_seen_by_how_fast_it_goes():
     [
         ({"frames": 5}, "multiple of frames=5, got 12"),
         ({"frames": 0}, "multiple of frames=0"),
-        ({"before": 3}, "before must be one of 3 taps, got 3"),
-        ({"before": -1}, "before must be one of 3 taps, got -1"),
+        ({"before": 3}, "before must be one of 3 taps, of a component at least, got 3"),
+        ({"before": -1}, "before must be one of 3 taps, of a component at least, got -1"),
         ({"rectifier": "square"}, "rectifier must be one of .*'square'"),
         ({"factors": random_factors(4)}, "factors must have 5 channels"),
+        ({"factors": random_factors(5, 0)}, "one of 3 taps, of a component at least, got 1"),
         ({"factors": {**random_factors(), "t": torch.zeros(3, 4).double()}}, "as many components"),
         ({"factors": {**random_factors(), "out": torch.zeros(6, 3).double()}}, "factors must have 5 channels"),
     ],

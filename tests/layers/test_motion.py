@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune, weight_norm
 
 from hocp_mm.functional import fold_frames, unfold_frames
 from hocp_mm.layers import (
@@ -81,8 +82,11 @@ def test_patterns_choose_layers_and_words_reach_them():
     assert net[4].motion is None
     assert net[2].motion.factors["in"].shape == (8, 3)
     assert "rank=3, temporal_kernel=3, rectifier='relu'" in str(net[2].motion)
-    assert add_motion_(net) == ["2", "4", "5"]
-    assert [tuple(net[place].motion.factors["out"].shape) for place in (2, 4, 5)] == [(8, 1), (8, 1), (4, 1)]
+    with pytest.raises(ValueError, match=r"layers must match none with motion components, got \['2', '4'\] \('2'\)"):
+        add_motion_(net, layers=["2", "4"])
+    assert net[4].motion is None
+    assert add_motion_(net) == ["4", "5"]
+    assert [tuple(net[place].motion.factors["out"].shape) for place in (2, 4, 5)] == [(8, 3), (8, 1), (4, 1)]
     assert next(net[5].motion.parameters()).dtype == torch.float64
     run(net, axis, torch.randn(CLIP, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"add_motion_: layers must match one with a temporal factor, got '\^0'"):
@@ -90,7 +94,59 @@ def test_patterns_choose_layers_and_words_reach_them():
     with pytest.raises(ValueError, match=r"MotionComponents: size must be 2 taps or more, got 1"):
         video_network({"rank": 2}, 1)
     with pytest.raises(TypeError):
-        add_motion_(net, ranks=3)
+        add_motion_(video_network()[0], ranks=3)
+
+
+def test_what_has_been_learnt_stays_when_other_layers_follow():
+    net, axis = image_network(), FrameAxis()
+    transduct_(net, 3, layers=["^2$"], frame_axis=axis, motion={"rank": 3})
+    awaken_(net)
+    learnt = net[2].motion.factors["out"].clone()
+    transduct_(net, 3, layers=["^5$"], frame_axis=axis, motion={"rank": 3})
+    assert torch.equal(net[2].motion.factors["out"], learnt)
+    assert net[5].motion is not None
+
+
+@pytest.mark.parametrize(
+    ("motion", "said"),
+    [
+        ({"layers": ["nothing"]}, "layers must match one"),
+        ({"layers": ["^0"]}, "layers must match one"),
+        ({"rank": "many"}, "rank"),
+        ({"rectifier": "Abs"}, "rectifier must be one of .*, got 'Abs'"),
+    ],
+)
+def test_what_is_refused_leaves_the_network_alone(motion, said):
+    net = image_network()
+    before = list(net)
+    with pytest.raises(ValueError, match=said):
+        transduct_(net, 3, frame_axis=FrameAxis(), motion=motion)
+    assert all(one is other for one, other in zip(net, before, strict=True))
+    with pytest.raises(ValueError, match="before must be one of 3 taps, got 7"):
+        MotionComponents(8, 3, 7)
+    transduct_(net, 3, frame_axis=FrameAxis())
+    with pytest.raises(ValueError, match=r"layers must match none that sees time already, got \['\^2\$'\] \('2'\)"):
+        transduct_(net, 3, layers=["^2$"], frame_axis=FrameAxis())
+
+
+@pytest.mark.parametrize("compute", [weight_norm, lambda factors, name: prune.l1_unstructured(factors, name, 0.5)])
+def test_factors_that_are_computed_of_others_are_live(compute):
+    """``weight_norm`` and ``prune`` leave a tensor in the place of a factor, and a hook that nobody would call."""
+    net, axis = video_network({"rank": 3})
+    awaken_(net)
+    factors, clip = net[2].motion.factors, torch.randn(CLIP, dtype=torch.float64)
+    compute(factors, "in")
+    source = dict(factors.named_parameters())["in_v" if compute is weight_norm else "in_orig"]
+    for _ in range(2):  # a second pass through one graph would be refused
+        run(net, axis, clip).sum().backward()
+    assert source.grad.any()
+    with torch.no_grad():
+        before = run(net, axis, clip)
+        source.normal_()
+        after = run(net, axis, clip)
+        assert (after - before).abs().max() > 1e-3
+        axis.clips, axis.length = CLIP[0], CLIP[2]
+        assert_close(unfold_frames(exportable(net)(fold_frames(clip)), CLIP[2]), after, 1e-12, "the twin")
 
 
 @pytest.mark.parametrize("init", ["central", "last"])
@@ -149,6 +205,18 @@ def test_cost_counts_them_and_no_twin_has_them():
     assert with_them.total.parameters - without.total.parameters == sum(each.values())
     assert with_them.dense == without.dense
     assert with_them.parent == without.parent
+
+
+def test_motion_of_one_frame_costs_nothing_and_time_is_measured():
+    (plain, plain_axis), (net, axis) = video_network(), video_network({"rank": 3})
+    plain_axis.clips, plain_axis.length, axis.clips, axis.length = 2, 1, 2, 1
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert complexity(net, images).total.macs == complexity(plain, images).total.macs
+    axis.length = 5
+    rows = complexity(net, fold_frames(torch.randn(CLIP).double()), measure=1).rows
+    moving = [row for row in rows if row.name.endswith("motion")]
+    assert len(moving) == 3
+    assert all(row.milliseconds > 0 for row in moving)
 
 
 def test_merging_refuses_and_pruning_keeps_them():

@@ -181,17 +181,20 @@ def run_motion(images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames:
     """See ``operators.add_motion``.
 
     Raises:
-        ValueError: If sizes do not fit, or ``images`` does not have its channels innermost.
+        ValueError: If sizes or dtypes do not fit, or ``images`` does not have its channels innermost.
         MemoryError: If there is none for the components.
     """
     fits = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    fits = fits and images.dtype == f_in.dtype == f_t.dtype == f_out.dtype == torch.float32
     fits = fits and frames > 0 and len(images) % frames == 0 and 0 <= before < len(f_t)
     if not fits or f_in.shape != (images.shape[1], f_t.shape[1]) or f_out.shape != f_in.shape:
         shapes = [tuple(tensor.shape) for tensor in (images, f_in, f_t, f_out)]
         raise ValueError(
-            f"hocp_mm::motion_: sizes must fit together, and channels be innermost, got images, factors of {shapes}, "
-            f"{frames=}, {before=}."
+            "hocp_mm::motion_: sizes must fit together, all be float32, and channels be innermost, got images, factors "
+            f"of {shapes}, {images.dtype}, {frames=}, {before=}."
         )
+    if not images.numel() or not f_t.numel():
+        return
     batch, channels, height, width = images.shape
     size, components = f_t.shape
     held = [factor.contiguous() for factor in (f_in, f_t, f_out)]

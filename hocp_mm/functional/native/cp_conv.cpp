@@ -102,7 +102,7 @@ int hocp_motion(int64_t clips, int64_t frames, int64_t pixels, int64_t channels,
   else
     pack(w_in, components, 1, channels, channels, components, in);
   widen(taps, size, components, wide, moving);
-  center(size, wide, moving);
+  weigh_steps(size, wide, moving);
   transpose(w_out, components, channels, components, out, channels);
   return guarded([&] { return motion(m, y, in, moving, out); });
 }

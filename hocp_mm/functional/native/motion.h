@@ -1,6 +1,6 @@
 // Motion components of folded clips with channels innermost, in place: the sum of hocp_mm/functional/motion.py.
 //
-//   y[t]  +=  out^T | sum_k d[k] in^T y[t + k - before] |,        frames beyond the ends repeated
+//   y[t]  +=  out^T | sum_k s[k] in^T (y[t + k + 1 - before] - y[t + k - before]) |,      frames beyond the ends repeated
 //
 // A work unit is a run of pixels of one clip over all of its frames. Their components [T, pixels, Q] stay in the cache of
 // its core, so that y comes by once for reading and once for adding.
@@ -25,12 +25,12 @@ inline Vec rectified(Vec v, bool relu) {
   return relu ? (v < Vec{} ? Vec{} : v) : (v > negative ? v : negative);
 }
 
-// Take the mean of each column off `taps` [size, wide].
-inline void center(i64 size, i64 wide, float* taps) {
+// Make weights of differences between neighbours out of `taps` [size, wide]: running sums of mean - tap; the last is 0.
+inline void weigh_steps(i64 size, i64 wide, float* taps) {
   for (i64 q = 0; q < wide; q += LANES) {
-    Vec sum{};
+    Vec sum{}, weight{};
     for (i64 k = 0; k < size; ++k) sum += load(taps + k * wide + q);
-    for (i64 k = 0; k < size; ++k) store(taps + k * wide + q, load(taps + k * wide + q) - sum / float(size));
+    for (i64 k = 0; k < size; ++k) store(taps + k * wide + q, weight += sum / float(size) - load(taps + k * wide + q));
   }
 }
 
@@ -63,9 +63,9 @@ inline void project(const Motion& m, i64 count, const float* y, const float* in,
 constexpr i64 BLOCK = 4;  // pixels whose sums are made together; z has rows for whole blocks
 inline i64 rows_of(i64 count) { return ceil_div(count, BLOCK) * BLOCK; }
 
-// in: the input factor, packed, or [channels, NARROW]; taps [size, wide]; out [components, channels], behind which PANEL
-// floats may be read; z: room for frames + 1 times `rows_of(count) * wide` floats.
-inline void motion_unit(const Motion& m, float* y, i64 count, const float* in, const float* taps, const float* out,
+// in: the input factor, packed, or [channels, NARROW]; weights [size - 1, wide]; out [components, channels], behind which
+// PANEL floats may be read; z: room for frames + 1 times `rows_of(count) * wide` floats.
+inline void motion_unit(const Motion& m, float* y, i64 count, const float* in, const float* weights, const float* out,
                         float* z) {
   const i64 wide = m.wide(), size = rows_of(count) * wide, step = m.pixels * m.channels;
   float* moved = z + m.frames * size;
@@ -74,10 +74,12 @@ inline void motion_unit(const Motion& m, float* y, i64 count, const float* in, c
     for (i64 q = 0; q < wide; q += LANES)
       for (i64 p = 0; p < size; p += BLOCK * wide) {
         Vec sum[BLOCK] = {};
-        for (i64 k = 0; k < m.taps; ++k) {
-          const i64 source = std::min(std::max<i64>(t + k - m.before, 0), m.frames - 1);
+        for (i64 k = 0; k + 1 < m.taps; ++k) {
+          const i64 source = t + k - m.before;
+          if (source < 0 || source + 1 >= m.frames) continue;  // a repeated end
           const float* seen = z + source * size + p + q;
-          for (int i = 0; i < BLOCK; ++i) sum[i] += load(taps + k * wide + q) * load(seen + i * wide);
+          const Vec weight = load(weights + k * wide + q);
+          for (int i = 0; i < BLOCK; ++i) sum[i] += weight * (load(seen + size + i * wide) - load(seen + i * wide));
         }
         for (int i = 0; i < BLOCK; ++i) store(moved + p + i * wide + q, rectified(sum[i], m.relu));
       }
@@ -85,7 +87,7 @@ inline void motion_unit(const Motion& m, float* y, i64 count, const float* in, c
   }
 }
 
-inline bool motion(const Motion& m, float* y, const float* in, const float* taps, const float* out) {
+inline bool motion(const Motion& m, float* y, const float* in, const float* weights, const float* out) {
   const i64 wide = m.wide(), room = 64 * 1024 / 4;  // floats that stay close
   const i64 wanted = std::max<i64>(MICRO_ROWS, room / ((m.frames + 1) * wide));
   const i64 units = std::max(ceil_div(m.pixels, wanted), std::min<i64>(m.pixels, ceil_div(max_threads(), m.clips)));
@@ -101,7 +103,7 @@ inline bool motion(const Motion& m, float* y, const float* in, const float* taps
     for (i64 i = 0; i < m.clips * units; ++i) {
       const i64 first = i % units * count, rest = std::min(count, m.pixels - first);
       if (!scratch || rest <= 0) continue;
-      motion_unit(m, y + (i / units * m.frames * m.pixels + first) * m.channels, rest, in, taps, out, scratch);
+      motion_unit(m, y + (i / units * m.frames * m.pixels + first) * m.channels, rest, in, weights, out, scratch);
     }
   }
   return !failed;

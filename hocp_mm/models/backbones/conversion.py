@@ -21,8 +21,8 @@ from hocp_mm.layers import (
     name_matcher,
     transduct_,
 )
-from hocp_mm.layers.cp_conv import refresh_
 from hocp_mm.layers.options import Options
+from hocp_mm.layers.reparametrized import refresh_
 from hocp_mm.layers.selection import DENSE, Patterns, RankRule, is_factorizable, sees_time
 from hocp_mm.layers.temporal import present_tap
 from hocp_mm.layers.tracing import fx_leaf
@@ -107,12 +107,14 @@ def convert_(
         What became of the layers.
 
     Raises:
-        ValueError: If ``temporal_layers`` matches nothing, or ranks, patterns or taps do not fit.
+        ValueError: If ``temporal_layers`` matches nothing, or ranks, patterns, taps or motion do not fit.
     """
     factorized = factorize_(net, rank, layers=factorize, fit=False, **conv_options) if list(factorize) else []
     temporal_taps(size, 1, init)  # refuses what does not fit, for image networks, too
     if temporal_layers is not None and not any(map(name_matcher(temporal_layers), dict(net.named_modules()))):
         raise ValueError(f"TimmHOCPBackbone: temporal_layers must match a layer, got {temporal_layers!r}.")
+    if size == 1 and motion is not None:
+        raise ValueError(f"TimmHOCPBackbone: motion needs a temporal_kernel of 2 or more, got 1 (motion={motion!r}).")
     if size == 1:
         return Conversion(factorized, [])
     transducted = set(_transduct_conditional_(net, size, init, temporal_layers, frame_axis))

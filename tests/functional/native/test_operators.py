@@ -251,14 +251,22 @@ def test_pytorchs_counter_counts_motion_as_its_cost():
 @pytest.mark.parametrize(
     "change",
     [{0: torch.randn(6, 5, 4, 3)}, {1: torch.randn(6, 7)}, {2: torch.randn(3, 6)}, {3: torch.randn(4, 7)},
-     {4: 4}, {4: 0}, {5: 3}, {5: -1}],
+     {4: 4}, {4: 0}, {5: 3}, {5: -1}, {1: torch.randn(5, 7).double()}, {3: torch.randn(5, 7).half()}],
 )  # fmt: skip
 def test_motion_that_does_not_fit_is_refused_before_it_is_pointers(change):
     arguments = moving()
     for index, value in change.items():
         arguments[index] = value
-    with pytest.raises(ValueError, match="sizes must fit together, and channels be innermost"):
+    with pytest.raises(ValueError, match="sizes must fit together, all be float32, and channels be innermost"):
         add_motion(*arguments)
+
+
+@pytest.mark.parametrize("empty", [{"images": (0, 5, 4, 3)}, {"images": (6, 5, 0, 3)}, {"components": 0}])
+def test_where_there_is_nothing_there_is_no_motion(empty):
+    arguments = moving(**empty)
+    before = arguments[0].clone()
+    add_motion(*arguments)
+    assert torch.equal(arguments[0], before)
 
 
 @pytest.mark.parametrize("what", ["motion", "output"])
