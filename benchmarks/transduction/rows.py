@@ -70,20 +70,32 @@ def read_rows(file: Path) -> list[Row]:
         The runs; none where there is no file.
 
     Raises:
-        DataError: If the columns are others, or a line does not fit them.
+        DataError: If the columns are others, or a line does not fit them, has no score, or the run of another line.
     """
     if not file.is_file():
         return []
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: must be text in UTF-8 ({error}).") from error
     whole = text[: text.rfind("\n") + 1]  # whoever was killed may have left a piece of a line
     lines = list(csv.reader(io.StringIO(whole)))
     if lines and tuple(lines[0]) != COLUMNS:
         raise DataError(f"{file}: columns must be those of this study, got {lines[0][:5]}; remove the file.")
     kinds: list[Any] = [field.type for field in fields(Row)]
-    try:
-        return [Row(*(kind(cell) for kind, cell in zip(kinds, line, strict=True))) for line in lines[1:]]
-    except ValueError as error:
-        raise DataError(f"{file}: every line must hold {len(COLUMNS)} cells that fit ({error}).") from error
+    found: dict[tuple, Row] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            row = Row(*(kind(cell) for kind, cell in zip(kinds, line, strict=True)))
+        except ValueError as error:
+            raise DataError(
+                f"{file}: every line must hold {len(COLUMNS)} cells that fit ({error}; line {number})."
+            ) from error
+        if not -1 <= row.test <= 1:
+            raise DataError(f"{file}: test must be a CCC, got {row.test} (line {number}).")
+        if found.setdefault(row.key, row) is not row:
+            raise DataError(f"{file}: every run must stand there once, got {row.key} again (line {number}).")
+    return list(found.values())
 
 
 def prepare(file: Path) -> None:

@@ -20,6 +20,7 @@ from benchmarks.transduction.rows import Row
 from benchmarks.transduction.tasks import TASKS, Pool
 from benchmarks.transduction.training import Schedule
 from hocp_mm.errors import DataError
+from hocp_mm.system.cli import run
 from hocp_mm.system.files import locked
 from hocp_mm.system.parallel import Progress, run_tasks
 
@@ -153,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -295,9 +295,41 @@ def test_other_tables_are_refused(tmp_path):
     table.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="columns must be those of this study"):
         rows.read_rows(table)
-    table.write_text(",".join(rows.COLUMNS) + "\nmain,motion\n")
-    with pytest.raises(DataError, match="every line must hold"):
+    head, whole = ",".join(rows.COLUMNS), "main,motion,static,0,1,1,1,nan,nan,nan,nan,nan,nan,0.5,nan,s"
+    for lines, said in (
+        (["main,motion"], r"every line must hold 16 cells that fit \(.*; line 2\)"),
+        ([whole, whole.replace("0.5", "half")], r"every line must hold .*'half'; line 3\)"),
+        ([whole, whole.replace("0.5", "nan")], r"test must be a CCC, got nan \(line 3\)"),
+        ([whole, whole.replace("0.5", "7.5")], r"test must be a CCC, got 7\.5 \(line 3\)"),
+        ([whole, whole], r"every run must stand there once, got \('main', 'motion', 'static', 0\) again \(line 3\)"),
+    ):
+        table.write_text("\n".join([head, *lines, ""]))
+        with pytest.raises(DataError, match=said):
+            rows.read_rows(table)
+    table.write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match="must be text in UTF-8"):
         rows.read_rows(table)
+
+
+def test_no_page_is_made_of_nothing_or_of_other_runs(tmp_path):
+    (row,) = made_up(STATIC, 0.5, seeds=[0])
+    for numbers, said in (
+        ([], "must hold a run"),
+        ([replace(row, contender="statik")], r"of this study.*\['statik'\]"),
+        ([replace(row, section="ablation")], r"of this study.*\['static'\]"),
+        ([row, replace(row, seed=1, settings="t")], r"the same settings, got \['s', 't'\]"),
+    ):
+        with pytest.raises(DataError, match=said):
+            page.write(numbers, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lines_of_the_ablation_are_compared_with_what_differs_in_one_thing():
+    for who, contender in ABLATION.items():
+        reference = MAIN[page._reference(who)]
+        assert (contender.plan, page._reference(who).count("scratch")) == (reference.plan, who.count("scratch"))
+    assert page._reference("from scratch, with Psi and motion") == "HO-CP with motion from scratch"
+    assert page._reference("from scratch, with Psi") == "HO-CP from scratch"
 
 
 def made_up(contender, score, parameters=100, task="motion", seeds=range(5)):
