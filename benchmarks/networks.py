@@ -12,7 +12,7 @@ from hocp_mm.layers import Motion
 NAMES = ("resnet18", "resnet34", "resnet50")
 OURS, TWIN, PARENT, PUBLISHED = "ours", "dense 3-D twin", "2-D parent", "torchvision r3d_18"
 MOVING = "ours with motion"
-MOTION: Motion = {"rank": "x0.0625"}
+MOTION: Motion = {"rank": "x0.0625", "rectifier": "relu"}
 """Of the video recipes."""
 
 

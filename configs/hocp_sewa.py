@@ -13,7 +13,7 @@ with read_base():
     from ._base_.schedules.adamw_20e import *
 
 # Nothing until trained: an eye for what shows only in motion, in every layer that sees time.
-model["backbone"].update(motion=dict(rank="x0.0625"))
+model["backbone"].update(motion=dict(rank="x0.0625", rectifier="relu"))
 optim_wrapper.update(optimizer=dict(lr=1e-3))
 stages: list = [  # first the new parts, with the norm statistics of the image network; then everything at a lower rate
     dict(begin=0, train=[r"factors\.t$", r"\.motion\.", "^head"], norm_eval=True, lr_mult=1.0),
