@@ -5,8 +5,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.functional.motion import Rectifier, motion
+from hocp_mm.functional.motion import Rectifier, add_moved, motion, seen_by
 from hocp_mm.functional.rank import RankLike, resolve_rank
+from hocp_mm.layers.streaming import StreamStep
 
 
 class MotionOptions(TypedDict, total=False):
@@ -62,6 +63,16 @@ class MotionComponents(nn.Module):
         """Add what moves to ``[N*T, C, H, W]``."""
         factors = {name: self.factors[name] for name in ("in", "t", "out")}  # a ParameterDict is slow to look into
         return motion(images, factors, frames, self.before, self.rectifier)
+
+    def step(self, images: Tensor, step: StreamStep) -> Tensor:
+        """Add what moves to the next frames of streams, ``[N*n, C, H, W]``."""
+        taps = self.factors["t"]
+        ahead = len(taps) - 1 - self.before
+        seen = seen_by(self.factors["in"], images)
+        moved = step.along_time(self, seen, taps - taps.mean(0), self.before, ends="repeat")
+        if ahead:
+            images = step.delayed(f"{step.names[self]}.images", images, ahead)
+        return add_moved(images, moved, self.factors["out"], self.rectifier)
 
     def extra_repr(self) -> str:
         """Describe the components."""

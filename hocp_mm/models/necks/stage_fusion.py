@@ -44,6 +44,11 @@ class StageFusion(nn.Module):
         return fused
 
 
+    def step(self, stages: Sequence[Tensor]) -> Tensor:
+        """Sum up the stages of the next frames of streams, each ``[N*n, C, H, W]``: every frame is a clip of its own."""
+        return self([stage.unsqueeze(2) for stage in stages]).squeeze(2)
+
+
 def _resized(stage: Tensor, frames: int, height: int, width: int) -> Tensor:
     """Average or repeat a stage to a size."""
     if stage.shape[2] != frames:

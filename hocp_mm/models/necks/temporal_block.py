@@ -7,8 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hocp_mm.functional import RankLike
+from hocp_mm.functional.cp_conv import project_out
+from hocp_mm.functional.padding import Window, resolve_padding
+from hocp_mm.functional.streaming import components
 from hocp_mm.layers import HOCPConv3d
 from hocp_mm.layers.inner import Cfg, build_inner
+from hocp_mm.layers.streaming import StreamStep
 
 
 class BlockOptions(NamedTuple):
@@ -83,6 +87,21 @@ class TemporalBlock(nn.Module):
         """Add what motion says: ``[N, C, T, H, W]`` to the same shape."""
         z = self.act(self.norm(self.difference(self._behind(x, self.difference))))
         return x + self.context(self._behind(z, self.context))
+
+    def step(self, x: Tensor, step: StreamStep) -> Tensor:
+        """Add what motion says to the next frames of streams, ``[N*n, C, H, W]``."""
+        z = self._along(self.difference, x, step)
+        z = self.act(self.norm(z.unsqueeze(2)).squeeze(2))
+        return x + self._along(self.context, z, step)
+
+    def _along(self, conv: HOCPConv3d, x: Tensor, step: StreamStep) -> Tensor:
+        """Run a convolution on the next frames of streams."""
+        kernel, size = conv.kernel(), conv.kernel_size
+        pads = resolve_padding(tuple(conv.padding)[1:], size[1:], (1, 1), (1, 1), x.shape[2:])
+        z = components(x, kernel, Window((1, 1), pads, (1, 1), conv.padding_mode))
+        before = size[0] - 1 if self.causal else size[0] // 2
+        z = step.along_time(conv, z, kernel.factors["t"], before, self.dilation, ends="repeat")
+        return project_out(z, kernel, conv.bias)
 
     def _behind(self, x: Tensor, conv: HOCPConv3d) -> Tensor:
         """Repeat the first frame in front of a clip until the last tap sees the present one, if causal."""
