@@ -4,7 +4,7 @@ A CP kernel looks at time last and with R numbers per pixel, after the taps of s
 the components of the last ``(size - 1) * dilation`` frames are all that a layer has to keep, however long a stream is,
 and a new frame costs what it would cost alone, and ``size`` products per number.
 
-    images [N*n, C, H, W] --in, inner, h, w--> components, behind those that are kept --t--> gate, out --> [N*n, O, H', W']
+    new frames [N*n, C, H, W] --in, inner, h, w--> components, behind those kept --t--> gate, out --> [N*n, O, H', W']
 
 A sequence is a list of frames that follow each other, each ``[parts, R, H, W]`` (``parts`` is 1 unless a network cuts
 its frames): lists, so that nothing is copied where one frame goes out and one comes in. Frames are numbered from the

@@ -121,9 +121,10 @@ class StreamStep:
         aligned = []
         for tensor, lag in zip(tensors, lags, strict=True):
             if lag is not None and lag < most:
-                tensor = self.delayed(f"meeting.{self.meetings}", tensor, most - lag)  # noqa: PLW2901
+                aligned.append(self.delayed(f"meeting.{self.meetings}", tensor, most - lag))
                 self.meetings += 1
-            aligned.append(tensor)
+            else:
+                aligned.append(tensor)
         return aligned
 
     def _split(self, images: Tensor) -> list[Frames]:

@@ -84,7 +84,6 @@ class FrameAxis:
         out = layer(parts.flatten(0, 2))
         return out.unflatten(0, parts.shape[:3]).transpose(1, 2).flatten(0, 2)
 
-
     def convolve(self, layer: nn.Module, images: Tensor, taps: Tensor, before: int) -> Tensor:
         """Convolve along time, within the clip or on from what the layer has kept of its streams.
 

@@ -1,9 +1,9 @@
 """`FrameStream`: a network that is given frames as they come, and says of each what it says of it in the whole clip.
 
-    new frames -> layers, each behind the components that it kept -> neck -> head -> what is said of frames that are final
+    new frames -> layers, each with the components that it kept -> neck -> head -> what is said of frames that are final
 
-A causal network (``temporal_init='last'``, a causal neck) answers at once. Another one looks ahead in each of its layers
-and answers ``delay`` frames later. At both ends of a stream stands what the layers see at the ends of a clip.
+A causal network (``temporal_init='last'``, a causal neck) answers at once. Another one looks ahead, layer by layer, and
+answers ``delay`` frames later. At both ends of a stream stands what the layers see at the ends of a clip.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import square_boxes
 from hocp_mm.datasets.faces.crops import square_pixels, square_scale
 from hocp_mm.datasets.faces.detection import FaceDetector
-from hocp_mm.datasets.media.cuts import with_cuts
+from hocp_mm.datasets.media.cuts import CutFinder
 
 LOOK_SECONDS = 0.2
 _LINK_MARGIN = 1.5  # squares of faces, not boxes of brows to mouth, overlap while a head moves
@@ -190,6 +190,22 @@ class _Follower:
             track.forget(time)
         return tuple(sorted(faces, key=lambda face: face.person))
 
+    def faces_now(self, time: float) -> tuple[Face, ...]:
+        """Return who is there at the time of the last frame, as far as looks up to then can tell."""
+        faces = []
+        for track in self.tracks:
+            if track.person == 0 and len(track.times) < _SURE:
+                continue
+            if time - track.until[-1] > self.bridge:
+                continue
+            if track.person == 0:
+                self.people += 1
+                track.person = self.people
+            box = (track.boxes[-1] / self.scale).astype(np.float32)
+            faces.append(Face(track.person, box, time < track.until[-1]))
+            track.forget(time)
+        return tuple(sorted(faces, key=lambda face: face.person))
+
     def _spot(self, track: _Track, time: float) -> tuple[NDArray[np.float32], bool] | None:
         """Return where somebody is at a time, and whether she was seen there; None where she is not."""
         after = int(np.searchsorted(track.times, time, side="right"))
@@ -215,6 +231,72 @@ def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
     return common / np.maximum(sum(areas) - common, np.finfo(float).tiny)
 
 
+class FaceFollower:
+    """Everybody in the frames of a video, which are given one by one; see `follow_faces`.
+
+    Args:
+        detector: See `follow_faces`.
+        bridge: See `follow_faces`.
+        pixel_aspect: See `follow_faces`.
+        look: See `follow_faces`.
+        live: Say of each frame at once who is in it, as far as that is known then. Boxes are those of the last look.
+            Somebody new is there from her second look on, and who is out of sight is thought to be where she was for
+            ``bridge`` seconds, not seen; a cut is found one frame late.
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        bridge: float,
+        pixel_aspect: float = 1.0,
+        look: float = LOOK_SECONDS,
+        live: bool = False,
+    ) -> None:
+        self._follower = _Follower(detector, bridge, pixel_aspect)
+        self._look, self._live = look, live
+        self._cuts = CutFinder()
+        self._next: Frame | None = None  # of which it is not known yet whether a cut lies before it
+        self._held: deque[tuple[Frame, bool]] = deque()
+
+    def push(self, frame: Frame) -> Iterator[Followed]:
+        """Take in the next frame, and yield those of which nothing can change any more."""
+        cut = self._cuts.push(frame.picture)
+        if self._live:
+            if cut:
+                self._follower.scene()
+            self._look_at(frame)
+            yield Followed(frame, self._follower.faces_now(frame.time), cut)
+            return
+        before, self._next = self._next, frame
+        if before is not None:
+            yield from self._take(before, cut)
+
+    def end(self) -> Iterator[Followed]:
+        """Yield the frames that are left at the end of the video."""
+        if self._next is not None:
+            yield from self._take(self._next, self._cuts.end())
+        yield from self._let_go()
+
+    def _take(self, frame: Frame, cut: bool) -> Iterator[Followed]:
+        follower = self._follower
+        if cut:
+            yield from self._let_go()
+            follower.scene()
+        self._held.append((frame, cut))
+        self._look_at(frame)
+        while self._held and follower.is_known(self._held[0][0].time, frame.time):
+            old, first = self._held.popleft()
+            yield Followed(old, follower.faces(old.time, False), first)
+
+    def _let_go(self) -> Iterator[Followed]:
+        yield from (Followed(old, self._follower.faces(old.time, True), first) for old, first in self._held)
+        self._held.clear()
+
+    def _look_at(self, frame: Frame) -> None:
+        if frame.time >= self._follower.look_time + self._look * (1 - 1e-3):
+            self._follower.look(frame)
+
+
 def follow_faces(
     frames: Iterable[Frame],
     detector: FaceDetector,
@@ -234,17 +316,7 @@ def follow_faces(
     Yields:
         Frames in order. Boxes between two looks are interpolated.
     """
-    follower = _Follower(detector, bridge, pixel_aspect)
-    held: deque[tuple[Frame, bool]] = deque()
-    for frame, _, cut in with_cuts((frame, frame.picture) for frame in frames):
-        if cut:
-            yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
-            held.clear()
-            follower.scene()
-        held.append((frame, cut))
-        if frame.time >= follower.look_time + look * (1 - 1e-3):
-            follower.look(frame)
-        while held and follower.is_known(held[0][0].time, frame.time):
-            old, first = held.popleft()
-            yield Followed(old, follower.faces(old.time, False), first)
-    yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
+    follower = FaceFollower(detector, bridge, pixel_aspect, look)
+    for frame in frames:
+        yield from follower.push(frame)
+    yield from follower.end()

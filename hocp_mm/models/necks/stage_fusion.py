@@ -43,9 +43,8 @@ class StageFusion(nn.Module):
             fused = fused + projection(_resized(stage, *fused.shape[2:]))
         return fused
 
-
     def step(self, stages: Sequence[Tensor]) -> Tensor:
-        """Sum up the stages of the next frames of streams, each ``[N*n, C, H, W]``: every frame is a clip of its own."""
+        """Sum up stages ``[N*n, C, H, W]`` of the next frames of streams, of which each is a clip of its own."""
         return self([stage.unsqueeze(2) for stage in stages]).squeeze(2)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional import RankLike
 from hocp_mm.functional.cp_conv import project_out
-from hocp_mm.functional.padding import Window, resolve_padding
+from hocp_mm.functional.padding import Window
 from hocp_mm.functional.streaming import components
 from hocp_mm.layers import HOCPConv3d
 from hocp_mm.layers.inner import Cfg, build_inner
@@ -97,7 +97,7 @@ class TemporalBlock(nn.Module):
     def _along(self, conv: HOCPConv3d, x: Tensor, step: StreamStep) -> Tensor:
         """Run a convolution on the next frames of streams."""
         kernel, size = conv.kernel(), conv.kernel_size
-        pads = resolve_padding(tuple(conv.padding)[1:], size[1:], (1, 1), (1, 1), x.shape[2:])
+        pads = ((size[1] // 2, size[1] // 2), (size[2] // 2, size[2] // 2))  # as `_conv` has it
         z = components(x, kernel, Window((1, 1), pads, (1, 1), conv.padding_mode))
         before = size[0] - 1 if self.causal else size[0] // 2
         z = step.along_time(conv, z, kernel.factors["t"], before, self.dilation, ends="repeat")
