@@ -16,7 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hocp_mm.functional.streaming import Ends, Frames, extend, temporal_step
+from hocp_mm.functional.cp import CPKernel
+from hocp_mm.functional.cp_conv import Pointwise, project_out
+from hocp_mm.functional.native import PackedFactors
+from hocp_mm.functional.padding import Window
+from hocp_mm.functional.streaming import (
+    Ends,
+    Frames,
+    components,
+    extend,
+    pack,
+    packed_step,
+    step_fits,
+    temporal_step,
+)
 
 _LAG = "_hocp_lag"
 
@@ -30,6 +43,10 @@ def with_lag(x: Tensor, lag: int) -> Tensor:
     """Say by how many frames a tensor lags."""
     setattr(x, _LAG, lag)
     return x
+
+
+PackedLayers = dict[nn.Module, tuple[tuple[tuple[int, int], ...], PackedFactors]]
+"""Kernels as the compiled step reads them, each with what tells whether it is still the same."""
 
 
 @dataclass
@@ -54,11 +71,75 @@ class StreamStep:
         names: Of the layers, under which their memory is kept.
         states: Of each stream, in the order of the batch.
         frames: New frames of each stream.
+        packed: What was packed for steps before, and will be for those after.
     """
 
-    def __init__(self, names: Mapping[nn.Module, str], states: Sequence[StreamState], frames: int) -> None:
-        self.names, self.states, self.frames = names, states, frames
+    def __init__(
+        self, names: Mapping[nn.Module, str], states: Sequence[StreamState], frames: int, packed: PackedLayers
+    ) -> None:
+        self.names, self.states, self.frames, self.packed = names, states, frames, packed
         self.meetings = 0
+
+    def convolve(
+        self,
+        layer: nn.Module,
+        images: Tensor,
+        kernel: CPKernel,
+        bias: Tensor | None,
+        window: Window,
+        before: int,
+        *,
+        dilation: int = 1,
+        ends: Ends = "zeros",
+        inner: Pointwise | None = None,
+        gate: Pointwise | None = None,
+    ) -> Tensor:
+        """Convolve the new frames of all streams with a CP kernel, and keep what the next step needs.
+
+        Args:
+            layer: Whose kernel it is.
+            images: ``[N*n*parts, in, H, W]``, of frames that may lag.
+            kernel: CP kernel with modes t, h, w.
+            bias: ``[out]``.
+            window: Of h and w.
+            before: As in `along_time`.
+            dilation: As in `along_time`.
+            ends: As in `along_time`.
+            inner: As in ``cp_conv``.
+            gate: As in ``cp_conv``.
+
+        Returns:
+            ``[N*n*parts, out, H', W']``.
+        """
+        lag, pasts = lag_of(images) or 0, [state.memory.get(self.names[layer]) for state in self.states]
+        starts, whole = [state.frames - lag for state in self.states], len(images) == len(pasts) * self.frames
+        inside = [
+            start >= 0 and (state.end is None or start + self.frames <= state.end)
+            for start, state in zip(starts, self.states, strict=True)
+        ]
+        if (inner, gate) != (None, None) or not (whole and all(pasts) and all(inside)) or kernel.kernel_size[0] == 1:
+            fits = False
+        else:
+            fits = step_fits(images, kernel, bias, window)
+        if not fits:
+            z = components(images, kernel, window, inner)
+            z = self.along_time(layer, z, kernel.factors["t"], before, dilation, ends)
+            return project_out(z if gate is None else gate(z), kernel, bias)
+        known = [past for past in pasts if past is not None]
+        with _unwatched():
+            out, new = packed_step(images, self._packed(layer, kernel, bias), window, known, dilation)
+            for state, past, own in zip(self.states, known, self._split(new), strict=True):
+                frames = [*past, *own]
+                state.memory[self.names[layer]] = _own(frames[len(frames) - len(past) :])
+        return with_lag(out, lag + (kernel.kernel_size[0] - 1 - before) * dilation)
+
+    def _packed(self, layer: nn.Module, kernel: CPKernel, bias: Tensor | None) -> PackedFactors:
+        """Return the kernel packed, anew where it has changed since."""
+        tensors = [kernel.weights, *kernel.factors.values(), *([] if bias is None else [bias])]
+        state = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+        if layer not in self.packed or self.packed[layer][0] != state:
+            self.packed[layer] = (state, pack(kernel, bias))
+        return self.packed[layer][1]
 
     def along_time(
         self, layer: nn.Module, images: Tensor, taps: Tensor, before: int, dilation: int = 1, ends: Ends = "zeros"

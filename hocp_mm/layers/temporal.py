@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hocp_mm.functional.cp import mode_names
-from hocp_mm.functional.cp_conv import project_out, resolve_padding
+from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
 from hocp_mm.functional.padding import Window
-from hocp_mm.functional.streaming import components
 from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d, refresh_
 from hocp_mm.layers.few_channels import FewChannelsConv2d
@@ -170,9 +169,9 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation, x.shape[2:])
         if self.frame_axis.step is not None:
             window = Window(self.stride, pads, self.dilation, self.padding_mode)
-            z = components(x, kernel, window, self.inner)
-            z = self.frame_axis.convolve(self, z, kernel.factors["t"], self.before)
-            y = project_out(z if gate is None else gate(z), kernel, self.bias)
+            y = self.frame_axis.step.convolve(
+                self, x, kernel, self.bias, window, self.before, inner=self.inner, gate=gate
+            )
         else:
             y = cp_conv_folded(
                 x,

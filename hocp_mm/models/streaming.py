@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional import fold_frames, unfold_frames
 from hocp_mm.layers import HOCPConv3d
-from hocp_mm.layers.streaming import Alignment, StreamState, StreamStep, lag_of, with_lag
+from hocp_mm.layers.streaming import Alignment, PackedLayers, StreamState, StreamStep, lag_of, with_lag
 from hocp_mm.layers.temporal import has_temporal_factor
 from hocp_mm.models.backbones import TimmHOCPBackbone
 from hocp_mm.models.heads import AffectHead
@@ -72,6 +72,7 @@ class FrameStream:
         # A network that is tested with the mirror image, too, has as many streams.
         self._views = 2 if self._head is not None and getattr(network, "flip", False) else 1
         self._names = {module: name for name, module in network.named_modules()}
+        self._packed: PackedLayers = {}
         self._looks_ahead = any(map(_looks_ahead, network.modules()))
         self._streams: dict[Key, list[StreamState]] = {}
         self.delay, self._kept = self._try_once()
@@ -220,7 +221,7 @@ class FrameStream:
         new = [StreamState(state.frames, state.end, dict(state.memory)) for state in states]
         if views == 2:  # a clip and its mirror image
             clips = torch.stack([clips, clips.flip(-1)], dim=1).flatten(0, 1)
-        said, lag = self._step(clips, StreamStep(self._names, new, frames))
+        said, lag = self._step(clips, StreamStep(self._names, new, frames, self._packed))
         results = []
         for index in range(streams):
             own = new[index * views : (index + 1) * views]
@@ -258,7 +259,7 @@ class FrameStream:
     def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]]]:
         """Return by how many frames the network lags, and what it keeps: frames and their shape, by name."""
         state = StreamState()
-        _, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1))
+        _, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._packed))
         return lag, {name: (len(kept), tuple(kept[0].shape)) for name, kept in state.memory.items() if kept}
 
     @torch.inference_mode()

@@ -58,6 +58,9 @@ def _library() -> ctypes.CDLL:
     library.hocp_forward.argtypes = [ctypes.c_void_p] * 8
     library.hocp_backward.argtypes = [ctypes.c_void_p] * 12
     library.hocp_motion.argtypes = [ctypes.c_int64] * 8 + [ctypes.c_void_p] * 4
+    library.hocp_packed.restype, library.hocp_packed.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    library.hocp_pack.restype, library.hocp_pack.argtypes = None, [ctypes.c_void_p] * 7
+    library.hocp_step.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] + [ctypes.c_void_p] * 3
     return library
 
 
@@ -200,6 +203,113 @@ def run_motion(images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames:
         raise MemoryError("motion: no memory for the compiled kernel.")
 
 
+class PackedFactors(NamedTuple):
+    """The factors of a layer as the kernel reads them, which are packed once for many steps.
+
+    Attributes:
+        array: Of the compiled kernel alone.
+        in_channels: C.
+        out_channels: O.
+        rank: R.
+        taps: Of t, h and w.
+        biased: Whether a bias is in it.
+    """
+
+    array: Tensor
+    in_channels: int
+    out_channels: int
+    rank: int
+    taps: tuple[int, int, int]
+    biased: bool
+
+    def problem(self, **fields: int) -> _Problem:
+        """Describe the layer, and whatever else is given."""
+        (kt, kh, kw), own = self.taps, {"c": self.in_channels, "o": self.out_channels, "r": self.rank}
+        return _Problem(**own, kt=kt, kh=kh, kw=kw, **fields)
+
+
+def pack_factors(factors: Factors, bias: Tensor | None) -> PackedFactors:
+    """Pack a kernel with a temporal factor for `run_step`.
+
+    Raises:
+        ValueError: If sizes do not fit: past this line they are pointers.
+    """
+    fits = factors.t is not None and all(f is None or f.shape[-1] == factors.rank for f in factors)
+    if not fits or not (bias is None or tuple(bias.shape) == (factors.out.shape[0],)):
+        shapes = [None if f is None else tuple(f.shape) for f in (*factors, bias)]
+        raise ValueError(f"pack_factors: sizes must fit together, got factors and bias of {shapes}.")
+    sizes = factors.in_.shape[0], factors.out.shape[0], factors.rank, factors.taps
+    packed = PackedFactors(factors.in_.new_empty(0), *sizes, bias is not None)
+    problem = packed.problem()
+    array = factors.in_.new_empty(_library().hocp_packed(ctypes.byref(problem)))
+    held = [*factors.merged(), None if bias is None else bias.contiguous()]
+    _library().hocp_pack(ctypes.byref(problem), *map(_pointer, held), _pointer(array))
+    return packed._replace(array=array)
+
+
+def run_step(
+    images: Tensor, packed: PackedFactors, window: Window, past: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Convolve the next frames of some streams, given the components of those before them.
+
+    Args:
+        images: ``[N*n, C, H, W]``, frames of a stream next to each other; float32 on CPU.
+        packed: The kernel.
+        window: Stride 1 in t; the padding of t is not read, and none but zeros are there.
+        past: For each of N streams, components ``[1, R, H', W']`` of the ``(taps - 1) * dilation`` frames before.
+
+    Returns:
+        ``[N*n, O, H', W']`` with channels innermost, and the components of the new frames, ``[N*n, R, H', W']``.
+
+    Raises:
+        ValueError: If sizes do not fit: past this line they are pointers.
+        MemoryError: If there is none for the intermediate results.
+    """
+    stride, pads, dilation = window
+    batch, channels, *size = images.shape
+    (kt, *taps), streams, wide = packed.taps, len(past), _library().hocp_padded(packed.rank)
+    height, width = ((size[a] + pads[2 * a + 2] + pads[2 * a + 3] - dilation[a + 1] * (taps[a] - 1) - 1)
+                     // stride[a + 1] + 1 for a in (0, 1))  # fmt: skip
+    length, wanted = (kt - 1) * dilation[0], (1, packed.rank, height, width)
+    fits = images.dtype == torch.float32 and images.device.type == "cpu" and channels == packed.in_channels
+    fits = fits and streams > 0 and batch % streams == 0 and batch > 0 and min(height, width) > 0
+    if not fits or any(len(own) != length or any(frame.shape != wanted for frame in own) for own in past):
+        kept = {tuple(frame.shape) for own in past for frame in own}
+        raise ValueError(
+            f"run_step: sizes must fit together, got images {tuple(images.shape)}, {packed[1:]}, {window} and "
+            f"{[len(own) for own in past]} frames of the past of {kept}."
+        )
+    images = images.contiguous(memory_format=torch.channels_last)
+    frames = batch // streams
+    out = images.new_empty((batch, height, width, packed.out_channels))
+    fresh = images.new_empty((batch, height, width, wide))
+    held = [_wide(frame, wide) for own in past for frame in own]
+    place = (ctypes.c_void_p * max(1, len(held)))(*(frame.data_ptr() for frame in held))
+    strides = {f"{name}{axis}": value
+               for name, (c, h, w) in (("x", (channels, *size)), ("o", (packed.out_channels, height, width)))
+               for axis, value in zip("nthwc", (frames * h * w * c, h * w * c, w * c, c, 1), strict=True)}  # fmt: skip
+    problem = packed.problem(
+        n=streams, t=frames, h=size[0], w=size[1], to=frames, ho=height, wo=width,
+        st=1, sh=stride[1], sw=stride[2], pt=0, ph=pads[2], pw=pads[4],
+        dt=dilation[0], dh=dilation[1], dw=dilation[2], **strides,
+    )  # fmt: skip
+    pointers = _pointer(images), _pointer(packed.array), int(packed.biased), place, _pointer(fresh), _pointer(out)
+    if _library().hocp_step(ctypes.byref(problem), *pointers):
+        raise MemoryError("cp_conv: no memory for the compiled kernel.")
+    return out.permute(0, 3, 1, 2), fresh[..., : packed.rank].permute(0, 3, 1, 2)
+
+
+def _wide(frame: Tensor, wide: int) -> Tensor:
+    """Return components ``[1, R, H, W]`` as the kernel wants them, ``[H, W, R padded to vectors]`` with zeros."""
+    _, rank, height, width = frame.shape
+    pixels = frame[0].permute(1, 2, 0)
+    if rank == wide and pixels.is_contiguous():
+        return pixels
+    held = frame.new_zeros(height, width, wide)
+    held[..., :rank] = pixels
+    return held
+
+
 def _check_sizes(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> None:
     stride, pads, _ = window
     fits = x.ndim == 5 and x.shape[1] == factors.in_.shape[0] and min(stride) > 0 and min(window[2]) > 0
@@ -265,7 +375,17 @@ def _check_arithmetic() -> None:
     expected_motion = clip + torch.einsum("ntqhw,cq->ntchw", moved, m_out.double())
     moving = moving.contiguous(memory_format=torch.channels_last)
     run_motion(moving, m_in, m_t, m_out, 3, 1, False)
-    found = ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1))
+    # The last frame of each clip alone, behind the components of those before it, whatever it sees of the one after.
+    packed = pack_factors(factors, None)
+    components = torch.einsum("nithw,ir->ntrhw", x, f_in).flatten(0, 1)
+    taps = (f_h.unsqueeze(1) * f_w).permute(2, 0, 1).unsqueeze(1)
+    kept = torch.nn.functional.conv2d(components, taps, padding=1, groups=20).unflatten(0, (2, 3))
+    stepped, new = run_step(x[:, :, 2], packed, window, [list(own[:2].unsqueeze(1)) for own in kept])
+    expected_step = torch.nn.functional.conv3d(x.double(), dense, padding=(0, 1, 1))[:, :, 0]
+    found = (
+        ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1)),
+        ("step", stepped, expected_step), ("memory", new, kept[:, 2]),
+    )  # fmt: skip
     for what, actual, right in found:
         error = float((actual - right).norm() / right.norm())
         if not error < 1e-5:

@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hocp_mm.functional import RankLike
-from hocp_mm.functional.cp_conv import project_out
 from hocp_mm.functional.padding import Window
-from hocp_mm.functional.streaming import components
 from hocp_mm.layers import HOCPConv3d
 from hocp_mm.layers.inner import Cfg, build_inner
 from hocp_mm.layers.streaming import StreamStep
@@ -96,12 +94,11 @@ class TemporalBlock(nn.Module):
 
     def _along(self, conv: HOCPConv3d, x: Tensor, step: StreamStep) -> Tensor:
         """Run a convolution on the next frames of streams."""
-        kernel, size = conv.kernel(), conv.kernel_size
+        size = conv.kernel_size
         pads = ((size[1] // 2, size[1] // 2), (size[2] // 2, size[2] // 2))  # as `_conv` has it
-        z = components(x, kernel, Window((1, 1), pads, (1, 1), conv.padding_mode))
+        window = Window((1, 1), pads, (1, 1), conv.padding_mode)
         before = size[0] - 1 if self.causal else size[0] // 2
-        z = step.along_time(conv, z, kernel.factors["t"], before, self.dilation, ends="repeat")
-        return project_out(z, kernel, conv.bias)
+        return step.convolve(conv, x, conv.kernel(), conv.bias, window, before, dilation=self.dilation, ends="repeat")
 
     def _behind(self, x: Tensor, conv: HOCPConv3d) -> Tensor:
         """Repeat the first frame in front of a clip until the last tap sees the present one, if causal."""
