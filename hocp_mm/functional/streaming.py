@@ -21,7 +21,7 @@ from torch import Tensor
 from hocp_mm.functional.cp import CPKernel, merged_taps
 from hocp_mm.functional.cp_conv import Pointwise, depthwise, project_in
 from hocp_mm.functional.fused import fused_fits
-from hocp_mm.functional.native import Factors, PackedFactors, pack_factors, run_step
+from hocp_mm.functional.native import Factors, PackedFactors, StepPlan, pack_factors
 from hocp_mm.functional.padding import Window
 
 Frames = list[Tensor]
@@ -112,32 +112,31 @@ def components(images: Tensor, kernel: CPKernel, window: Window, inner: Pointwis
 
 
 def pack(kernel: CPKernel, bias: Tensor | None) -> PackedFactors:
-    """Ready a kernel with modes t, h, w for :func:`packed_step`."""
+    """Ready a kernel with modes t, h, w for :func:`plan_step`."""
     f = kernel.factors
     return pack_factors(Factors(kernel.weights, f["out"], f["in"], f["t"], f["h"], f["w"]), bias)
 
 
-def packed_step(
-    images: Tensor, packed: PackedFactors, window: Window, past: Sequence[Frames], dilation: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Convolve the next frames of some streams by the compiled kernel, in one pass.
+def plan_step(packed: PackedFactors, window: Window, shape: Sequence[int], streams: int, dilation: int = 1) -> StepPlan:
+    """Plan what the compiled kernel does for the next frames of some streams, in one pass.
 
     Args:
-        images: ``[N*n, in, H, W]``, for which :func:`step_fits`.
         packed: The kernel.
         window: Of h and w.
-        past: For each of N streams, the components ``[1, R, H', W']`` of the ``(size - 1) * dilation`` frames before.
+        shape: Of the images ``[N*n, in, H, W]``, for which :func:`step_fits`.
+        streams: N.
         dilation: Frames between taps.
 
     Returns:
-        ``[N*n, out, H', W']``, and the components of the new frames, ``[N*n, R, H', W']``.
+        A callable that takes the images, and for each stream the components ``[1, R, H', W']`` of the ``(size - 1) *
+        dilation`` frames before; it returns ``[N*n, out, H', W']`` and the components of the new frames.
     """
     flat = [p for pair in window.pads for p in pair]
-    return run_step(images, packed, ((1, *window.stride), (0, 0, *flat), (dilation, *window.dilation)), past)
+    return StepPlan(packed, ((1, *window.stride), (0, 0, *flat), (dilation, *window.dilation)), shape, streams)
 
 
 def step_fits(images: Tensor, kernel: CPKernel, bias: Tensor | None, window: Window) -> bool:
-    """Tell whether :func:`packed_step` can convolve ``images``: as `fused_fits`, with zeros around them, no gradients."""
+    """Tell whether the compiled kernel can take ``images``: as `fused_fits`, zeros around them, and no gradients."""
     zeros = window.padding_mode == "zeros" or not any(p for pair in window.pads for p in pair)
     flat = Window((1, *window.stride), ((0, kernel.kernel_size[0] - 1), *window.pads), (1, *window.dilation))
     return not torch.is_grad_enabled() and zeros and fused_fits(images.unsqueeze(2), kernel, bias, flat)

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from hocp_mm.functional.cp import CPKernel
 from hocp_mm.functional.cp_conv import Pointwise, project_out
-from hocp_mm.functional.native import PackedFactors
+from hocp_mm.functional.native import PackedFactors, StepPlan
 from hocp_mm.functional.padding import Window
 from hocp_mm.functional.streaming import (
     Ends,
@@ -26,12 +26,13 @@ from hocp_mm.functional.streaming import (
     components,
     extend,
     pack,
-    packed_step,
+    plan_step,
     step_fits,
     temporal_step,
 )
 
 _LAG = "_hocp_lag"
+_MOST_PLANS = 2**12
 
 
 def lag_of(x: Tensor) -> int | None:
@@ -45,8 +46,31 @@ def with_lag(x: Tensor, lag: int) -> Tensor:
     return x
 
 
-PackedLayers = dict[nn.Module, tuple[tuple[tuple[int, int], ...], PackedFactors]]
-"""Kernels as the compiled step reads them, each with what tells whether it is still the same."""
+class StepPlans:
+    """How the compiled kernel runs the layers of a network, for batches that have come before.
+
+    Attributes:
+        packed: Kernels as it reads them.
+    """
+
+    def __init__(self) -> None:
+        self.packed: dict[nn.Module, PackedFactors] = {}
+        self._plans: dict[tuple[Any, ...], tuple[StepPlan, int]] = {}
+
+    def find(self, layer: nn.Module, images: Tensor, streams: int) -> tuple[StepPlan, int] | None:
+        """Return the plan of a layer for a batch, and how far it looks ahead, if there is one."""
+        return self._plans.get((layer, images.shape, streams))
+
+    def keep(self, layer: nn.Module, images: Tensor, streams: int, plan: StepPlan, ahead: int) -> None:
+        """Keep a plan; those of too many different batches are forgotten."""
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        self._plans[layer, images.shape, streams] = plan, ahead
+
+    def clear(self) -> None:
+        """Forget all, since weights have changed."""
+        self.packed.clear()
+        self._plans.clear()
 
 
 @dataclass
@@ -71,13 +95,13 @@ class StreamStep:
         names: Of the layers, under which their memory is kept.
         states: Of each stream, in the order of the batch.
         frames: New frames of each stream.
-        packed: What was packed for steps before, and will be for those after.
+        plans: What was planned for steps before, and will be for those after.
     """
 
     def __init__(
-        self, names: Mapping[nn.Module, str], states: Sequence[StreamState], frames: int, packed: PackedLayers
+        self, names: Mapping[nn.Module, str], states: Sequence[StreamState], frames: int, plans: StepPlans
     ) -> None:
-        self.names, self.states, self.frames, self.packed = names, states, frames, packed
+        self.names, self.states, self.frames, self.plans = names, states, frames, plans
         self.meetings = 0
 
     def convolve(
@@ -111,35 +135,45 @@ class StreamStep:
         Returns:
             ``[N*n*parts, out, H', W']``.
         """
-        lag, pasts = lag_of(images) or 0, [state.memory.get(self.names[layer]) for state in self.states]
-        starts, whole = [state.frames - lag for state in self.states], len(images) == len(pasts) * self.frames
-        inside = [
-            start >= 0 and (state.end is None or start + self.frames <= state.end)
-            for start, state in zip(starts, self.states, strict=True)
-        ]
-        if (inner, gate) != (None, None) or not (whole and all(pasts) and all(inside)) or kernel.kernel_size[0] == 1:
-            fits = False
-        else:
-            fits = step_fits(images, kernel, bias, window)
-        if not fits:
-            z = components(images, kernel, window, inner)
-            z = self.along_time(layer, z, kernel.factors["t"], before, dilation, ends)
-            return project_out(z if gate is None else gate(z), kernel, bias)
-        known = [past for past in pasts if past is not None]
-        with _unwatched():
-            out, new = packed_step(images, self._packed(layer, kernel, bias), window, known, dilation)
-            for state, past, own in zip(self.states, known, self._split(new), strict=True):
-                frames = [*past, *own]
-                state.memory[self.names[layer]] = _own(frames[len(frames) - len(past) :])
-        return with_lag(out, lag + (kernel.kernel_size[0] - 1 - before) * dilation)
+        streams, taps = len(self.states), kernel.kernel_size[0]
+        plain = inner is None and gate is None and taps > 1 and len(images) == streams * self.frames
+        if plain and step_fits(images, kernel, bias, window):
+            if layer not in self.plans.packed:
+                self.plans.packed[layer] = pack(kernel, bias)
+            plan = plan_step(self.plans.packed[layer], window, images.shape, streams, dilation)
+            self.plans.keep(layer, images, streams, plan, (taps - 1 - before) * dilation)
+            if (planned := self.planned(layer, images)) is not None:
+                return planned
+        z = components(images, kernel, window, inner)
+        z = self.along_time(layer, z, kernel.factors["t"], before, dilation, ends)
+        return project_out(z if gate is None else gate(z), kernel, bias)
 
-    def _packed(self, layer: nn.Module, kernel: CPKernel, bias: Tensor | None) -> PackedFactors:
-        """Return the kernel packed, anew where it has changed since."""
-        tensors = [kernel.weights, *kernel.factors.values(), *([] if bias is None else [bias])]
-        state = tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
-        if layer not in self.packed or self.packed[layer][0] != state:
-            self.packed[layer] = (state, pack(kernel, bias))
-        return self.packed[layer][1]
+    def planned(self, layer: nn.Module, images: Tensor) -> Tensor | None:
+        """Convolve as `convolve` does, if it has planned how the compiled kernel does it.
+
+        Args:
+            layer: As in `convolve`.
+            images: As in `convolve`.
+
+        Returns:
+            As in `convolve`; None if nothing is planned, or a stream begins or ends among these frames.
+        """
+        found = self.plans.find(layer, images, len(self.states))
+        if found is None:
+            return None
+        plan, ahead = found
+        name, lag, pasts = self.names[layer], lag_of(images) or 0, []
+        for state in self.states:
+            start, past = state.frames - lag, state.memory.get(name)
+            if not past or start < 0 or (state.end is not None and start + self.frames > state.end):
+                return None
+            pasts.append(past)
+        with _unwatched():
+            out, new = plan(images, pasts)
+            for state, past, own in zip(self.states, pasts, self._split(new), strict=True):
+                frames = [*past, *own]
+                state.memory[name] = _own(frames[len(frames) - len(past) :])
+        return with_lag(out, lag + ahead)
 
     def along_time(
         self, layer: nn.Module, images: Tensor, taps: Tensor, before: int, dilation: int = 1, ends: Ends = "zeros"

@@ -164,6 +164,8 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         return self.frame_axis.along_time(x, self._convolve)
 
     def _convolve(self, x: Tensor) -> Tensor:
+        if self.frame_axis.step is not None and (y := self.frame_axis.step.planned(self, x)) is not None:
+            return self.frame_axis.move(self.motion, y)
         kernel = self._working_kernel()
         gate = self._gate_for(kernel)
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation, x.shape[2:])

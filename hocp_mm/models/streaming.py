@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hocp_mm.functional import fold_frames, unfold_frames
 from hocp_mm.layers import HOCPConv3d
-from hocp_mm.layers.streaming import Alignment, PackedLayers, StreamState, StreamStep, lag_of, with_lag
+from hocp_mm.layers.streaming import Alignment, StepPlans, StreamState, StreamStep, lag_of, with_lag
 from hocp_mm.layers.temporal import has_temporal_factor
 from hocp_mm.models.backbones import TimmHOCPBackbone
 from hocp_mm.models.heads import AffectHead
@@ -42,7 +42,7 @@ class FrameStream:
 
     Args:
         network: A `TimmHOCPBackbone`, or an `AffectRecognizer` of one with `AffectHead` and perhaps `HOCPTemporalNeck`;
-            in evaluation mode. Its weights and device must stay as they are.
+            in evaluation mode.
         size: Pixels of a frame: a side, or height and width.
 
     Attributes:
@@ -72,7 +72,7 @@ class FrameStream:
         # A network that is tested with the mirror image, too, has as many streams.
         self._views = 2 if self._head is not None and getattr(network, "flip", False) else 1
         self._names = {module: name for name, module in network.named_modules()}
-        self._packed: PackedLayers = {}
+        self._plans, self._weights = StepPlans(), self._fingerprint()
         self._looks_ahead = any(map(_looks_ahead, network.modules()))
         self._streams: dict[Key, list[StreamState]] = {}
         self.delay, self._kept = self._try_once()
@@ -195,6 +195,10 @@ class FrameStream:
         parameter = next(self.network.parameters())
         return parameter.device, parameter.dtype
 
+    def _fingerprint(self) -> list[tuple[int, int]]:
+        """Return what changes with any of the weights."""
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.network.parameters()]
+
     def _frames(self, streams: int, frames: int) -> Tensor:
         device, dtype = self._place
         return torch.zeros(streams, self._backbone.in_chans, frames, *self.size, device=device, dtype=dtype)
@@ -221,7 +225,7 @@ class FrameStream:
         new = [StreamState(state.frames, state.end, dict(state.memory)) for state in states]
         if views == 2:  # a clip and its mirror image
             clips = torch.stack([clips, clips.flip(-1)], dim=1).flatten(0, 1)
-        said, lag = self._step(clips, StreamStep(self._names, new, frames, self._packed))
+        said, lag = self._step(clips, StreamStep(self._names, new, frames, self._plans))
         results = []
         for index in range(streams):
             own = new[index * views : (index + 1) * views]
@@ -240,6 +244,9 @@ class FrameStream:
 
     def _step(self, clips: Tensor, step: StreamStep) -> tuple[list[Tensor], int]:
         """Return the maps, or the predictions, of a batch of frames, and by how many frames all of them lag."""
+        if (weights := self._fingerprint()) != self._weights:
+            self._plans.clear()
+            self._weights = weights
         axis, frames = self._backbone.frame_axis, clips.shape[2]
         axis.step = step
         try:
@@ -259,7 +266,7 @@ class FrameStream:
     def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]]]:
         """Return by how many frames the network lags, and what it keeps: frames and their shape, by name."""
         state = StreamState()
-        _, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._packed))
+        _, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._plans))
         return lag, {name: (len(kept), tuple(kept[0].shape)) for name, kept in state.memory.items() if kept}
 
     @torch.inference_mode()

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hocp_mm.layers import HOCPConv3d, add_motion_
+from hocp_mm.functional import native_available
+from hocp_mm.functional.native import StepPlan
+from hocp_mm.layers import HOCPConv3d, add_motion_, streaming
 from hocp_mm.models import AffectHead, AffectRecognizer, FrameStream, HOCPTemporalNeck, TimmHOCPBackbone
 from tests.laws import assert_close
 
@@ -110,6 +112,46 @@ def test_frames_that_a_network_cuts_into_parts_are_streams_of_their_own():
     assert_streams(network, clip_of(3, network, 64), [2, 1], 1e-11, size=64)
 
 
+@pytest.mark.skipif(not native_available(), reason="needs the compiled kernel")
+@pytest.mark.parametrize("init", ["last", "central"])
+def test_the_compiled_step_says_the_same(init, monkeypatch):
+    """It runs wherever no stream begins or ends; odd and whole vectors of components, several frames and streams."""
+    torch.manual_seed(0)
+    options = {"temporal_kernel": 5, "temporal_init": init, "motion": {"rank": 2}}
+    network = alive(TimmHOCPBackbone("test_resnet", rank={"layers?.?0": 5, ".": 16}, **options), torch.float32)
+    clips = {key: clip_of(30, network) for key in "ab"}
+    chunks = [1, 20, 1, 3, 5]
+
+    def said() -> list[torch.Tensor]:
+        stream = FrameStream(network, SIZE)
+        parts = [clip.split(chunks, dim=1) for clip in clips.values()]
+        pushed = [stream.push(dict(zip("ab", together, strict=True))) for together in zip(*parts, strict=True)]
+        rest = stream.end()
+        return [join([*(own[key] for own in pushed), rest[key]])[0] for key in "ab"]
+
+    calls, run = [], StepPlan.__call__
+    monkeypatch.setattr(StepPlan, "__call__", lambda self, *args: calls.append(self) or run(self, *args))
+    compiled = said()
+    assert len(calls) > 20
+    monkeypatch.setattr(streaming, "step_fits", lambda *_: False)
+    for one, other, clip in zip(compiled, said(), clips.values(), strict=True):
+        assert_close(one, other, 1e-5, "the compiled step against PyTorch's operations")
+        assert_close(one, network(clip[None])[0][0].detach(), 1e-5, "the compiled step against the clip")
+
+
+def test_weights_may_change_between_steps():
+    """Packed kernels are not those of before."""
+    network = backbone(temporal_init="last", dtype=torch.float32)
+    stream, clip = FrameStream(network, SIZE), clip_of(3, network)
+    stream.push({"a": clip})
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.9)
+    stream.reset()
+    for stage, expected in zip(said_of(stream, clip, [1, 1, 1]), network(clip[None]), strict=True):
+        assert_close(stage, expected[0].detach(), 1e-5, "after a step of training")
+
+
 def recognizer(causal: bool, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
     neck = options.pop("neck", {})
     own = backbone(temporal_init="last" if causal else "central", out_indices=options.pop("out_indices", (-1,)))
@@ -198,7 +240,7 @@ def test_what_is_kept_does_not_grow(init):
     assert len(set(sizes)) == 1
     stream.end("a")
     assert held_bytes(stream) == sizes[0] / 2
-    # Of each layer the components of two frames, R of the factors and 2 of the motion; and what is held back for others.
+    # Of each layer the components of two frames, R of the factors and 2 of the motion; and what waits for others.
     numbers: list[int] = []
     for layer in network.net.modules():
         if hasattr(layer, "frame_axis"):

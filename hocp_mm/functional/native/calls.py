@@ -229,7 +229,10 @@ class PackedFactors(NamedTuple):
 
 
 def pack_factors(factors: Factors, bias: Tensor | None) -> PackedFactors:
-    """Pack a kernel with a temporal factor for `run_step`.
+    """Pack a kernel with a temporal factor for `StepPlan`.
+
+    Returns:
+        The packed kernel.
 
     Raises:
         ValueError: If sizes do not fit: past this line they are pointers.
@@ -247,67 +250,91 @@ def pack_factors(factors: Factors, bias: Tensor | None) -> PackedFactors:
     return packed._replace(array=array)
 
 
-def run_step(
-    images: Tensor, packed: PackedFactors, window: Window, past: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Convolve the next frames of some streams, given the components of those before them.
+class StepPlan:
+    """The convolution of the next frames of some streams, given the components of those before them.
+
+    What does not change from step to step is made once: for a single frame, it would take as long as the layer.
 
     Args:
-        images: ``[N*n, C, H, W]``, frames of a stream next to each other; float32 on CPU.
         packed: The kernel.
         window: Stride 1 in t; the padding of t is not read, and none but zeros are there.
-        past: For each of N streams, components ``[1, R, H', W']`` of the ``(taps - 1) * dilation`` frames before.
-
-    Returns:
-        ``[N*n, O, H', W']`` with channels innermost, and the components of the new frames, ``[N*n, R, H', W']``.
+        shape: Of the images ``[N*n, C, H, W]``, frames of a stream next to each other.
+        streams: N.
 
     Raises:
-        ValueError: If sizes do not fit: past this line they are pointers.
-        MemoryError: If there is none for the intermediate results.
+        ValueError: If sizes do not fit.
     """
-    stride, pads, dilation = window
-    batch, channels, *size = images.shape
-    (kt, *taps), streams, wide = packed.taps, len(past), _library().hocp_padded(packed.rank)
-    height, width = ((size[a] + pads[2 * a + 2] + pads[2 * a + 3] - dilation[a + 1] * (taps[a] - 1) - 1)
-                     // stride[a + 1] + 1 for a in (0, 1))  # fmt: skip
-    length, wanted = (kt - 1) * dilation[0], (1, packed.rank, height, width)
-    fits = images.dtype == torch.float32 and images.device.type == "cpu" and channels == packed.in_channels
-    fits = fits and streams > 0 and batch % streams == 0 and batch > 0 and min(height, width) > 0
-    if not fits or any(len(own) != length or any(frame.shape != wanted for frame in own) for own in past):
-        kept = {tuple(frame.shape) for own in past for frame in own}
-        raise ValueError(
-            f"run_step: sizes must fit together, got images {tuple(images.shape)}, {packed[1:]}, {window} and "
-            f"{[len(own) for own in past]} frames of the past of {kept}."
-        )
-    images = images.contiguous(memory_format=torch.channels_last)
-    frames = batch // streams
-    out = images.new_empty((batch, height, width, packed.out_channels))
-    fresh = images.new_empty((batch, height, width, wide))
-    held = [_wide(frame, wide) for own in past for frame in own]
-    place = (ctypes.c_void_p * max(1, len(held)))(*(frame.data_ptr() for frame in held))
-    strides = {f"{name}{axis}": value
-               for name, (c, h, w) in (("x", (channels, *size)), ("o", (packed.out_channels, height, width)))
-               for axis, value in zip("nthwc", (frames * h * w * c, h * w * c, w * c, c, 1), strict=True)}  # fmt: skip
-    problem = packed.problem(
-        n=streams, t=frames, h=size[0], w=size[1], to=frames, ho=height, wo=width,
-        st=1, sh=stride[1], sw=stride[2], pt=0, ph=pads[2], pw=pads[4],
-        dt=dilation[0], dh=dilation[1], dw=dilation[2], **strides,
-    )  # fmt: skip
-    pointers = _pointer(images), _pointer(packed.array), int(packed.biased), place, _pointer(fresh), _pointer(out)
-    if _library().hocp_step(ctypes.byref(problem), *pointers):
-        raise MemoryError("cp_conv: no memory for the compiled kernel.")
-    return out.permute(0, 3, 1, 2), fresh[..., : packed.rank].permute(0, 3, 1, 2)
 
+    def __init__(self, packed: PackedFactors, window: Window, shape: Sequence[int], streams: int) -> None:
+        stride, pads, dilation = window
+        batch, channels, *size = shape
+        height, width = ((size[a] + sum(pads[2 * a + 2 : 2 * a + 4]) - dilation[a + 1] * (packed.taps[a + 1] - 1) - 1)
+                         // stride[a + 1] + 1 for a in (0, 1))  # fmt: skip
+        if channels != packed.in_channels or streams < 1 or batch < 1 or batch % streams or min(height, width) < 1:
+            raise ValueError(
+                f"StepPlan: sizes must fit together, got images {tuple(shape)} of {streams} streams, {packed[1:]} and "
+                f"{window}."
+            )
+        self._packed, self._shape, self._wide = packed, torch.Size(shape), _library().hocp_padded(packed.rank)
+        self._kept = torch.Size((1, packed.rank, height, width))
+        self._strides = (1, width * self._wide, self._wide)
+        self.streams, self.length = streams, (packed.taps[0] - 1) * dilation[0]
+        frames = batch // streams
+        strides = {
+            f"{name}{axis}": value
+            for name, (c, h, w) in (("x", (channels, *size)), ("o", (packed.out_channels, height, width)))
+            for axis, value in zip("nthwc", (frames * h * w * c, h * w * c, w * c, c, 1), strict=True)
+        }
+        self._problem = packed.problem(
+            n=streams, t=frames, h=size[0], w=size[1], to=frames, ho=height, wo=width,
+            st=1, sh=stride[1], sw=stride[2], pt=0, ph=pads[2], pw=pads[4],
+            dt=dilation[0], dh=dilation[1], dw=dilation[2], **strides,
+        )  # fmt: skip
+        self._pointers = ctypes.c_void_p * max(1, self.streams * self.length)
 
-def _wide(frame: Tensor, wide: int) -> Tensor:
-    """Return components ``[1, R, H, W]`` as the kernel wants them, ``[H, W, R padded to vectors]`` with zeros."""
-    _, rank, height, width = frame.shape
-    pixels = frame[0].permute(1, 2, 0)
-    if rank == wide and pixels.is_contiguous():
-        return pixels
-    held = frame.new_zeros(height, width, wide)
-    held[..., :rank] = pixels
-    return held
+    def __call__(self, images: Tensor, past: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Convolve.
+
+        Args:
+            images: Of the shape that was planned, float32 on CPU.
+            past: For each stream, components ``[1, R, H', W']`` of the ``(taps - 1) * dilation`` frames before.
+
+        Returns:
+            ``[N*n, O, H', W']`` with channels innermost, and the components of the new frames, ``[N*n, R, H', W']``.
+
+        Raises:
+            ValueError: If sizes do not fit: past this line they are pointers.
+            MemoryError: If there is none for the intermediate results.
+        """
+        fits = images.shape == self._shape and images.dtype == torch.float32 and images.device.type == "cpu"
+        fits = fits and len(past) == self.streams and all(len(own) == self.length for own in past)
+        if not fits or any(frame.shape != self._kept for own in past for frame in own):
+            kept = [[tuple(frame.shape) for frame in own] for own in past]
+            raise ValueError(
+                f"StepPlan: images {tuple(self._shape)} of {self.streams} streams and {self.length} frames "
+                f"{tuple(self._kept)} of the past of each were planned, got {tuple(images.shape)} and {kept}."
+            )
+        held = [self._arranged(frame) for own in past for frame in own]
+        images = images.contiguous(memory_format=torch.channels_last)
+        batch, (_, _, height, width), packed = len(images), self._kept, self._packed
+        out = images.new_empty((batch, height, width, packed.out_channels))
+        fresh = images.new_empty((batch, height, width, self._wide))
+        if _library().hocp_step(
+            ctypes.byref(self._problem), images.data_ptr(), packed.array.data_ptr(), packed.biased,
+            self._pointers(*[frame.data_ptr() for frame in held]), fresh.data_ptr(), out.data_ptr(),
+        ):  # fmt: skip
+            raise MemoryError("cp_conv: no memory for the compiled kernel.")
+        new = fresh if self._wide == packed.rank else fresh[..., : packed.rank]
+        return out.permute(0, 3, 1, 2), new.permute(0, 3, 1, 2)
+
+    def _arranged(self, frame: Tensor) -> Tensor:
+        """Return components as the kernel wants them, ``[H, W, R padded to vectors]`` with zeros."""
+        _, rank, height, width = self._kept
+        if frame.dtype == torch.float32 and rank == self._wide and frame.stride()[1:] == self._strides:
+            return frame
+        held = frame.new_zeros(height, width, self._wide, dtype=torch.float32)
+        held[..., :rank] = frame[0].permute(1, 2, 0)
+        return held
 
 
 def _check_sizes(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> None:
@@ -380,7 +407,8 @@ def _check_arithmetic() -> None:
     components = torch.einsum("nithw,ir->ntrhw", x, f_in).flatten(0, 1)
     taps = (f_h.unsqueeze(1) * f_w).permute(2, 0, 1).unsqueeze(1)
     kept = torch.nn.functional.conv2d(components, taps, padding=1, groups=20).unflatten(0, (2, 3))
-    stepped, new = run_step(x[:, :, 2], packed, window, [list(own[:2].unsqueeze(1)) for own in kept])
+    past = [list(own[:2].unsqueeze(1)) for own in kept]
+    stepped, new = StepPlan(packed, window, (2, 5, 6, 7), 2)(x[:, :, 2], past)
     expected_step = torch.nn.functional.conv3d(x.double(), dense, padding=(0, 1, 1))[:, :, 0]
     found = (
         ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1)),

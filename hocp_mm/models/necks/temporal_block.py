@@ -94,6 +94,8 @@ class TemporalBlock(nn.Module):
 
     def _along(self, conv: HOCPConv3d, x: Tensor, step: StreamStep) -> Tensor:
         """Run a convolution on the next frames of streams."""
+        if (planned := step.planned(conv, x)) is not None:
+            return planned
         size = conv.kernel_size
         pads = ((size[1] // 2, size[1] // 2), (size[2] // 2, size[2] // 2))  # as `_conv` has it
         window = Window((1, 1), pads, (1, 1), conv.padding_mode)
