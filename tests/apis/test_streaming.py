@@ -96,11 +96,10 @@ def test_frames_of_any_rate_are_laid_on_the_moments_of_training(tmp_path, fps):
     assert on_time[0]
 
 
-def test_people_cuts_and_gaps_are_those_of_the_file(tmp_path):
-    """Two people, one of whom leaves and comes back elsewhere, and a cut: every value of every one of them."""
+def test_people_cuts_and_gaps_are_those_of_the_file(tmp_path, monkeypatch):
+    """Two people, one of whom leaves and comes back, and a cut: the same faces in every frame, and the same crops."""
     pictures = [frame + np.uint8(100 * (number >= 40)) for number, frame in enumerate(calm(56))]
-    video = write_video(tmp_path / "v.avi", pictures, codec="ffv1")
-    shown = list(iter_frames(video))
+    shown = list(iter_frames(video := write_video(tmp_path / "v.avi", pictures, codec="ffv1")))
 
     def plan(number):
         first = [[4 + 0.05 * number, 6, 24 + 0.05 * number, 26]]
@@ -109,11 +108,26 @@ def test_people_cuts_and_gaps_are_those_of_the_file(tmp_path):
 
     inferencer = make(tmp_path, "last", clip_len=8)
     detector = Looks(shown, plan)
+    cropped, predict = set(), inferencer._predict_batch
+
+    def predicted(clips, *rest):
+        cropped.update(crop.tobytes() for clip in clips for crop in clip)
+        return predict(clips, *rest)
+
+    monkeypatch.setattr(inferencer, "_predict_batch", predicted)
     expected = list(inferencer.watch(video, detector, person="all"))
-    found = run(AffectStream(inferencer, detector, "all", live=False, fps=25.0), shown)
-    people = {person for item in expected for person in item.affect}
-    assert len(people) == 5  # she who came back, and both behind the cut, are not known again
-    assert any(item.cut for item in expected)
+    stream = AffectStream(inferencer, detector, "all", live=False, fps=25.0)
+    streamed, normalised = set(), stream._normalised
+
+    def taken(clip):
+        streamed.update(crop.tobytes() for crop in clip.transpose(1, 2, 3, 0))
+        return normalised(clip)
+
+    monkeypatch.setattr(stream, "_normalised", taken)
+    found = run(stream, shown)
+    assert streamed == cropped
+    assert {person for item in expected for person in item.affect} == {1, 2, 3, 4}  # nobody is known behind a cut
+    assert [item.frame.number for item in expected if item.cut] == [40]
     for one, other in zip(found, expected, strict=True):
         assert one.cut == other.cut
         assert [(f.person, f.seen, f.box.tolist()) for f in one.faces] == [
