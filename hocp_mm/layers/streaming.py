@@ -59,13 +59,13 @@ class StepPlans:
 
     def find(self, layer: nn.Module, images: Tensor, streams: int) -> tuple[StepPlan, int] | None:
         """Return the plan of a layer for a batch, and how far it looks ahead, if there is one."""
-        return self._plans.get((layer, images.shape, streams))
+        return self._plans.get((layer, images.shape, images.dtype, streams))
 
     def keep(self, layer: nn.Module, images: Tensor, streams: int, plan: StepPlan, ahead: int) -> None:
         """Keep a plan; those of too many different batches are forgotten."""
         if len(self._plans) >= _MOST_PLANS:
             self._plans.clear()
-        self._plans[layer, images.shape, streams] = plan, ahead
+        self._plans[layer, images.shape, images.dtype, streams] = plan, ahead
 
     def clear(self) -> None:
         """Forget all, since weights have changed."""

@@ -153,7 +153,7 @@ def test_each_person_has_what_she_has_alone(tmp_path):
 def test_a_live_face_that_goes_is_not_seen_and_then_gone(tmp_path):
     """For as long as a window may bridge, her last place is shown and said not to be seen; then nothing is said."""
     pictures = calm(55)
-    inferencer = make(tmp_path, "last", clip_len=4)
+    inferencer = make(tmp_path, "last", clip_len=12)
     detector = Looks(pictures, lambda n: [] if 25 <= n < 45 or n == 10 else [[14, 8, 40, 30]])
     stream = AffectStream(inferencer, detector, fps=25.0)
     said, seen, streams = [], [], []
@@ -162,10 +162,10 @@ def test_a_live_face_that_goes_is_not_seen_and_then_gone(tmp_path):
         said.append(list(item.affect))
         seen.append([face.seen for face in item.faces])
         streams.append(stream.network.streams)
-    there = [5 <= n <= 25 + 4 or n >= 45 for n in range(55)]
+    there = [5 <= n <= 20 + 12 or n >= 45 for n in range(55)]
     assert said == [[1] if own else [] for own in there]
     assert [own == [True] for own in seen] == [(5 <= n < 25 and not 10 <= n < 15) or n >= 45 for n in range(55)]
-    assert streams[35] == ()
+    assert streams[40] == ()
     assert streams[20] != streams[50]  # she is the same person, and her network begins anew
 
 

@@ -28,6 +28,7 @@ _GOES_ON_SECONDS, _GOES_ON_LOOKS = 0.6, 3  # for which somebody out of sight is 
 _STOPPED = 0.5  # how much less it speaks for somebody that a face is where she was, not where she was going
 _LARGER = 1.8  # a face grows no more than this from one look to the next
 _MEMORY_SECONDS = 10.0  # of looks without her, for which somebody keeps her number
+_GAP_LOOKS = 1.5  # no shorter time out of sight is a gap
 _SURE = 2  # looks that make a person of a detection: chance does not strike twice in one place
 
 
@@ -196,13 +197,15 @@ class _Follower:
         for track in self.tracks:
             if track.person == 0 and len(track.times) < _SURE:
                 continue
-            if time - track.until[-1] > self.bridge:
+            seen, away = time < track.until[-1], time - track.times[-1]
+            # As long as she could still come back without a gap.
+            if not seen and away > (1 + 1e-6) * max(self.bridge, _GAP_LOOKS * (track.until[-1] - track.times[-1])):
                 continue
             if track.person == 0:
                 self.people += 1
                 track.person = self.people
             box = (track.boxes[-1] / self.scale).astype(np.float32)
-            faces.append(Face(track.person, box, time < track.until[-1]))
+            faces.append(Face(track.person, box, seen))
             track.forget(time)
         return tuple(sorted(faces, key=lambda face: face.person))
 
@@ -216,7 +219,7 @@ class _Follower:
         if after == len(track.times):
             return (track.boxes[last], True) if seen else None
         gap = track.times[after] - track.times[last]
-        if gap > max(self.bridge, 1.5 * (track.until[last] - track.times[last])):
+        if gap > max(self.bridge, _GAP_LOOKS * (track.until[last] - track.times[last])):
             return (track.boxes[last], True) if seen else None
         share = np.float32((time - track.times[last]) / gap)
         return track.boxes[last] + share * (track.boxes[after] - track.boxes[last]), seen
@@ -240,8 +243,8 @@ class FaceFollower:
         pixel_aspect: See `follow_faces`.
         look: See `follow_faces`.
         live: Say of each frame at once who is in it, as far as that is known then. Boxes are those of the last look.
-            Somebody new is there from her second look on, and who is out of sight is thought to be where she was for
-            ``bridge`` seconds, not seen; a cut is found one frame late.
+            Somebody new is there from her second look on; who was not found in a look is thought to be where she was,
+            not seen, up to ``bridge`` seconds after she was; a cut is found one frame late.
     """
 
     def __init__(
