@@ -75,7 +75,7 @@ class FrameStream:
         self._plans, self._weights = StepPlans(), self._fingerprint()
         self._looks_ahead = any(map(_looks_ahead, network.modules()))
         self._streams: dict[Key, list[StreamState]] = {}
-        self.delay, self._kept = self._try_once()
+        self.delay, self._kept, self._nothing = self._try_once()
         self._check()
 
     @property
@@ -123,18 +123,16 @@ class FrameStream:
             KeyError: If there is no such stream.
         """
         keys = list(streams or self._streams)
-        said: dict[Key, list[Said]] = {key: [] for key in keys}
+        said: dict[Key, list[Said]] = {key: [self._nothing] for key in keys}
         states = {key: [StreamState(s.frames, s.frames, s.memory) for s in self._streams[key]] for key in keys}
-        empty = self._frames(1, min(self.delay, _FLUSHED_AT_ONCE)) if keys else torch.empty(0)
-        for begin in range(0, max(1, self.delay), _FLUSHED_AT_ONCE):
-            # With nothing held back one frame runs through all the same, so that shapes are known.
-            left = empty[:, :, : max(1, self.delay - begin)] if self.delay else self._frames(1, 1)
-            batch = left.expand(len(keys), -1, -1, -1, -1)
-            if keys:
-                found = self._run(batch, [state for key in keys for state in states[key]])
-                for key, (own, after) in zip(keys, found, strict=True):
-                    said[key].append(own)
-                    states[key] = after
+        for begin in range(0, self.delay if keys else 0, _FLUSHED_AT_ONCE):
+            pushing = self._frames(
+                len(keys), min(self.delay - begin, _FLUSHED_AT_ONCE)
+            )  # what is held out of the layers
+            found = self._run(pushing, [state for key in keys for state in states[key]])
+            for key, (own, after) in zip(keys, found, strict=True):
+                said[key].append(own)
+                states[key] = after
         self.reset(*keys)
         return {key: _cat(values) for key, values in said.items()}
 
@@ -263,11 +261,15 @@ class FrameStream:
             axis.step = None
 
     @torch.inference_mode()
-    def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]]]:
-        """Return by how many frames the network lags, and what it keeps: frames and their shape, by name."""
+    def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]], Said]:
+        """Return by how many frames the network lags, what it keeps (frames, shape) by name, and what it says of none."""
         state = StreamState()
-        _, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._plans))
-        return lag, {name: (len(kept), tuple(kept[0].shape)) for name, kept in state.memory.items() if kept}
+        said, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._plans))
+        kept = {name: (len(frames), tuple(frames[0].shape)) for name, frames in state.memory.items() if frames}
+        if self._head is not None:
+            return lag, kept, said[0][0, :0]
+        maps = tuple(value[0][:, :0] for value in said)
+        return lag, kept, maps[0] if self._backbone.return_tensor else maps
 
     @torch.inference_mode()
     def _check(self) -> None:
