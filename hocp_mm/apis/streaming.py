@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hocp_mm.apis.face_track import Faces
-from hocp_mm.apis.inferencer import AffectInferencer
+from hocp_mm.apis.inferencer import AffectInferencer, tell_slow
 from hocp_mm.apis.people import People, choose_people
 from hocp_mm.apis.watching import Clip, Scene, Watched, Window, longest_still
 from hocp_mm.datasets import make_detector
@@ -206,6 +206,8 @@ class AffectStream:
             self._first = moment
         else:
             self._gaps.append(moment - self._first - self._time)
+            if self._count == _MEASURED:
+                tell_slow(self.rule, self._rate(), "the stream")
         frame = Frame(self._count, moment - self._first, picture)
         self._shape, self._time = picture.shape, frame.time
         self._count += 1
@@ -295,7 +297,7 @@ class AffectStream:
         return self.inferencer.model.data_preprocessor({"inputs": [inputs]})["inputs"][0]
 
     def _checked(self, values: Any) -> NDArray[np.float64]:
-        found = values.double().cpu().numpy()
+        found = values.cpu().double().numpy()
         if not np.isfinite(found).all():
             raise CheckpointError(f"{self.inferencer.checkpoint}: the network says NaN or infinity of a frame.")
         return found

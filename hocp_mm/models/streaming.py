@@ -262,7 +262,7 @@ class FrameStream:
 
     @torch.inference_mode()
     def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]], Said]:
-        """Return by how many frames the network lags, what it keeps (frames, shape) by name, and what it says of none."""
+        """Return by how many frames the network lags, what it keeps (frames, shape), and what it says of none."""
         state = StreamState()
         said, lag = self._step(self._frames(1, 1), StreamStep(self._names, [state], 1, self._plans))
         kept = {name: (len(frames), tuple(frames[0].shape)) for name, frames in state.memory.items() if frames}

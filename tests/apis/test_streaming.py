@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hocp_mm.apis import AffectInferencer, AffectStream
+from hocp_mm.apis import inferencer as inferencer_module
 from hocp_mm.datasets import iter_frames, probe_video
 from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.errors import CheckpointError
@@ -216,6 +217,17 @@ def test_a_clock_is_read_where_no_time_is_given(tmp_path):
     times = [item.frame.time for picture in noise(4) for item in stream.push(picture)]
     assert times[0] == 0
     assert all(0 < gap < 10 for gap in np.diff(times))
+
+
+def test_a_slow_camera_is_told_once(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(inferencer_module, "print_log", lambda text, **_: told.append(text))
+    stream = AffectStream(make(tmp_path, "last", 25.0), BOX)
+    monkeypatch.setattr(stream.network, "push", lambda clips: {k: torch.zeros(c.shape[1], 2) for k, c in clips.items()})
+    for number, picture in enumerate(noise(2) * 30):
+        stream.push(picture, number / 8)
+    assert len(told) == 1
+    assert "the stream: has 8 frames per second, training showed no less than 25" in told[0]
 
 
 def test_what_is_no_frame_is_refused_at_the_door(tmp_path):
