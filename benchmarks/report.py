@@ -9,6 +9,7 @@ from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
 from benchmarks.markdown import table
 from benchmarks.networks import MOTION, MOVING, OURS, PUBLISHED, TWIN
 from benchmarks.networks import PARENT as PARENT_NETWORK
+from benchmarks.streaming import plot_streaming, streaming_lines
 from benchmarks.timing import geometric_mean
 from benchmarks.videos import video_lines
 
@@ -32,7 +33,9 @@ def write_report(folder: Path, name: str) -> Path:
         "starts": _starts,
         "data": data_lines,
         "video": video_lines,
+        "streaming": streaming_lines,
     }
+    plotted = ("layers", "streaming")
     lines = [
         f"# Benchmark: {name.replace('_', ', ')}",
         "",
@@ -41,11 +44,13 @@ def write_report(folder: Path, name: str) -> Path:
     ]
     for section, render in pages.items():
         if section in found:
-            lines += ["", *(render(found[section], name) if render is _layers else render(found[section]))]
+            lines += ["", *(render(found[section], name) if section in plotted else render(found[section]))]
     page = folder / f"{name}.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if "layers" in found:
         plot_layers(found["layers"], folder / f"{name}.png")
+    if "streaming" in found:
+        plot_streaming(found["streaming"]["history"], folder / f"{name}-streaming.png")
     return page
 
 

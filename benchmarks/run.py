@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, data_throughput, decomposition, layers, networks, starts, videos
+from benchmarks import choices, data_throughput, decomposition, layers, networks, starts, streaming, videos
 from benchmarks.contenders import cp_layer, tltorch_layer
 from benchmarks.report import write_report
 
@@ -107,6 +107,10 @@ def _video(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return videos.measure(2 * seconds)
 
 
+def _streaming(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return streaming.measure(seconds)
+
+
 SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "layers": _layers,
     "memory": _memory,
@@ -117,6 +121,7 @@ SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "starts": _starts,
     "data": _data,
     "video": _video,
+    "streaming": _streaming,
 }
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skimage import data
 
 from benchmarks.markdown import table
@@ -64,17 +65,22 @@ def measure(seconds: float) -> dict[str, Any]:
         return {"stages": stages, "commands": {k: float(np.median(v)) for k, v in commands.items()}, "memory": memory}
 
 
-def write_video(path: Path, count: int) -> Path:
-    """Write a talking head: a portrait that moves and mouths a little, 640x360 at 25 frames a second."""
+def talking_head(numbers: Iterable[int], size: tuple[int, int] = SIZE) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames of a portrait that moves and mouths a little."""
     portrait = data.astronaut()
+    for number in numbers:
+        x, y = 40 + 12 * np.sin(number / 20), -20 + 6 * np.sin(number / 13)
+        matrix = np.array([[1.1, 0, x], [0, 1.1 + 0.01 * np.sin(number / 3), y]], dtype=np.float32)
+        yield np.asarray(cv2.warpAffine(portrait, matrix, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+
+def write_video(path: Path, count: int) -> Path:
+    """Write a talking head, 640x360 at 25 frames a second."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "20"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        for number in range(count):
-            x, y = 40 + 12 * np.sin(number / 20), -20 + 6 * np.sin(number / 13)
-            matrix = np.array([[1.1, 0, x], [0, 1.1 + 0.01 * np.sin(number / 3), y]], dtype=np.float32)
-            picture = cv2.warpAffine(portrait, matrix, SIZE, borderMode=cv2.BORDER_REPLICATE)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture, np.uint8), format="rgb24")))
+        for picture in talking_head(range(count)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
     return path
 

@@ -234,7 +234,6 @@ class AffectInferencer:
         """Warn of a video that is slower than all that training showed, or where nobody knows."""
         if self.rule.clip_len == 1:
             return  # no motion is seen
-        slowest = self.rule.slowest
         if self.rule.fps is None and info.num_frames > 1 and not self._told:
             self._told = True
             text = (
@@ -242,12 +241,8 @@ class AffectInferencer:
                 f"(SampleClip(fps=…)); it is shown frame after frame, {info.fps:.3g} a second in {video}."
             )
             print_log(visible(text), logger="current", level=logging.WARNING)
-        if slowest is not None and info.num_frames > 1 and rate < _SAME_RATE * slowest:
-            text = (
-                f"{video}: has {rate:.3g} frames per second, training showed no less than {slowest:.3g}: "
-                "what moves looks faster than it is, and arousal may be wrong."
-            )
-            print_log(visible(text), logger="current", level=logging.WARNING)
+        if info.num_frames > 1:
+            tell_slow(self.rule, rate, str(video))
 
     @torch.inference_mode()
     def _predict_batch(
@@ -268,6 +263,16 @@ class AffectInferencer:
         if not np.isfinite(values).all():
             raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
         return values
+
+
+def tell_slow(rule: ClipRule, rate: float, what: str) -> None:
+    """Warn of frames that come more slowly than all that training showed."""
+    if rule.clip_len > 1 and rule.slowest is not None and rate < _SAME_RATE * rule.slowest:
+        text = (
+            f"{what}: has {rate:.3g} frames per second, training showed no less than {rule.slowest:.3g}: "
+            "what moves looks faster than it is, and arousal may be wrong."
+        )
+        print_log(visible(text), logger="current", level=logging.WARNING)
 
 
 def _times(video: str | Path, info: VideoInfo) -> list[float]:

@@ -2,7 +2,7 @@
 
     followed frames -> whom to watch -> smooth boxes, crops -> windows of moments -> network -> values of each frame
 
-A `_Scene` is one person from her appearance to a cut, a gap or the end. Boxes are smoothed, and windows laid, within it
+A `Scene` is one person from her appearance to a cut, a gap or the end. Boxes are smoothed, and windows laid, within it
 and never across; what the network says of a moment is the mean of all windows that hold it, and a frame between two
 moments has the value between theirs. All of it is done as in training and in test (`LoadFaceClip`, `window_starts`,
 `WindowAverager`), only that no more is held than what is still to come may need.
@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,45 +109,88 @@ class _Steps:
             del self._sums[step], self._counts[step]
 
 
-_Window = tuple[_Steps, int, Clip]
+class Steps(Protocol):
+    """The moments of a scene, each with its crop, and what the network says of them.
+
+    Attributes:
+        count: Moments so far.
+        closed: Whether there will be no more.
+    """
+
+    count: int
+    closed: bool
+
+    def add(self, crop: Clip) -> list[tuple[int, Clip]]:
+        """Take in the crop of the next moment; return what the network is to be asked now, with its first moment."""
+        ...
+
+    def close(self, last_crop: Clip) -> list[tuple[int, Clip]]:
+        """Take in that there are no more; return what is still to be asked."""
+        ...
+
+    @property
+    def known(self) -> int:
+        """Moments before this one have their final value."""
+        ...
+
+    def value(self, step: int) -> NDArray[np.float64]:
+        """Return what the network says of a moment."""
+        ...
+
+    def forget(self, before: int) -> None:
+        """Drop what nobody asks for any more."""
+        ...
+
+
+Window = tuple[Any, int, Clip]
 """Whose window it is, its start and its crops."""
 
 
-class _Scene:
+class Scene:
     """One person, from her appearance to a cut, a gap or the end.
 
     What it yields must be taken one by one: a frame may complete very many windows, which would not fit in memory.
 
     Args:
         rule: Crop and windows.
-        stride: Moments from one window to the next.
+        steps: Where its moments go, one after the other in turns where each is of a few frames.
         fps: Frames per second of the video.
         pixel_aspect: Width of a pixel over its height.
         where: The video, for messages.
+        live: Wait for no frame: the average of boxes has no future, and a moment takes the frame that is nearest if
+            the next one comes as soon as usual.
     """
 
-    def __init__(self, rule: ClipRule, stride: int, fps: float, pixel_aspect: float, where: str) -> None:
-        self.rule, self.aspect, self.where = rule, pixel_aspect, where
+    def __init__(
+        self,
+        rule: ClipRule,
+        steps: Sequence[Steps],
+        fps: float,
+        pixel_aspect: float = 1.0,
+        where: str = "the video",
+        live: bool = False,
+    ) -> None:
+        self.rule, self.aspect, self.where, self.live = rule, pixel_aspect, where, live
         self.reach = smoothing_window(rule.smooth, fps) // 2
-        self.steps = [_Steps(rule.clip_len, stride) for _ in range(rule.frame_interval)]
+        self.steps = steps
         self.begin = 0.0
         self.count = self.cut = 0  # frames that came in, that were cropped
         self._boxes: deque[NDArray[np.float32] | None] = deque()  # of frames from cut - reach on
         self._frames: deque[Frame] = deque()  # of frames from cut on
         self._last: tuple[float, Clip] | None = None  # time and crop of the frame before, whose moments are not settled
-        self._gap = min(1 / fps, _longest_still(rule, fps))
+        self._usual_gap = self._gap = min(1 / fps, longest_still(rule, fps))
         self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
 
-    def add(self, frame: Frame, box: NDArray[np.float32] | None) -> Iterator[_Window]:
+    def add(self, frame: Frame, box: NDArray[np.float32] | None) -> Iterator[Window]:
         """Take in the next frame, and yield the windows that are complete now."""
         if self.count == 0:
             self.begin = frame.time
         self._boxes.append(box)
         self._frames.append(frame)
         self.count += 1
-        yield from self._crop(self.count - self.reach)
+        yield from self._crop(self.count if self.live else self.count - self.reach)
 
-    def close(self) -> Iterator[_Window]:
+    def close(self) -> Iterator[Window]:
         """Yield the windows that the end completes."""
         yield from self._crop(self.count)
         assert self._last is not None
@@ -157,22 +201,24 @@ class _Scene:
             for window in own.close(crop):
                 yield own, *window
 
-    def _crop(self, end: int) -> Iterator[_Window]:
+    def _crop(self, end: int) -> Iterator[Window]:
         """Cut the frames before ``end``, whose smoothed boxes are known."""
         while self.cut < end:
             frame = self._frames.popleft()
             crop = self._cut(frame)
+            if self.rule.fps is not None and self._last is not None:
+                self._gap = frame.time - self._last[0]
+                yield from self._settle((self._last[0] + frame.time) / 2)
+            self._last = (frame.time, crop)
             if self.rule.fps is None:
                 own = self.steps[self.cut % len(self.steps)]
                 self._places[frame.number] = (self.cut % len(self.steps), float(own.count))
                 for window in own.add(crop):
                     yield own, *window
             else:
-                if self._last is not None:
-                    self._gap = frame.time - self._last[0]
-                    yield from self._settle((self._last[0] + frame.time) / 2)
                 self._places[frame.number] = (0, (frame.time - self.begin) * self.rule.fps)
-            self._last = (frame.time, crop)
+                if self.live:
+                    yield from self._settle(frame.time + min(self._gap, self._usual_gap) / 2)
             self.cut += 1
             if self.cut > self.reach:
                 self._boxes.popleft()
@@ -185,8 +231,9 @@ class _Scene:
         else:
             # Shortened evenly at both ends, as `smooth_boxes` does it.
             reach = min(self.reach, self.cut, self.count - 1 - self.cut)
-            boxes = np.array([self._boxes[place] for place in range(here - reach, here + reach + 1)])
-            check_face(frame.picture, boxes, reach, f"{self.where}: frame {frame.number}")
+            span = range(here + 1) if self.live else range(here - reach, here + reach + 1)
+            boxes = np.array([self._boxes[place] for place in span])
+            check_face(frame.picture, boxes, here - span[0], f"{self.where}: frame {frame.number}")
             mean = (boxes * (2 * square_scale(self.aspect))).mean(axis=0, dtype=np.float64, keepdims=True)
             square = square_boxes(mean.astype(np.float32), self.rule.margin)
             crop = crop_frame(frame.picture, square, 0, self.aspect, self.rule.size)
@@ -195,7 +242,7 @@ class _Scene:
             clip = transform(clip)
         return clip["imgs"][0]
 
-    def _settle(self, until: float) -> Iterator[_Window]:
+    def _settle(self, until: float) -> Iterator[Window]:
         """Give the last crop to the moments to which no frame is nearer."""
         assert self._last is not None
         assert self.rule.fps is not None
@@ -214,6 +261,8 @@ class _Scene:
             place = min(place, own.count - 1)
         low = math.floor(place + 1e-6)
         share = max(0.0, place - low)
+        if self.live and low + 1 >= own.known:
+            share = 0.0  # the value of the last moment holds
         if (low if share < 1e-6 else low + 1) >= own.known:
             if not (own.closed and own.known == own.count):
                 return None
@@ -224,7 +273,7 @@ class _Scene:
         return np.clip(value, -1, 1).astype(np.float32)
 
 
-def _longest_still(rule: ClipRule, fps: float) -> float:
+def longest_still(rule: ClipRule, fps: float) -> float:
     """Return for how many seconds a picture may stand within a scene; ever where windows count frames, not seconds."""
     return math.inf if rule.fps is None else 1.001 * max(_STILL_SECONDS, rule.seconds(fps))
 
@@ -256,9 +305,9 @@ def watch(
     Yields:
         Frames in order.
     """
-    held: deque[tuple[Watched, dict[int, _Scene]]] = deque()
-    scenes: dict[int, _Scene] = {}
-    windows: list[_Window] = []
+    held: deque[tuple[Watched, dict[int, Scene]]] = deque()
+    scenes: dict[int, Scene] = {}
+    windows: list[Window] = []
 
     def answer() -> None:
         if windows:
@@ -266,7 +315,7 @@ def watch(
                 steps.take(start, values)
             windows.clear()
 
-    def ask(complete: Iterable[_Window]) -> None:
+    def ask(complete: Iterable[Window]) -> None:
         for window in complete:
             windows.append(window)
             if len(windows) == batch_size:
@@ -283,7 +332,7 @@ def watch(
             held.popleft()
             yield item
 
-    time, longest = 0.0, _longest_still(rule, fps)
+    time, longest = 0.0, longest_still(rule, fps)
     for frame, faces, cut in followed:
         # A picture that stands still says no more of a face than one frame does, however long it stands.
         stood, time = frame.time - time > longest, frame.time
@@ -296,7 +345,8 @@ def watch(
             ask(scenes.pop(person).close())
         for person in chosen:
             if person not in scenes:
-                scenes[person] = _Scene(rule, stride, fps, pixel_aspect, where)
+                steps = [_Steps(rule.clip_len, stride) for _ in range(rule.frame_interval)]
+                scenes[person] = Scene(rule, steps, fps, pixel_aspect, where)
             ask(scenes[person].add(frame, there[person].box))
         held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
         # Whoever left may leave too few windows for a batch, for as long as nobody comes.

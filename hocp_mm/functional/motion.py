@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hocp_mm.functional.context import is_exporting, is_transformed
@@ -73,7 +74,7 @@ def motion(
     clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
     steps = clip[:, :, 1:] - clip[:, :, :-1]
     # Shifted sums take half the time of a grouped convolution.
-    first, *others = (taps.mean(0) - taps).cumsum(0)[:-1].to(clip.dtype)[..., None, None, None].unbind()
+    first, *others = step_weights(taps).to(clip.dtype)[..., None, None, None].unbind()
     moved = steps[:, :, :frames] * first
     for k, weight in enumerate(others, start=1):
         moved = torch.addcmul(moved, steps[:, :, k : k + frames], weight)
@@ -86,6 +87,44 @@ def motion(
     else:  # in place where nothing remembers the output of the convolution: half the time
         added = pixels.addmm_(moved, out)
     return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def step_weights(taps: Tensor) -> Tensor:
+    """Return what temporal taps ``[size, Q]``, less their mean, weigh differences of neighbours with.
+
+    Returns:
+        ``[size - 1, Q]``.
+    """
+    return (taps.mean(0) - taps).cumsum(0)[:-1]
+
+
+def seen_by(directions: Tensor, images: Tensor) -> Tensor:
+    """Return what components see of frames, before the difference in time.
+
+    Args:
+        directions: ``in`` ``[C, Q]``.
+        images: ``[B, C, H, W]``.
+
+    Returns:
+        ``[B, Q, H, W]``.
+    """
+    return F.conv2d(images, directions.to(images.dtype).T[..., None, None])
+
+
+def add_moved(images: Tensor, moved: Tensor, directions: Tensor, rectifier: Rectifier) -> Tensor:
+    """Add to frames what their components say.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        moved: Differences in time of what components see, ``[B, Q, H, W]``.
+        directions: ``out`` ``[C, Q]``.
+        rectifier: ``'abs'`` or ``'relu'``.
+
+    Returns:
+        A tensor like ``images``.
+    """
+    moved = moved.abs() if rectifier == "abs" else moved.relu()
+    return images + F.conv2d(moved, directions.to(moved.dtype)[..., None, None])
 
 
 def _compiled_fits(images: Tensor, factors: Mapping[str, Tensor]) -> bool:

@@ -5,9 +5,10 @@ from typing import TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-from hocp_mm.functional.motion import Rectifier, motion
+from hocp_mm.functional.motion import Rectifier, add_moved, motion, seen_by, step_weights
 from hocp_mm.functional.rank import RankLike, resolve_rank
 from hocp_mm.layers.reparametrized import refresh_
+from hocp_mm.layers.streaming import StreamStep
 
 
 class MotionOptions(TypedDict, total=False):
@@ -72,6 +73,18 @@ class MotionComponents(nn.Module):
         """Return the live factors, or what is computed from them now."""
         refresh_(self.factors)
         return {name: self.factors[name] for name in ("in", "t", "out")}  # a ParameterDict is slow to look into
+
+    def step(self, images: Tensor, step: StreamStep) -> Tensor:
+        """Add what moves to the next frames of streams, ``[N*n, C, H, W]``."""
+        factors = self.working_factors()
+        ahead = len(factors["t"]) - 1 - self.before
+        seen = seen_by(factors["in"], images)
+        moved = step.along_time(
+            self, seen, step_weights(factors["t"]), self.before, ends="repeat", differences=True
+        )
+        if ahead:
+            images = step.delayed(f"{step.names[self]}.images", images, ahead)
+        return add_moved(images, moved, factors["out"], self.rectifier)
 
     def extra_repr(self) -> str:
         """Describe the components."""

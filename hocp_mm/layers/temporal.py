@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from hocp_mm.functional.cp import mode_names
 from hocp_mm.functional.cp_conv import resolve_padding
 from hocp_mm.functional.frame_folded import cp_conv_folded, temporal_depthwise
+from hocp_mm.functional.padding import Window
 from hocp_mm.functional.transduct import Init, temporal_taps
 from hocp_mm.layers.cp_conv import HOCPConv2d
 from hocp_mm.layers.few_channels import FewChannelsConv2d
 from hocp_mm.layers.motion import MotionComponents
 from hocp_mm.layers.options import conv_arguments
 from hocp_mm.layers.reparametrized import refresh_
+from hocp_mm.layers.streaming import StreamStep
 from hocp_mm.layers.tracing import fx_leaf
 from hocp_mm.layers.variants import Standardization, kernel_of, variant_of
 
@@ -31,11 +33,14 @@ class FrameAxis:
     Attributes:
         clips: Clips in the batch, if the backbone says so. A layer then notices that the network cut every frame into
             parts (attention heads, windows) before it; without, a batch of parts would be taken for one of frames.
+        step: What came before these frames, if they go on with streams (:mod:`hocp_mm.layers.streaming`); None for
+            whole clips.
     """
 
     def __init__(self) -> None:
         self._length: int | None = None
         self.clips: int | None = None
+        self.step: StreamStep | None = None
 
     @property
     def length(self) -> int:
@@ -69,7 +74,7 @@ class FrameAxis:
             ValueError: If the batch is no multiple of the frames of all clips.
         """
         frames, batch = self.length, images.shape[0]
-        if self.clips is None or batch == self.clips * frames:
+        if self.step is not None or self.clips is None or batch == self.clips * frames:
             return layer(images)
         if batch % (self.clips * frames):
             raise ValueError(
@@ -78,6 +83,28 @@ class FrameAxis:
         parts = images.unflatten(0, (self.clips, frames, -1)).transpose(1, 2)  # [clips, parts, T, ...]
         out = layer(parts.flatten(0, 2))
         return out.unflatten(0, parts.shape[:3]).transpose(1, 2).flatten(0, 2)
+
+    def convolve(self, layer: nn.Module, images: Tensor, taps: Tensor, before: int) -> Tensor:
+        """Convolve along time, within the clip or on from what the layer has kept of its streams.
+
+        Args:
+            layer: Whose taps these are.
+            images: ``[N*T, R, H, W]``.
+            taps: ``[size, R]``.
+            before: Index of the tap that sees the present frame.
+
+        Returns:
+            A tensor like ``images``.
+        """
+        if self.step is not None:
+            return self.step.along_time(layer, images, taps, before)
+        return temporal_depthwise(images, taps, self.length, before)
+
+    def move(self, motion: MotionComponents | None, images: Tensor) -> Tensor:
+        """Add motion components, if there are any, within the clip or on from what they have kept of streams."""
+        if motion is None:
+            return images
+        return motion(images, self.length) if self.step is None else motion.step(images, self.step)
 
 
 def present_tap(size: int, init: Init) -> int:
@@ -138,24 +165,33 @@ class FrameFoldedHOCPConv2d(HOCPConv2d):
         return self.frame_axis.along_time(x, self._convolve)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        kernel, frames = self._working_kernel(), self.frame_axis.length
+        if self.frame_axis.step is not None and (y := self.frame_axis.step.planned(self, x)) is not None:
+            return self.frame_axis.move(self.motion, y)
+        kernel = self._working_kernel()
+        gate = self._gate_for(kernel)
         pads = resolve_padding(self.padding, self.kernel_size, self.stride, self.dilation, x.shape[2:])
-        y = cp_conv_folded(
-            x,
-            kernel,
-            self.bias,
-            self.stride,
-            pads,
-            self.dilation,
-            frames=frames,
-            before=self.before,
-            padding_mode=self.padding_mode,
-            implementation=self.implementation,
-            inner=self.inner,
-            gate=self._gate_for(kernel),
-            recompute=self.recompute,
-        )
-        return y if self.motion is None else self.motion(y, frames)
+        if self.frame_axis.step is not None:
+            window = Window(self.stride, pads, self.dilation, self.padding_mode)
+            y = self.frame_axis.step.convolve(
+                self, x, kernel, self.bias, window, self.before, inner=self.inner, gate=gate
+            )
+        else:
+            y = cp_conv_folded(
+                x,
+                kernel,
+                self.bias,
+                self.stride,
+                pads,
+                self.dilation,
+                frames=self.frame_axis.length,
+                before=self.before,
+                padding_mode=self.padding_mode,
+                implementation=self.implementation,
+                inner=self.inner,
+                gate=gate,
+                recompute=self.recompute,
+            )
+        return self.frame_axis.move(self.motion, y)
 
     def extra_repr(self) -> str:
         """Add the temporal taps to the description."""
@@ -223,8 +259,7 @@ class FrameFoldedConv2d(FewChannelsConv2d):
             x = F.pad(x, (left, right, top, bottom))
         z = self._conv_forward(x, kernel_of(self, self.standardization), None)
         refresh_(self.factors)
-        frames = self.frame_axis.length
-        z = temporal_depthwise(z, self.factors["t"], frames, self.before)
+        z = self.frame_axis.convolve(self, z, self.factors["t"], self.before)
         # In the dtype of z: under autocast that is the lower one, as with a plain convolution.
         z = z if self.bias is None else z + self.bias.to(z.dtype).reshape(1, -1, 1, 1)
-        return z if self.motion is None else self.motion(z, frames)
+        return self.frame_axis.move(self.motion, z)

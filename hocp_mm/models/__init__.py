@@ -7,6 +7,7 @@ from hocp_mm.models.heads import AffectHead
 from hocp_mm.models.losses import AffectLoss, ExpressionLoss
 from hocp_mm.models.necks import HOCPTemporalNeck
 from hocp_mm.models.recognizers import AffectRecognizer
+from hocp_mm.models.streaming import FrameStream
 
 __all__ = [
     "AffectDataPreprocessor",
@@ -14,6 +15,7 @@ __all__ = [
     "AffectLoss",
     "AffectRecognizer",
     "ExpressionLoss",
+    "FrameStream",
     "HOCPTemporalNeck",
     "TimmHOCPBackbone",
 ]

@@ -9,6 +9,7 @@ import torch
 from benchmarks import contenders, report, timing
 from benchmarks.data_sets import RAW, STOCK, STORE
 from benchmarks.layers import FORMS, RIVALS, STAGES, saved_bytes
+from benchmarks.streaming import AGAIN, MANY, STREAM
 from hocp_mm.layers import HOCPConv3d
 
 
@@ -56,6 +57,12 @@ def folder(tmp_path):
         "memory": {kind: {"curve": {"200": 400.0, "2000": 404.0}, "growth": 0.01} for kind in (RAW, STORE)},
         "bytes": {"videos": 4e7, "packs": 6.5e7},
     }
+    times = {STREAM: 4.0, MANY: 11.0, AGAIN: 44.0}
+    sections["streaming"] = {
+        "networks": [{"network": "causal", "threads": 2, "delay": 0, "times": times}],
+        "history": [{"frames": 2**n, "stream": 4.0, "window": 44.0, "bytes": 3e6} for n in (3, 12)],
+        "camera": {"pictures": 250, "low": 6.0, "median": 7.0, "high": 19.0, "mean": 8.5},
+    }
     for name, numbers in sections.items():
         (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
     return tmp_path
@@ -74,6 +81,10 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "| MMAction2 | 1536 | 384 | 25.0 % |" in page
     assert "| store | 400 | 404 | **+1.0 %** |" in page
     assert (folder / "cpu_float32.png").stat().st_size > 0
+    assert "| causal | 2 | 0 | 4.0 | 11.0 | 44.0 | **11.0** |" in page
+    assert "After 8 to 4096 frames the causal network keeps 3.0 MB" in page
+    assert "](cpu_float32-streaming.png)" in page
+    assert (folder / "cpu_float32-streaming.png").stat().st_size > 0
 
 
 def test_contenders_take_turns_and_medians_are_kept(monkeypatch):

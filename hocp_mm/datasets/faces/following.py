@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import square_boxes
 from hocp_mm.datasets.faces.crops import square_pixels, square_scale
 from hocp_mm.datasets.faces.detection import FaceDetector
-from hocp_mm.datasets.media.cuts import with_cuts
+from hocp_mm.datasets.media.cuts import CutFinder
 
 LOOK_SECONDS = 0.2
 _LINK_MARGIN = 1.5  # squares of faces, not boxes of brows to mouth, overlap while a head moves
@@ -28,6 +28,7 @@ _GOES_ON_SECONDS, _GOES_ON_LOOKS = 0.6, 3  # for which somebody out of sight is 
 _STOPPED = 0.5  # how much less it speaks for somebody that a face is where she was, not where she was going
 _LARGER = 1.8  # a face grows no more than this from one look to the next
 _MEMORY_SECONDS = 10.0  # of looks without her, for which somebody keeps her number
+_GAP_LOOKS = 1.5  # no shorter time out of sight is a gap
 _SURE = 2  # looks that make a person of a detection: chance does not strike twice in one place
 
 
@@ -190,6 +191,24 @@ class _Follower:
             track.forget(time)
         return tuple(sorted(faces, key=lambda face: face.person))
 
+    def faces_now(self, time: float) -> tuple[Face, ...]:
+        """Return who is there at the time of the last frame, as far as looks up to then can tell."""
+        faces = []
+        for track in self.tracks:
+            if track.person == 0 and len(track.times) < _SURE:
+                continue
+            seen, away = time < track.until[-1], time - track.times[-1]
+            # As long as she could still come back without a gap.
+            if not seen and away > (1 + 1e-6) * max(self.bridge, _GAP_LOOKS * (track.until[-1] - track.times[-1])):
+                continue
+            if track.person == 0:
+                self.people += 1
+                track.person = self.people
+            box = (track.boxes[-1] / self.scale).astype(np.float32)
+            faces.append(Face(track.person, box, seen))
+            track.forget(time)
+        return tuple(sorted(faces, key=lambda face: face.person))
+
     def _spot(self, track: _Track, time: float) -> tuple[NDArray[np.float32], bool] | None:
         """Return where somebody is at a time, and whether she was seen there; None where she is not."""
         after = int(np.searchsorted(track.times, time, side="right"))
@@ -200,7 +219,7 @@ class _Follower:
         if after == len(track.times):
             return (track.boxes[last], True) if seen else None
         gap = track.times[after] - track.times[last]
-        if gap > max(self.bridge, 1.5 * (track.until[last] - track.times[last])):
+        if gap > max(self.bridge, _GAP_LOOKS * (track.until[last] - track.times[last])):
             return (track.boxes[last], True) if seen else None
         share = np.float32((time - track.times[last]) / gap)
         return track.boxes[last] + share * (track.boxes[after] - track.boxes[last]), seen
@@ -213,6 +232,72 @@ def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.floa
     common = np.clip(sides, 0, None).prod(axis=2)
     areas = ((square[..., 2:] - square[..., :2]).prod(axis=2) for square in (one, other))
     return common / np.maximum(sum(areas) - common, np.finfo(float).tiny)
+
+
+class FaceFollower:
+    """Everybody in the frames of a video, which are given one by one; see `follow_faces`.
+
+    Args:
+        detector: See `follow_faces`.
+        bridge: See `follow_faces`.
+        pixel_aspect: See `follow_faces`.
+        look: See `follow_faces`.
+        live: Say of each frame at once who is in it, as far as that is known then. Boxes are those of the last look.
+            Somebody new is there from her second look on; who was not found in a look is thought to be where she was,
+            not seen, up to ``bridge`` seconds after she was; a cut is found one frame late.
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        bridge: float,
+        pixel_aspect: float = 1.0,
+        look: float = LOOK_SECONDS,
+        live: bool = False,
+    ) -> None:
+        self._follower = _Follower(detector, bridge, pixel_aspect)
+        self._look, self._live = look, live
+        self._cuts = CutFinder()
+        self._next: Frame | None = None  # of which it is not known yet whether a cut lies before it
+        self._held: deque[tuple[Frame, bool]] = deque()
+
+    def push(self, frame: Frame) -> Iterator[Followed]:
+        """Take in the next frame, and yield those of which nothing can change any more."""
+        cut = self._cuts.push(frame.picture)
+        if self._live:
+            if cut:
+                self._follower.scene()
+            self._look_at(frame)
+            yield Followed(frame, self._follower.faces_now(frame.time), cut)
+            return
+        before, self._next = self._next, frame
+        if before is not None:
+            yield from self._take(before, cut)
+
+    def end(self) -> Iterator[Followed]:
+        """Yield the frames that are left at the end of the video."""
+        if self._next is not None:
+            yield from self._take(self._next, self._cuts.end())
+        yield from self._let_go()
+
+    def _take(self, frame: Frame, cut: bool) -> Iterator[Followed]:
+        follower = self._follower
+        if cut:
+            yield from self._let_go()
+            follower.scene()
+        self._held.append((frame, cut))
+        self._look_at(frame)
+        while self._held and follower.is_known(self._held[0][0].time, frame.time):
+            old, first = self._held.popleft()
+            yield Followed(old, follower.faces(old.time, False), first)
+
+    def _let_go(self) -> Iterator[Followed]:
+        yield from (Followed(old, self._follower.faces(old.time, True), first) for old, first in self._held)
+        self._held.clear()
+
+    def _look_at(self, frame: Frame) -> None:
+        if frame.time >= self._follower.look_time + self._look * (1 - 1e-3):
+            self._follower.look(frame)
 
 
 def follow_faces(
@@ -234,17 +319,7 @@ def follow_faces(
     Yields:
         Frames in order. Boxes between two looks are interpolated.
     """
-    follower = _Follower(detector, bridge, pixel_aspect)
-    held: deque[tuple[Frame, bool]] = deque()
-    for frame, _, cut in with_cuts((frame, frame.picture) for frame in frames):
-        if cut:
-            yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
-            held.clear()
-            follower.scene()
-        held.append((frame, cut))
-        if frame.time >= follower.look_time + look * (1 - 1e-3):
-            follower.look(frame)
-        while held and follower.is_known(held[0][0].time, frame.time):
-            old, first = held.popleft()
-            yield Followed(old, follower.faces(old.time, False), first)
-    yield from (Followed(old, follower.faces(old.time, True), first) for old, first in held)
+    follower = FaceFollower(detector, bridge, pixel_aspect, look)
+    for frame in frames:
+        yield from follower.push(frame)
+    yield from follower.end()

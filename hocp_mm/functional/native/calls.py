@@ -58,6 +58,9 @@ def _library() -> ctypes.CDLL:
     library.hocp_forward.argtypes = [ctypes.c_void_p] * 8
     library.hocp_backward.argtypes = [ctypes.c_void_p] * 12
     library.hocp_motion.argtypes = [ctypes.c_int64] * 8 + [ctypes.c_void_p] * 4
+    library.hocp_packed.restype, library.hocp_packed.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    library.hocp_pack.restype, library.hocp_pack.argtypes = None, [ctypes.c_void_p] * 7
+    library.hocp_step.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] + [ctypes.c_void_p] * 3
     return library
 
 
@@ -203,6 +206,140 @@ def run_motion(images: Tensor, f_in: Tensor, f_t: Tensor, f_out: Tensor, frames:
         raise MemoryError("motion: no memory for the compiled kernel.")
 
 
+class PackedFactors(NamedTuple):
+    """The factors of a layer as the kernel reads them, which are packed once for many steps.
+
+    Attributes:
+        array: Of the compiled kernel alone.
+        in_channels: C.
+        out_channels: O.
+        rank: R.
+        taps: Of t, h and w.
+        biased: Whether a bias is in it.
+    """
+
+    array: Tensor
+    in_channels: int
+    out_channels: int
+    rank: int
+    taps: tuple[int, int, int]
+    biased: bool
+
+    def problem(self, **fields: int) -> _Problem:
+        """Describe the layer, and whatever else is given."""
+        (kt, kh, kw), own = self.taps, {"c": self.in_channels, "o": self.out_channels, "r": self.rank}
+        return _Problem(**own, kt=kt, kh=kh, kw=kw, **fields)
+
+
+def pack_factors(factors: Factors, bias: Tensor | None) -> PackedFactors:
+    """Pack a kernel with a temporal factor for `StepPlan`.
+
+    Returns:
+        The packed kernel.
+
+    Raises:
+        ValueError: If sizes do not fit: past this line they are pointers.
+    """
+    fits = factors.t is not None and all(f is None or f.shape[-1] == factors.rank for f in factors)
+    if not fits or not (bias is None or tuple(bias.shape) == (factors.out.shape[0],)):
+        shapes = [None if f is None else tuple(f.shape) for f in (*factors, bias)]
+        raise ValueError(f"pack_factors: sizes must fit together, got factors and bias of {shapes}.")
+    sizes = factors.in_.shape[0], factors.out.shape[0], factors.rank, factors.taps
+    packed = PackedFactors(factors.in_.new_empty(0), *sizes, bias is not None)
+    problem = packed.problem()
+    array = factors.in_.new_empty(_library().hocp_packed(ctypes.byref(problem)))
+    held = [*factors.merged(), None if bias is None else bias.contiguous()]
+    _library().hocp_pack(ctypes.byref(problem), *map(_pointer, held), _pointer(array))
+    return packed._replace(array=array)
+
+
+class StepPlan:
+    """The convolution of the next frames of some streams, given the components of those before them.
+
+    What does not change from step to step is made once: for a single frame, it would take as long as the layer.
+
+    Args:
+        packed: The kernel.
+        window: Stride 1 in t; the padding of t is not read, and none but zeros are there.
+        shape: Of the images ``[N*n, C, H, W]``, frames of a stream next to each other.
+        streams: N.
+
+    Raises:
+        ValueError: If sizes do not fit.
+    """
+
+    def __init__(self, packed: PackedFactors, window: Window, shape: Sequence[int], streams: int) -> None:
+        stride, pads, dilation = window
+        batch, channels, *size = shape
+        height, width = ((size[a] + sum(pads[2 * a + 2 : 2 * a + 4]) - dilation[a + 1] * (packed.taps[a + 1] - 1) - 1)
+                         // stride[a + 1] + 1 for a in (0, 1))  # fmt: skip
+        if channels != packed.in_channels or streams < 1 or batch < 1 or batch % streams or min(height, width) < 1:
+            raise ValueError(
+                f"StepPlan: sizes must fit together, got images {tuple(shape)} of {streams} streams, {packed[1:]} and "
+                f"{window}."
+            )
+        self._packed, self._shape, self._wide = packed, torch.Size(shape), _library().hocp_padded(packed.rank)
+        self._kept = torch.Size((1, packed.rank, height, width))
+        self._strides = (1, width * self._wide, self._wide)
+        self.streams, self.length = streams, (packed.taps[0] - 1) * dilation[0]
+        frames = batch // streams
+        strides = {
+            f"{name}{axis}": value
+            for name, (c, h, w) in (("x", (channels, *size)), ("o", (packed.out_channels, height, width)))
+            for axis, value in zip("nthwc", (frames * h * w * c, h * w * c, w * c, c, 1), strict=True)
+        }
+        self._problem = packed.problem(
+            n=streams, t=frames, h=size[0], w=size[1], to=frames, ho=height, wo=width,
+            st=1, sh=stride[1], sw=stride[2], pt=0, ph=pads[2], pw=pads[4],
+            dt=dilation[0], dh=dilation[1], dw=dilation[2], **strides,
+        )  # fmt: skip
+        self._pointers = ctypes.c_void_p * max(1, self.streams * self.length)
+
+    def __call__(self, images: Tensor, past: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Convolve.
+
+        Args:
+            images: Of the shape that was planned, float32 on CPU.
+            past: For each stream, components ``[1, R, H', W']`` of the ``(taps - 1) * dilation`` frames before.
+
+        Returns:
+            ``[N*n, O, H', W']`` with channels innermost, and the components of the new frames, ``[N*n, R, H', W']``.
+
+        Raises:
+            ValueError: If sizes do not fit: past this line they are pointers.
+            MemoryError: If there is none for the intermediate results.
+        """
+        fits = images.shape == self._shape and images.dtype == torch.float32 and images.device.type == "cpu"
+        fits = fits and len(past) == self.streams and all(len(own) == self.length for own in past)
+        if not fits or any(frame.shape != self._kept for own in past for frame in own):
+            kept = [[tuple(frame.shape) for frame in own] for own in past]
+            raise ValueError(
+                f"StepPlan: images {tuple(self._shape)} of {self.streams} streams and {self.length} frames "
+                f"{tuple(self._kept)} of the past of each were planned, got {tuple(images.shape)} and {kept}."
+            )
+        held = [self._arranged(frame) for own in past for frame in own]
+        images = images.contiguous(memory_format=torch.channels_last)
+        batch, (_, _, height, width), packed = len(images), self._kept, self._packed
+        out = images.new_empty((batch, height, width, packed.out_channels))
+        fresh = images.new_empty((batch, height, width, self._wide))
+        if _library().hocp_step(
+            ctypes.byref(self._problem), images.data_ptr(), packed.array.data_ptr(), packed.biased,
+            self._pointers(*[frame.data_ptr() for frame in held]), fresh.data_ptr(), out.data_ptr(),
+        ):  # fmt: skip
+            raise MemoryError("cp_conv: no memory for the compiled kernel.")
+        new = fresh if self._wide == packed.rank else fresh[..., : packed.rank]
+        return out.permute(0, 3, 1, 2), new.permute(0, 3, 1, 2)
+
+    def _arranged(self, frame: Tensor) -> Tensor:
+        """Return components as the kernel wants them, ``[H, W, R padded to vectors]`` with zeros."""
+        _, rank, height, width = self._kept
+        if frame.dtype == torch.float32 and rank == self._wide and frame.stride()[1:] == self._strides:
+            return frame
+        held = frame.new_zeros(height, width, self._wide, dtype=torch.float32)
+        held[..., :rank] = frame[0].permute(1, 2, 0)
+        return held
+
+
 def _check_sizes(x: Tensor, factors: Factors, bias: Tensor | None, window: Window) -> None:
     stride, pads, _ = window
     fits = x.ndim == 5 and x.shape[1] == factors.in_.shape[0] and min(stride) > 0 and min(window[2]) > 0
@@ -268,7 +405,18 @@ def _check_arithmetic() -> None:
     expected_motion = clip + torch.einsum("ntqhw,cq->ntchw", moved, m_out.double())
     moving = moving.contiguous(memory_format=torch.channels_last)
     run_motion(moving, m_in, m_t, m_out, 3, 1, False)
-    found = ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1))
+    # The last frame of each clip alone, behind the components of those before it, whatever it sees of the one after.
+    packed = pack_factors(factors, None)
+    components = torch.einsum("nithw,ir->ntrhw", x, f_in).flatten(0, 1)
+    taps = (f_h.unsqueeze(1) * f_w).permute(2, 0, 1).unsqueeze(1)
+    kept = torch.nn.functional.conv2d(components, taps, padding=1, groups=20).unflatten(0, (2, 3))
+    past = [list(own[:2].unsqueeze(1)) for own in kept]
+    stepped, new = StepPlan(packed, window, (2, 5, 6, 7), 2)(x[:, :, 2], past)
+    expected_step = torch.nn.functional.conv3d(x.double(), dense, padding=(0, 1, 1))[:, :, 0]
+    found = (
+        ("output", out, expected), ("gradient", gx, expected_gx), ("motion", moving, expected_motion.flatten(0, 1)),
+        ("step", stepped, expected_step), ("memory", new, kept[:, 2]),
+    )  # fmt: skip
     for what, actual, right in found:
         error = float((actual - right).norm() / right.norm())
         if not error < 1e-5:

@@ -4,6 +4,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "motion.h"
+#include "step.h"
 
 using namespace hocp;
 
@@ -38,6 +39,28 @@ HocpProblem images_as_frames(HocpProblem p) {
   return p;
 }
 
+// Where the factors lie in one array, packed.
+struct Packing {
+  i64 in, out, spatial, temporal, bias, floats;
+  explicit Packing(const Geometry& g) {
+    const i64 wide = padded(g.out_channels);
+    in = 0, out = in + g.in_channels * g.r, spatial = out + g.r * wide;
+    temporal = spatial + g.h.taps * g.w.taps * g.r, bias = temporal + g.t.taps * g.r, floats = bias + wide;
+  }
+  Packed at(const float* array, bool in_time, bool biased) const {
+    return {array + in, in_time ? array + temporal : nullptr, array + spatial, array + out, biased ? array + bias : nullptr};
+  }
+};
+
+void pack_factors(const Geometry& g, const Packing& to, const float* w_in, const float* taps_t, const float* taps_hw,
+                  const float* w_out, const float* bias, float* array) {
+  pack(w_in, g.rank, 1, g.in_channels, g.in_channels, g.rank, array + to.in);
+  pack(w_out, 1, g.rank, g.rank, g.r, g.out_channels, array + to.out);
+  widen(taps_hw, g.h.taps * g.w.taps, g.rank, g.r, array + to.spatial);
+  if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, array + to.temporal);
+  if (bias) widen(bias, 1, g.out_channels, padded(g.out_channels), array + to.bias);
+}
+
 }  // namespace
 
 extern "C" {
@@ -49,18 +72,30 @@ int hocp_forward(const HocpProblem* problem, const float* x, const float* w_in, 
   static thread_local Scratch kept;
   const HocpProblem p = taps_t ? *problem : images_as_frames(*problem);
   const Geometry g(p);
-  const i64 hw = g.h.taps * g.w.taps, wide = padded(g.out_channels);
-  float* in = kept.get(g.in_channels * g.r + g.r * wide + (hw + g.t.taps) * g.r + wide);
-  if (!in) return 1;
-  float *to = in + g.in_channels * g.r, *spatial = to + g.r * wide, *temporal = spatial + hw * g.r;
-  float* start = temporal + g.t.taps * g.r;
-  pack(w_in, g.rank, 1, g.in_channels, g.in_channels, g.rank, in);
-  pack(w_out, 1, g.rank, g.rank, g.r, g.out_channels, to);
-  widen(taps_hw, hw, g.rank, g.r, spatial);
-  if (taps_t) widen(taps_t, g.t.taps, g.rank, g.r, temporal);
-  if (bias) widen(bias, 1, g.out_channels, wide, start);
-  const Packed packed{in, taps_t ? temporal : nullptr, spatial, to, bias ? start : nullptr};
+  const Packing packing(g);
+  float* array = kept.get(packing.floats);
+  if (!array) return 1;
+  pack_factors(g, packing, w_in, taps_t, taps_hw, w_out, bias, array);
+  const Packed packed = packing.at(array, taps_t, bias);
   return guarded([&] { return forward(g, packed, input_like(p, x), output_like(p, out)); });
+}
+
+// Floats of the factors, packed; of the problem only channels, components and taps count here and in the next one.
+int64_t hocp_packed(const HocpProblem* problem) { return Packing(Geometry(*problem)).floats; }
+
+void hocp_pack(const HocpProblem* problem, const float* w_in, const float* taps_t, const float* taps_hw,
+               const float* w_out, const float* bias, float* array) {
+  const Geometry g(*problem);
+  pack_factors(g, Packing(g), w_in, taps_t, taps_hw, w_out, bias, array);
+}
+
+// `t` new frames of each of `n` streams, of which as many come out; `array` is what hocp_pack wrote; see step.h for `past`
+// and `fresh`. Returns 0, or 1 when there was no memory.
+int hocp_step(const HocpProblem* problem, const float* x, const float* array, int64_t biased, const float* const* past,
+              float* fresh, float* out) {
+  const Geometry g(*problem);
+  const Packed packed = Packing(g).at(array, true, biased);
+  return guarded([&] { return step(g, packed, input_like(*problem, x), past, fresh, output_like(*problem, out)); });
 }
 
 // `grad` lies as out does, `gx` (or null) as x. The gradients of the factors, each null or with the padded rank as its row

@@ -9,7 +9,6 @@ from timm.layers.cond_conv2d import CondConv2d
 from torch import Tensor, nn
 
 from hocp_mm.functional import Init
-from hocp_mm.functional.frame_folded import temporal_depthwise
 from hocp_mm.functional.transduct import temporal_taps
 from hocp_mm.layers import (
     FrameAxis,
@@ -148,9 +147,7 @@ class FrameFoldedCondConv2d(CondConv2d):
 
     def _along_time(self, z: Tensor) -> Tensor:
         refresh_(self.factors)
-        frames = self.frame_axis.length
-        z = temporal_depthwise(z, self.factors["t"], frames, self.before)
-        return z if self.motion is None else self.motion(z, frames)
+        return self.frame_axis.move(self.motion, self.frame_axis.convolve(self, z, self.factors["t"], self.before))
 
 
 def _is_conditional(module: nn.Module) -> bool:

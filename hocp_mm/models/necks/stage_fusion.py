@@ -43,6 +43,10 @@ class StageFusion(nn.Module):
             fused = fused + projection(_resized(stage, *fused.shape[2:]))
         return fused
 
+    def step(self, stages: Sequence[Tensor]) -> Tensor:
+        """Sum up stages ``[N*n, C, H, W]`` of the next frames of streams, of which each is a clip of its own."""
+        return self([stage.unsqueeze(2) for stage in stages]).squeeze(2)
+
 
 def _resized(stage: Tensor, frames: int, height: int, width: int) -> Tensor:
     """Average or repeat a stage to a size."""

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hocp_mm.functional import RankLike
+from hocp_mm.functional.padding import Window
 from hocp_mm.layers import HOCPConv3d
 from hocp_mm.layers.inner import Cfg, build_inner
+from hocp_mm.layers.streaming import StreamStep
 
 
 class BlockOptions(NamedTuple):
@@ -83,6 +85,22 @@ class TemporalBlock(nn.Module):
         """Add what motion says: ``[N, C, T, H, W]`` to the same shape."""
         z = self.act(self.norm(self.difference(self._behind(x, self.difference))))
         return x + self.context(self._behind(z, self.context))
+
+    def step(self, x: Tensor, step: StreamStep) -> Tensor:
+        """Add what motion says to the next frames of streams, ``[N*n, C, H, W]``."""
+        z = self._along(self.difference, x, step)
+        z = self.act(self.norm(z.unsqueeze(2)).squeeze(2))
+        return x + self._along(self.context, z, step)
+
+    def _along(self, conv: HOCPConv3d, x: Tensor, step: StreamStep) -> Tensor:
+        """Run a convolution on the next frames of streams."""
+        if (planned := step.planned(conv, x)) is not None:
+            return planned
+        size = conv.kernel_size
+        pads = ((size[1] // 2, size[1] // 2), (size[2] // 2, size[2] // 2))  # as `_conv` has it
+        window = Window((1, 1), pads, (1, 1), conv.padding_mode)
+        before = size[0] - 1 if self.causal else size[0] // 2
+        return step.convolve(conv, x, conv.kernel(), conv.bias, window, before, dilation=self.dilation, ends="repeat")
 
     def _behind(self, x: Tensor, conv: HOCPConv3d) -> Tensor:
         """Repeat the first frame in front of a clip until the last tap sees the present one, if causal."""

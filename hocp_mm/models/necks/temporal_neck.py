@@ -12,13 +12,14 @@ their place here is ours, not the paper's.
 
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from hocp_mm.functional import RankLike
 from hocp_mm.layers.inner import Cfg
+from hocp_mm.layers.streaming import StreamStep
 from hocp_mm.models.necks.stage_fusion import StageFusion
 from hocp_mm.models.necks.temporal_block import BlockOptions, TemporalBlock
 from hocp_mm.registry import MODELS
@@ -147,6 +148,21 @@ class HOCPTemporalNeck(BaseModule):
             return last, {}
         out = (last,) if self.last_only else (*stages[:-1], last)
         return (out, {}) if with_losses else out
+
+    def step(self, stages: Stages, step: StreamStep) -> Stages:
+        """Refine the last stage of the next frames of streams.
+
+        Args:
+            stages: Each ``[N*n, C, H, W]``, the last stage last.
+            step: What came before.
+
+        Returns:
+            The last stage, refined, in the place that the head looks at.
+        """
+        last = stages[-1] if self.fusion is None else self.fusion.step(stages)
+        for block in self.blocks:
+            last = cast("TemporalBlock", block).step(last, step)
+        return (last,) if self.last_only else (*stages[:-1], last)
 
     def _check(self, stages: Stages) -> None:
         """Refuse stages that do not fit, all at once and with their shapes."""

@@ -13,7 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hocp_mm.functional import CPKernel, cp_conv
 from hocp_mm.functional.cost import motion_cost
-from hocp_mm.functional.native import add_motion, calls, fused_cp_conv, native_available
+from hocp_mm.functional.native import (
+    Factors,
+    StepPlan,
+    add_motion,
+    calls,
+    fused_cp_conv,
+    native_available,
+    pack_factors,
+)
 from tests.laws import assert_close
 
 # Not `native_available()`: a kernel that does not build must fail here.
@@ -280,3 +288,57 @@ def test_a_wrong_kernel_is_noticed(what, monkeypatch):
         calls.NativeUnavailableError, match=rf"its {what} is wrong on this machine, relative error 1\.0e-03"
     ):
         calls._check_arithmetic()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_steps_equal_the_dense_convolution_of_all_frames(data):
+    """New frames of some streams behind components that were kept, of which the kernel gives those of the new ones."""
+    draw, channels = data.draw, st.integers(1, 40)
+    c, o, r = draw(channels), draw(channels), draw(st.one_of(channels, st.just(32)))
+    taps, size = draw(st.tuples(*[st.integers(1, 4)] * 3)), draw(st.tuples(*[st.integers(1, 9)] * 2))
+    stride, dilation = draw(st.tuples(*[st.integers(1, 3)] * 2)), draw(st.tuples(*[st.integers(1, 2)] * 3))
+    pads = draw(st.lists(st.integers(0, 4), min_size=4, max_size=4))
+    streams, frames = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    reach = [size[a] + sum(pads[2 * a : 2 * a + 2]) - dilation[a + 1] * (taps[a + 1] - 1) for a in (0, 1)]
+    torch.manual_seed(draw(st.integers(0, 99)))
+    factors = Factors(torch.randn(r), *(torch.randn(n, r) for n in (o, c, *taps)))
+    bias = torch.randn(o) if draw(st.booleans()) else None
+    length = (taps[0] - 1) * dilation[0]
+    clip = torch.randn(streams, c, length + frames, *size)
+    window = ((1, *stride), [0, 0, *pads], dilation)
+    images = clip[:, :, length:].transpose(1, 2).flatten(0, 1)
+    if draw(st.booleans()):
+        images = images.contiguous(memory_format=torch.channels_last)
+    if min(reach) < 1:
+        with pytest.raises(ValueError, match="sizes must fit together"):
+            StepPlan(pack_factors(factors, bias), window, images.shape, streams)
+        return
+    projected = torch.einsum("nithw,ir->ntrhw", clip, factors.in_).flatten(0, 1)
+    hw = torch.einsum("hr,wr->rhw", factors.h, factors.w).unsqueeze(1)
+    padded = F.pad(projected, [*pads[2:], *pads[:2]])
+    kept = F.conv2d(padded, hw, stride=stride, dilation=dilation[1:], groups=r).unflatten(0, (streams, -1))
+    plan = StepPlan(pack_factors(factors, bias), window, images.shape, streams)
+    found, new = plan(images, [list(own[:length].unsqueeze(1)) for own in kept])
+    double = [None if f is None else f.double() for f in (clip, *factors, bias)]
+    expected = dense(*double, *window)
+    if expected.abs().max() > 0:
+        assert_close(found, expected.transpose(1, 2).flatten(0, 1), 2e-5, "output")
+        assert_close(new, kept[:, length:].flatten(0, 1), 2e-5, "memory")
+
+
+def test_a_step_takes_nothing_but_what_was_planned():
+    """Past its door sizes are pointers."""
+    factors = Factors(torch.randn(16), *(torch.randn(n, 16) for n in (5, 4, 3, 3, 3)))
+    plan = StepPlan(pack_factors(factors, None), ((1, 1, 1), [0] * 2 + [1] * 4, (1, 1, 1)), (2, 4, 6, 6), 2)
+    images, past = torch.randn(2, 4, 6, 6), [[torch.randn(1, 16, 6, 6)] * 2] * 2
+    plan(images, past)
+    smaller = [past[0], [past[1][0], torch.randn(1, 16, 6, 5)]]
+    for bad in ((images[:1], past), (images.double(), past), (images, past[:1]), (images, [past[0], past[1][:1]]),
+                (images, smaller)):  # fmt: skip
+        with pytest.raises(ValueError, match="of the past of each were planned"):
+            plan(*bad)
+    with pytest.raises(ValueError, match="sizes must fit together"):
+        pack_factors(factors._replace(t=None), None)
+    with pytest.raises(ValueError, match="sizes must fit together"):
+        StepPlan(pack_factors(factors, None), ((1, 1, 1), [0] * 6, (1, 1, 1)), (3, 4, 6, 6), 2)

@@ -1,0 +1,348 @@
+"""`AffectStream`: frames in as they come, of a camera or a pipe, and what is said of the people in them out.
+
+    picture, time -> who is there -> smooth boxes, crops -> moments -> `FrameStream` -> values, while frames go by
+
+Faces are found, followed, cropped and laid on moments by what `AffectInferencer` uses; in the place of windows, each of
+which begins without a past, every person has a stream of her own that begins when she comes and ends when she goes.
+"""
+
+import time as clock
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hocp_mm.apis.face_track import Faces
+from hocp_mm.apis.inferencer import AffectInferencer, tell_slow
+from hocp_mm.apis.people import People, choose_people
+from hocp_mm.apis.watching import Clip, Scene, Watched, Window, longest_still
+from hocp_mm.datasets import make_detector
+from hocp_mm.datasets.faces.detection import DETECTORS, FaceDetector
+from hocp_mm.datasets.faces.following import Face, FaceFollower, Followed, Frame
+from hocp_mm.errors import CheckpointError
+from hocp_mm.models.streaming import FrameStream
+
+_USUAL_RATE = 25.0
+_MEASURED = 25  # gaps between frames that say how many come in a second, and results that say how many go out
+_LEAST_MEASURED = 5
+
+
+@dataclass
+class StreamedFrame(Watched):
+    """What is said of a frame of a stream.
+
+    Attributes:
+        scores: Probabilities of the expressions by person, where the network has them.
+        latency: Seconds from when the frame came in to when this came out.
+        rate: Frames per second that came out lately; NaN at first.
+    """
+
+    scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    latency: float = 0.0
+    rate: float = float("nan")
+
+
+class _Moments:
+    """The moments of a person, of which the network says what it says once."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.count = self.known = 0
+        self.closed = False
+        self._values: deque[NDArray[np.float64]] = deque()
+        self._forgotten = 0
+
+    def add(self, crop: Clip) -> list[tuple[int, Clip]]:
+        self.count += 1
+        return [(self.count - 1, crop[None])]
+
+    def close(self, last_crop: Clip) -> list[tuple[int, Clip]]:
+        self.closed = True
+        return []
+
+    def take(self, values: NDArray[np.float64]) -> None:
+        """Take in what the network says of the next moments, ``[m, 2 + K]``."""
+        self._values.extend(values)
+        self.known += len(values)
+
+    def value(self, step: int) -> NDArray[np.float64]:
+        return self._values[step - self._forgotten]
+
+    def forget(self, before: int) -> None:
+        while self._forgotten < min(before, self.known):
+            self._values.popleft()
+            self._forgotten += 1
+
+
+class AffectStream:
+    """Say valence and arousal of the people in frames that come one by one, for as long as they come.
+
+    What is held does not grow: the network keeps the components of its last frames, and a picture is let go as soon as
+    its values are final. People keep their numbers; of who is gone nothing is said, and who comes back begins anew.
+    Moments are laid by time at the rate of training, so frames may come at any rate, unevenly, or be left out by who is
+    too slow for them.
+
+    ``live`` answers as soon as the network can. A crop then follows its head by the looks, and the average of boxes, up
+    to now, and somebody new is seen from her second look on, a fifth of a second late. ``live=False`` waits until
+    nothing can change, as `AffectInferencer` does, for about a second (:attr:`delay`), and crops are those of training.
+    What is said then equals `AffectInferencer.predict` where one window holds all moments of a scene, and the network
+    is causal or the window full. Of a longer scene that gives the mean of windows, each of which begins without a past;
+    a stream says what one window over all of the scene would.
+
+    Args:
+        network: Checkpoint, or an `AffectInferencer` that has read it.
+        faces: A detector or its name (see `make_detector`); ``"frame"`` where pictures show the face alone; or a fixed
+            box (x, y, width, height) in pixels, tight around brows, eyes and mouth.
+        person: Whom to watch (see `choose_people`).
+        live: Answer at once, not a second later.
+        fps: Frames per second that will come, by which boxes are smoothed; measured if None.
+        pixel_aspect: Width of a pixel over its height.
+        config: As in `AffectInferencer`.
+        device: As in `AffectInferencer`.
+
+    Attributes:
+        inferencer: The network with its rule of crops and moments.
+        network: Its streams.
+
+    Raises:
+        NotImplementedError: If the network cannot be streamed (see `FrameStream`).
+        HOCPError: If the checkpoint cannot be used, as in `AffectInferencer`.
+        ValueError: If ``faces``, ``person`` or ``fps`` is none of these.
+    """
+
+    def __init__(
+        self,
+        network: AffectInferencer | str | Path,
+        faces: Faces | FaceDetector = "auto",
+        person: People = "largest",
+        *,
+        live: bool = True,
+        fps: float | None = None,
+        pixel_aspect: float = 1.0,
+        config: str | Path | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if fps is not None and not 0 < fps < float("inf"):
+            raise ValueError(f"AffectStream: fps must be positive, got {fps}.")
+        choose_people(person)
+        self._box = _given_box(faces)
+        self._detector: Any = make_detector(str(faces)) if isinstance(faces, str) and faces in DETECTORS else faces
+        self.inferencer = (
+            network if isinstance(network, AffectInferencer) else AffectInferencer(network, config, device)
+        )
+        self.rule = self.inferencer.rule
+        self._person: People = person
+        self._live, self._fps, self._aspect = live, fps, pixel_aspect
+        self.network = FrameStream(self.inferencer.model, _crop_size(self.rule))
+        self.reset()
+
+    @property
+    def delay(self) -> float:
+        """Seconds between a frame and what is said of it, apart from the time that it takes to compute."""
+        rate = self._rate()
+        ahead = self.network.delay * self.rule.frame_interval / (self.rule.fps or rate)
+        looked = 0.0 if self._box is not None else self.rule.seconds(rate) + 1 / rate
+        return ahead if self._live else ahead + looked + self.rule.smooth / (2 * _USUAL_RATE) + 1 / rate
+
+    def reset(self) -> None:
+        """Begin anew: nobody is known, nothing is held, and the next frame is the first."""
+        self.network.reset()
+        bridge = self.rule.seconds(self._fps or self.rule.fps or _USUAL_RATE)
+        self._follower = None
+        if self._box is None:
+            self._follower = FaceFollower(self._detector, bridge, self._aspect, live=self._live)
+        self._choose = choose_people(self._person)
+        self._scenes: dict[int, Scene] = {}
+        self._held: deque[tuple[StreamedFrame, dict[int, Scene]]] = deque()
+        self._asked: list[Window] = []
+        self._ending: list[_Moments] = []
+        self._count = self._keys = 0
+        self._first = self._time = self._shown = 0.0
+        self._shape: tuple[int, ...] = ()
+        self._gaps: deque[float] = deque(maxlen=_MEASURED)
+        self._came: dict[int, float] = {}
+        self._went: deque[float] = deque(maxlen=_MEASURED)
+
+    def push(self, picture: NDArray[np.uint8], time: float | None = None) -> list[StreamedFrame]:
+        """Take in the next frame.
+
+        Args:
+            picture: RGB, uint8 ``[H, W, 3]``, of one size; not kept beyond the results that hold it, and not to be
+                overwritten before.
+            time: When it was taken, in seconds on any clock; now, by the clock of this computer, if None.
+
+        Returns:
+            The frames of which everything is known now, in order, each with valence and arousal in [-1, 1] of who is
+            watched; their times count from the first frame. None, one or several.
+
+        Raises:
+            TypeError: If the picture is no array of bytes.
+            ValueError: If it has another size, or the time is not later than that of the frame before.
+            CheckpointError: If the network says NaN. After any error, `reset`.
+        """
+        came = clock.perf_counter()
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
+            kind = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise TypeError(f"AffectStream.push: a frame must be an array of uint8, got {kind}.")
+        if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or self._shape not in ((), picture.shape):
+            wanted = list(self._shape) or "[H, W, 3]"
+            raise ValueError(
+                f"AffectStream.push: frames must be RGB of one size, {wanted}, got {list(picture.shape)} (frame "
+                f"{self._count}; reset() begins anew)."
+            )
+        moment = came if time is None else float(time)
+        if not np.isfinite(moment) or (self._count and not moment - self._first > self._time):
+            raise ValueError(
+                f"AffectStream.push: each frame must be later than the one before, got {moment:g} s after "
+                f"{self._first + self._time:g} s (frame {self._count})."
+            )
+        if self._count == 0:
+            self._first = moment
+        else:
+            self._gaps.append(moment - self._first - self._time)
+            if self._count == _MEASURED:
+                tell_slow(self.rule, self._rate(), "the stream")
+        frame = Frame(self._count, moment - self._first, picture)
+        self._shape, self._time = picture.shape, frame.time
+        self._count += 1
+        self._came[frame.number] = came
+        for followed in [self._alone(frame)] if self._follower is None else self._follower.push(frame):
+            self._take(followed)
+        return self._results()
+
+    def end(self) -> list[StreamedFrame]:
+        """End the stream: return what is left, and begin anew with the next frame."""
+        for followed in () if self._follower is None else self._follower.end():
+            self._take(followed)
+        self._close(list(self._scenes))
+        left = self._results()
+        self.reset()
+        return left
+
+    def watch(self, frames: Iterable[tuple[float | None, NDArray[np.uint8]]]) -> Generator[StreamedFrame, None, None]:
+        """Yield what is said of all frames of a source.
+
+        Args:
+            frames: Times, or None for now, and pictures, as `push` takes them: of a camera, a pipe, a file.
+
+        Yields:
+            Every frame, in order, ``delay`` seconds behind what came in, with the latency and rate of this computer.
+        """
+        for time, picture in frames:
+            yield from self.push(picture, time)
+        yield from self.end()
+
+    def _rate(self) -> float:
+        """Return how many frames come in a second."""
+        if self._fps is not None:
+            return self._fps
+        return 1 / float(np.median(self._gaps)) if len(self._gaps) >= _LEAST_MEASURED else _USUAL_RATE
+
+    def _alone(self, frame: Frame) -> Followed:
+        box = None if self._box is None or np.isnan(self._box).any() else self._box
+        return Followed(frame, (Face(1, box, True),), False)
+
+    def _take(self, followed: Followed) -> None:
+        """Lay a frame on the moments of those who are watched in it; as `watch` does it with windows."""
+        frame, faces, cut = followed
+        stood, self._shown = frame.time - self._shown > longest_still(self.rule, self._rate()), frame.time
+        if cut or stood:
+            self._close(list(self._scenes))
+        there = {face.person: face for face in faces}
+        chosen = [person for person in self._choose(followed) if person in there]
+        self._close([person for person in self._scenes if person not in chosen])
+        for person in chosen:
+            if person not in self._scenes:
+                self._scenes[person] = self._scene()
+            self._asked += self._scenes[person].add(frame, there[person].box)
+        self._held.append((StreamedFrame(frame, faces, cut), {person: self._scenes[person] for person in chosen}))
+
+    def _scene(self) -> Scene:
+        steps = [_Moments(self._keys + place) for place in range(self.rule.frame_interval)]
+        self._keys += len(steps)
+        return Scene(self.rule, steps, self._rate(), self._aspect, "the stream", self._live)
+
+    def _close(self, people: Sequence[int]) -> None:
+        for person in people:
+            scene = self._scenes.pop(person)
+            self._asked += scene.close()
+            self._ending += [own for own in scene.steps if isinstance(own, _Moments)]
+
+    def _answer(self) -> None:
+        """Give the network the moments that are due, all people's together, and take what it says."""
+        crops: dict[int, list[Clip]] = {}
+        owners = {own.key: own for own, _, _ in self._asked} | {own.key: own for own in self._ending}
+        for own, _, crop in self._asked:
+            crops.setdefault(own.key, []).append(crop)
+        self._asked.clear()
+        if crops:
+            clips = {key: np.concatenate(own).transpose(3, 0, 1, 2) for key, own in crops.items()}
+            said = self.network.push({key: self._normalised(clip) for key, clip in clips.items()})
+            for key, values in said.items():
+                owners[key].take(self._checked(values))
+        ended = [own.key for own in self._ending if own.key in self.network.streams]
+        self._ending.clear()
+        if ended:
+            for key, values in self.network.end(*ended).items():
+                owners[key].take(self._checked(values))
+
+    def _normalised(self, clip: NDArray[np.uint8]) -> Tensor:
+        inputs = torch.from_numpy(np.ascontiguousarray(clip))
+        return self.inferencer.model.data_preprocessor({"inputs": [inputs]})["inputs"][0]
+
+    def _checked(self, values: Any) -> NDArray[np.float64]:
+        found = values.cpu().double().numpy()
+        if not np.isfinite(found).all():
+            raise CheckpointError(f"{self.inferencer.checkpoint}: the network says NaN or infinity of a frame.")
+        return found
+
+    def _results(self) -> list[StreamedFrame]:
+        self._answer()
+        return list(self._settled())
+
+    def _settled(self) -> Iterator[StreamedFrame]:
+        while self._held:
+            item, own = self._held[0]
+            for person in list(own):
+                if (value := own[person].value(item.frame.number)) is None:
+                    return
+                item.affect[person] = value[:2]
+                if len(value) > 2:
+                    item.scores[person] = value[2:]
+                del own[person]
+            self._held.popleft()
+            now = clock.perf_counter()
+            item.latency = now - self._came.pop(item.frame.number)
+            self._went.append(now)
+            if len(self._went) > 1:
+                item.rate = (len(self._went) - 1) / max(now - self._went[0], 1e-9)
+            yield item
+
+
+def _given_box(faces: Any) -> NDArray[np.float32] | None:
+    """Return the box that is given, NaN for the whole frame; None if a detector is to look."""
+    if callable(faces) or (isinstance(faces, str) and faces in DETECTORS):
+        return None
+    if isinstance(faces, str) and faces == "frame":
+        return np.full(4, np.nan, np.float32)
+    if isinstance(faces, str | Path) or len(faces) != 4 or not (faces[2] > 0 and faces[3] > 0):
+        raise ValueError(
+            f"AffectStream: faces must be a detector, one of {', '.join(DETECTORS)}, 'frame' or a box (x, y, width, "
+            f"height), got {faces!r:.100}."
+        )
+    x, y, width, height = (float(value) for value in faces)
+    return np.array([x, y, x + width, y + height], dtype=np.float32)
+
+
+def _crop_size(rule: Any) -> tuple[int, int]:
+    """Return height and width of what the network sees."""
+    clip: dict[str, Any] = {"imgs": np.zeros((1, rule.size, rule.size, 3), np.uint8)}
+    for transform in rule.after:
+        clip = transform(clip)
+    return clip["imgs"].shape[1:3]
