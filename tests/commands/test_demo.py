@@ -2,6 +2,7 @@
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,14 +29,13 @@ from tests.material.tiny_configs import (
     write_checkpoint,
     write_video,
 )
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "demo.py"
 
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    return load_tool("demo")
+    return import_module("hocp_mm.commands.demo")
 
 
 @pytest.fixture(scope="module")
