@@ -72,7 +72,11 @@ def _config(network: AffectNetwork) -> Config:
         {"type": "hocp_mm.LoadFaceClip", "size": network.size, "margin": network.margin, "smooth": _SMOOTH},
         {"type": "hocp_mm.PackAffectInputs"},
     ]
-    dataset = {"windows": {"clip_len": 1, "stride": 1}, "pipeline": pipeline}
+    dataset = {
+        "windows": {"clip_len": 1, "stride": 1},
+        "pipeline": pipeline,
+        "metainfo": {"expressions": _expressions(network)},
+    }
     return Config({"default_scope": "hocp_mm", "model": model, "test_dataloader": {"dataset": dataset}})
 
 

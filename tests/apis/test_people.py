@@ -76,11 +76,13 @@ def test_each_person_has_a_timeline_and_all_have_one_table(tmp_path):
     lines = log.timelines()
     assert {person: line.frames.tolist() for person, line in lines.items()} == {1: [0], 2: [0, 1]}
     assert isinstance(lines[2], AffectTimeline)
+    more = ",x1,y1,x2,y2,valence_smoothed,arousal_smoothed"
+    box = ",0.0,0.0,10.0,10.0"
     assert log.write_people(tmp_path / "a.csv").read_text().splitlines() == [
-        "frame,time_s,person,valence,arousal,face_found",
-        "0,0.0,1,0.1,0.2,1",
-        "0,0.0,2,0.5,0.6,1",
-        "1,0.04,2,0.3,-0.4,0",
+        f"frame,time_s,person,valence,arousal,face_found{more}",
+        f"0,0.0,1,0.1,0.2,1{box},0.1,0.2",
+        f"0,0.0,2,0.5,0.6,1{box},0.5,0.6",
+        f"1,0.04,2,0.3,-0.4,0{box},0.3,-0.4",
     ]
 
 

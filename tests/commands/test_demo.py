@@ -105,7 +105,7 @@ def test_everybody_is_in_one_table_or_whoever_is_largest(demo: ModuleType, files
     video = write_video(tmp_path / "two.mp4", [two_people(number) for number in range(40)])
     run_demo(demo, files, tmp_path / "all", str(video), "--person", "all", "--faces", "centerface")
     header, *rows = (tmp_path / "all" / "two.csv").read_text().splitlines()
-    assert header == "frame,time_s,person,valence,arousal,face_found"
+    assert header.startswith("frame,time_s,person,valence,arousal,face_found,face_confidence,x1,y1,x2,y2,")
     people = {number: [int(row.split(",")[0]) for row in rows if row.split(",")[2] == number] for number in "12"}
     entry = people["2"][0]
     assert 5 <= entry <= 25
