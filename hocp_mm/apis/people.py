@@ -1,6 +1,7 @@
 """Whom to watch in a video with several people, and what was seen of everybody."""
 
 import contextlib
+import math
 from array import array
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -124,7 +125,7 @@ class WatchLog:
         faces = {face.person: face for face in watched.faces}
         for person, affect in watched.affect.items():
             face, scores = faces[person], watched.scores.get(person)
-            best = -1 if scores is None else int(scores.argmax())
+            best = -1 if scores is None or not self._expressions else int(scores.argmax())
             whole = (watched.frame.number, person, self.cuts, int(face.seen), best)
             for column, value in zip(self._whole.values(), whole, strict=True):
                 column.append(value)
@@ -138,6 +139,17 @@ class WatchLog:
         with contextlib.closing(watched):  # with its thread, whatever ends the loop
             for frame in watched:
                 self.add(frame)
+
+    @property
+    def seconds(self) -> float:
+        """When the last frame so far is shown."""
+        return self._times[-1] if self._times else 0.0
+
+    def mean(self) -> tuple[float, float]:
+        """Return mean valence and arousal of all who are watched; NaN for nobody."""
+        columns = [self._real[name] for name in ("valence", "arousal")]
+        valence, arousal = (sum(column) / len(column) if column else math.nan for column in columns)
+        return valence, arousal
 
     @property
     def watched(self) -> list[int]:
@@ -159,7 +171,7 @@ class WatchLog:
         """Return the same in numbers, of types that JSON knows."""
         return {
             "frames": self.frames,
-            "seconds": self._times[-1] if self._times else 0.0,
+            "seconds": self.seconds,
             "fps": self.info.fps,
             "frames_with_face": self.with_face,
             "people": {str(person): count for person, count in sorted(self.people.items())},

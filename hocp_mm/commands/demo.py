@@ -1,36 +1,46 @@
-"""Valence and arousal of a video: ``hocp demo VIDEO … --checkpoint FILE --out FOLDER``.
+"""Valence and arousal of videos and pictures: ``hocp demo VIDEO … --checkpoint FILE --out FOLDER``.
 
 Writes for each video ``<video>.csv`` (one row per frame), ``<video>_timeline.png``, ``<video>_overlay.mp4`` and
 ``<video>.json`` (which file it was, and what was seen). The video is read once; what nobody is seen in has no number.
+Of several videos one that fails costs no other, and a table sums up. Ctrl-C leaves the files of all that was done: of
+the video at hand those of the frames so far.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hocp_mm.errors import HOCPError, NoFaceError
+from hocp_mm.errors import HOCPError, MissingDataError, NoFaceError, OutputError, SomeFailedError
 from hocp_mm.system.cli import ProgressLine, importing, positive
-from hocp_mm.system.files import require_writable, write_text
+from hocp_mm.system.files import FULL, refuse_links, require_writable, write_text
+from hocp_mm.system.inputs import find_inputs
 from hocp_mm.system.reading import NOTE_BYTES, read_json
 from hocp_mm.system.refusals import visible
 
 FEW_FACES = 50  # percent of the frames: with fewer, a warning
-TABLE, PLOT, OVERLAY, NOTE = ENDS = (".csv", "_timeline.png", "_overlay.mp4", ".json")
+PLOT, OVERLAY, NOTE = "_timeline.png", "_overlay.mp4", ".json"
+TABLES = {"csv": ".csv", "json": "_timeline.json", "parquet": ".parquet"}
+ENDS = (*TABLES.values(), PLOT, OVERLAY, NOTE)
+_MADE = re.compile(r"(.+)_(?:overlay\.mp4|timeline(?:_\d+)?\.png)", re.DOTALL)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video file, or a picture")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="weights saved by tools/train.py, or of a known network"
+        "videos", nargs="+", type=Path, metavar="VIDEO", help="video or picture file, a pattern, or a folder of them"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="weights saved by hocp train, or of a known network"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the files of each video")
     parser.add_argument("--overwrite", action="store_true", help="replace files that another video left there")
@@ -73,6 +83,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
     parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")
     parser.add_argument("--no-video", action="store_true", help="write no annotated video")
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        choices=list(TABLES),
+        default=["csv"],
+        metavar="KIND",
+        help="csv (the default), json (<video>_timeline.json), parquet; several at once",
+    )
+    parser.add_argument(
+        "--smooth",
+        type=_seconds,
+        default=0.2,
+        metavar="SECONDS",
+        help="standard deviation of the Gaussian of the smoothed columns; 0 for none (default: %(default)g)",
+    )
     return parser
 
 
@@ -89,63 +114,116 @@ def main(argv: list[str] | None = None) -> None:
     """Check what can be checked, then read one video after the other."""
     args = parse_args(argv)
     require_writable(args.out, "--out")
-    check_names(args.videos, args.out, args.overwrite)
+    if "parquet" in args.tables and importlib.util.find_spec("pyarrow") is None:
+        raise MissingDataError(
+            "--tables: parquet needs pyarrow, which is not installed: pip install 'hocp-mm[tables]'."
+        )
+    names = find_videos(args.videos)
+    check_names(list(names), args.out, args.overwrite, names)
     # Heavy imports after the parser, so that --help and a wrong option answer at once.
     with importing():
         from hocp_mm import compat
 
         compat.apply(training=False)
-        from hocp_mm.apis import AffectInferencer
-        from hocp_mm.datasets import probe_video
+        from hocp_mm.apis import AffectInferencer, open_source
 
-        for video in args.videos:
-            probe_video(video)  # all of them, before the first is worked on
+        sources, outcomes = [], {}
+        for video in names:  # all of them, before the first is worked on
+            try:
+                sources.append(open_source(video))
+            except HOCPError as error:
+                if len(names) == 1:
+                    raise
+                outcomes[video] = error
+                print(f"failed: {visible(str(error))}", flush=True)
         inferencer = AffectInferencer(args.checkpoint, args.config, args.device)
     if (known := inferencer.network) is not None:
         print(visible(f"{args.checkpoint}: {known.name}, by its shapes and name; {known.licence}"))
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
     faces = look_for(args)
-    failed: list[HOCPError] = []
-    for video in args.videos:
-        try:
-            annotate(video, faces, inferencer, args)
-        except HOCPError as error:
-            if len(args.videos) == 1:
-                raise
-            failed.append(error)
-            print(f"failed: {visible(str(error))}")
+    line = ProgressLine("", "frames")
+    options = args.stride, args.batch_size, args.flip, line.stage, args.person
+    watched = inferencer.watch_all(sources, faces, *options)
+    try:
+        with closing(watched):  # with its thread, whatever ends the loop
+            for source, frames in watched:
+                try:
+                    log, told = annotate(source, frames, args.out / names[source.path], faces, inferencer, args)
+                except HOCPError as error:
+                    if len(names) == 1 or getattr(error.__cause__, "errno", None) in FULL:
+                        raise
+                    outcomes[source.path] = error
+                    line.say(f"failed: {visible(str(error))}")
+                else:
+                    outcomes[source.path] = log
+                    for text in told if len(names) == 1 else [text for text in told if text.startswith("warning: ")]:
+                        line.say(visible(text))
+    finally:
+        line.close()
+        if len(names) > 1 and outcomes:
+            print(f"\n{summary({video: outcomes[video] for video in names if video in outcomes})}\n\nin {args.out}")
+    failed = [error for error in outcomes.values() if isinstance(error, HOCPError)]
     if failed:
-        raise HOCPError(f"VIDEO: {len(failed)} of {len(args.videos)} failed (see above), the first one: {failed[0]}")
+        kind = SomeFailedError if len(failed) < len(names) else HOCPError
+        raise kind(f"VIDEO: {len(failed)} of {len(names)} failed (see above), the first one: {failed[0]}")
 
 
-def check_names(videos: list[Path], out: Path, overwrite: bool) -> None:
+def find_videos(words: Sequence[Path]) -> dict[Path, str]:
+    """Return the files that are meant, each with its name below ``--out``, without end.
+
+    Args:
+        words: Files, patterns and folders (see `find_inputs`). Files in a folder keep their place in it; what this
+            command has made there of another file, by the note beside it, is left out.
+
+    Returns:
+        Names by file, in order.
+    """
+    found: dict[Path, str] = {}
+    for word in words:
+        for file in find_inputs([word]):
+            made = _MADE.fullmatch(file.name)
+            if file != word and made is not None and file.with_name(f"{made[1]}{NOTE}").is_file():
+                continue
+            place = file.relative_to(word).parent if word.is_dir() else Path()
+            found.setdefault(file, str(place / file.stem))
+    return found
+
+
+def check_names(videos: Sequence[Path], out: Path, overwrite: bool, names: Mapping[Path, str] | None = None) -> None:
     """Refuse names that would let one video take the place of another, or of a file that is not ours.
 
     Args:
         videos: The videos.
         out: Folder for what is written.
         overwrite: Allow the place of what is there, but for the videos themselves.
+        names: Their names in ``out``; the stems of the files by default.
 
     Raises:
         HOCPError: If two videos have one name, files that are not of this video have the names of its own, or links.
     """
-    twice = next((stem for stem, count in Counter(video.stem for video in videos).items() if count > 1), None)
+    names = names or {video: video.stem for video in videos}
+    twice = next((name for name, count in Counter(names[video] for video in videos).items() if count > 1), None)
     if twice is not None:
-        both = " and ".join(str(video) for video in videos if video.stem == twice)
+        both = " and ".join(str(video) for video in videos if names[video] == twice)
         raise HOCPError(f"VIDEO: two videos of one name would be written to one place ({both}); use two folders.")
     read = {os.path.realpath(video) for video in videos}  # which takes circles of links, too
-    plots = sorted(out.glob("*_timeline_*.png"))  # of each person
+    plots: dict[Path, list[Path]] = {}  # of each person, by folder
     for video in videos:
-        there = [file for end in ENDS if os.path.lexists(file := out / f"{video.stem}{end}")]
-        there += [file for file in plots if re.fullmatch(rf"{re.escape(video.stem)}_timeline_\d+\.png", file.name)]
-        if own := next((file for file in there if os.path.realpath(file) in read), None):
-            raise HOCPError(f"{own}: is read and would be written, too; name another --out ({video}).")
+        own = out / names[video]
+        refuse_links(*(place for place in own.parents if out in place.parents))
+        there = [file for end in ENDS if os.path.lexists(file := own.with_name(f"{own.name}{end}"))]
+        if own.parent not in plots:
+            plots[own.parent] = sorted(own.parent.glob("*_timeline_*.png"))
+        ours = re.compile(rf"{re.escape(own.name)}_timeline_\d+\.png", re.DOTALL)
+        there += [file for file in plots[own.parent] if ours.fullmatch(file.name)]
+        if same := next((file for file in there if os.path.realpath(file) in read), None):
+            raise HOCPError(f"{same}: is read and would be written, too; name another --out ({video}).")
         if link := next((file for file in there if file.is_symlink()), None):
             raise HOCPError(f"{link}: is a link, and what it leads to would be lost; name another --out ({video}).")
         if overwrite or not there:
             continue
-        note = out / f"{video.stem}{NOTE}"
+        note = own.with_name(f"{own.name}{NOTE}")
         known = read_json(note, "note on a video", largest=NOTE_BYTES) if note.is_file() else None
         source = known.get("video") if isinstance(known, dict) else None
         if source != str(video.absolute()):
@@ -171,66 +249,138 @@ def look_for(args: argparse.Namespace) -> Any:
     return place
 
 
-def annotate(video: Path, faces: Any, inferencer: Any, args: argparse.Namespace) -> None:
-    """Read a video once, write its files and print their names.
+def annotate(
+    source: Any, frames: Iterable[Any], place: Path, faces: Any, inferencer: Any, args: argparse.Namespace
+) -> tuple[Any, list[str]]:
+    """Write the files of a video while its frames go by.
 
     Args:
-        video: The video.
+        source: The video (see `hocp_mm.apis.open_source`).
+        frames: Its frames, watched.
+        place: Where its files go, without their ends.
         faces: Detector, or where the face is.
         inferencer: The network.
         args: The command line.
 
+    Returns:
+        The log of what was seen, and lines to print: what was seen, warnings, names of files.
+
     Raises:
         NoFaceError: If it shows too few faces.
+        KeyboardInterrupt: If that came; the files of what was seen so far are there.
+        OutputError: If the disk is full; tables of what was seen so far are there, if they have a place.
     """
-    from hocp_mm.apis import WatchLog, with_ground_truth
-    from hocp_mm.datasets import probe_video
-    from hocp_mm.visualization import OverlayWriter, plot_timeline
+    from hocp_mm.apis import with_ground_truth
+    from hocp_mm.visualization import OverlayWriter
 
-    info = probe_video(video)
-    log = WatchLog(video, info)
+    video, info = source.path, source.info
+    log = inferencer.new_log(source, args.smooth)
     truth = with_ground_truth(log.empty_timeline(), args.labels, inferencer.cfg) if args.labels else None
-    table, plot, overlay = (args.out / f"{video.stem}{end}" for end in (TABLE, PLOT, OVERLAY))
-    progress = ProgressLine("", "frames").stage
-    watched = inferencer.watch(video, faces, args.stride, args.batch_size, args.flip, progress, args.person)
-    with ExitStack() as stack:
-        writer = None
-        if not args.no_video:
-            size = {"width": info.width, "height": info.height, "fps": info.fps, "pixel_aspect": info.pixel_aspect}
-            writer = stack.enter_context(OverlayWriter(overlay, **size, audio=video))
-        stack.enter_context(closing(watched))  # with its thread, whatever ends the loop
-        for item in watched:
-            log.add(item)
-            if writer is not None:
-                writer.write(item.frame.picture, item.frame.time, marks(item, truth))
-        share = 100 * log.with_face / log.frames
-        if share < args.min_faces or not log.with_face:
-            raise NoFaceError(
-                f"{video}: a face must be seen in {f'at least {args.min_faces:g} %' if args.min_faces else 'some'} of "
-                "the frames (--min-faces), got "
-                f"{log.summary()}. Give the face with --box x,y,w,h, or take another detector with --faces."
-            )
-        # Before all else: whatever ends the process, the next call knows whose files lie there.
-        facts = {"video": str(video.absolute()), "checkpoint": str(args.checkpoint.absolute()), **log.facts()}
-        write_text(args.out / f"{video.stem}{NOTE}", f"{json.dumps(facts, indent=2)}\n")
+    overlay = None if args.no_video else place.with_name(f"{place.name}{OVERLAY}")
+    ended: BaseException | None = None
+    try:
+        with ExitStack() as stack:
+            writer = None
+            if overlay is not None:
+                size = {"width": info.width, "height": info.height, "fps": info.fps, "pixel_aspect": info.pixel_aspect}
+                writer = stack.enter_context(OverlayWriter(overlay, **size, audio=video))
+            try:
+                for item in frames:
+                    log.add(item)
+                    if writer is not None:
+                        writer.write(item.frame.picture, item.frame.time, marks(item, truth))
+            except KeyboardInterrupt as error:
+                ended = error
+                if not log.with_face:
+                    raise
+            require_faces(log, args.min_faces, whole=ended is None)
+            write_note(log, place, args, ended)
+    except OutputError as error:
+        if not log.with_face:
+            raise
+        ended = error
+        write_note(log, place, args, ended)
+    files = write_results(log, place, truth, faces, args)
+    if ended is not None:
+        raise ended
+    told = [f"{video}: {log.summary()}"]
+    if (share := 100 * log.with_face / log.frames) < FEW_FACES:
+        told.append(f"warning: {video}: a face is seen in {share:.0f} % of the frames only")
+    if overlay is None and args.overwrite:
+        place.with_name(f"{place.name}{OVERLAY}").unlink(missing_ok=True)  # of another video, or of other numbers
+    return log, [*told, *map(str, files), *([] if overlay is None else [str(overlay)])]
+
+
+def require_faces(log: Any, least: float, whole: bool) -> None:
+    """Refuse a video that shows too few faces; one that was not read to its end may show them later.
+
+    Raises:
+        NoFaceError: If it does.
+    """
+    if (whole and 100 * log.with_face / log.frames < least) or not log.with_face:
+        raise NoFaceError(
+            f"{log.video}: a face must be seen in {f'at least {least:g} %' if least else 'some'} of the frames "
+            f"(--min-faces), got {log.summary()}. Give the face with --box x,y,w,h, or take another detector with "
+            "--faces."
+        )
+
+
+def write_note(log: Any, place: Path, args: argparse.Namespace, ended: BaseException | None) -> None:
+    """Say which video it was; before all else: whatever ends the process, the next call knows whose files lie there."""
+    facts = {"video": str(log.video.absolute()), "checkpoint": str(args.checkpoint.absolute()), **log.facts()}
+    facts["complete"] = ended is None
+    write_text(place.with_name(f"{place.name}{NOTE}"), f"{json.dumps(facts, indent=2)}\n")
+
+
+def write_results(log: Any, place: Path, truth: Any, faces: Any, args: argparse.Namespace) -> list[Path]:
+    """Write tables and plots of what a log holds, and return their names."""
+    from hocp_mm.structures.tables import WRITERS
+    from hocp_mm.visualization import plot_timeline
+
+    tables = [place.with_name(f"{place.name}{TABLES[kind]}") for kind in dict.fromkeys(args.tables)]
     if args.person == "all":
-        log.write_people(table)
-        plots = [
-            plot_timeline(timeline, args.out / f"{video.stem}_timeline_{person}.png", f"{video.stem}, person {person}")
-            for person, timeline in log.timelines().items()
-        ]
+        for table in tables:
+            log.write_people(table)
+        people = {f"_{person}": timeline for person, timeline in log.timelines().items()}
+        titles = {end: f"{place.name}, person {end[1:]}" for end in people}
     else:
         timeline = log.timeline(told_apart=callable(faces))
         timeline = timeline if truth is None else replace(timeline, target=truth.target, valid=truth.valid)
-        timeline.to_csv(table)
-        plots = [plot_timeline(timeline, plot)]
-    told = [f"{video}: {log.summary()}"]
-    if share < FEW_FACES:
-        told.append(f"warning: {video}: a face is seen in {share:.0f} % of the frames only")
-    if writer is None and args.overwrite:
-        overlay.unlink(missing_ok=True)  # of another video, or of other numbers
-    files = [table, *plots, *([] if writer is None else [overlay])]
-    print(*(visible(str(line)) for line in (*told, *files)), sep="\n")
+        for table in tables:
+            if table.suffix == ".csv":
+                timeline.to_csv(table)
+            else:
+                WRITERS[table.suffix](table, timeline.columns(), timeline.facts(), True)
+        people, titles = {"": timeline}, {"": None}
+    stem, _, suffix = PLOT.rpartition(".")
+    plots = [
+        plot_timeline(
+            timeline,
+            place.with_name(f"{place.name}{stem}{end}.{suffix}"),
+            *([] if titles[end] is None else [titles[end]]),
+        )
+        for end, timeline in people.items()
+    ]
+    return [*tables, *plots]
+
+
+def summary(outcomes: Mapping[Path, Any]) -> str:
+    """Return a table with a line for each video.
+
+    Args:
+        outcomes: Logs of what was seen, or errors, by video.
+    """
+    rows = [("video", "frames", "seconds", "with face", "people", "valence", "arousal")]
+    for video, log in outcomes.items():
+        if isinstance(log, HOCPError):
+            rows.append((visible(str(video)), "failed", *("",) * 5))
+            continue
+        share = f"{100 * log.with_face / log.frames:.0f} %"
+        means = [f"{mean:+.2f}" for mean in log.mean()]
+        rows.append((visible(str(video)), str(log.frames), f"{log.seconds:.1f}", share, str(len(log.watched)), *means))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def marks(item: Any, truth: Any) -> list[Any]:
@@ -271,6 +421,13 @@ def _person(text: str) -> str | int | tuple[float, ...]:
     if text in ("largest", "all"):
         return text
     return positive(text) if text.isdigit() else _numbers(text, 2, "largest, all, a number from 1 or a point x,y")
+
+
+def _seconds(text: str) -> float:
+    (number,) = _numbers(text, 1, "a number of 0 or more")
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r:.100}")
+    return number
 
 
 def _percent(text: str) -> float:

@@ -9,7 +9,7 @@ import argparse
 import math
 from pathlib import Path
 
-from hocp_mm.errors import HOCPError
+from hocp_mm.errors import HOCPError, SomeFailedError
 from hocp_mm.system.cli import ProgressLine, importing, positive
 from hocp_mm.system.files import require_writable
 from hocp_mm.system.refusals import visible
@@ -19,9 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of videos")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="weights of the teacher, saved by tools/train.py"
-    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of the teacher, saved by hocp train")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="folder for the labels")
     parser.add_argument("--config", type=Path, help="config of the teacher; that in the checkpoint by default")
     parser.add_argument(
@@ -92,7 +90,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             print(visible(f"{video}: {outcome}"), flush=True)
     if failed:
-        raise HOCPError(f"FOLDER: {len(failed)} of {count} failed (see above), the first one: {failed[0]}")
+        kind = SomeFailedError if len(failed) < count else HOCPError
+        raise kind(f"FOLDER: {len(failed)} of {count} failed (see above), the first one: {failed[0]}")
 
 
 def _seconds(text: str) -> float:

@@ -240,6 +240,17 @@ class ProgressLine:
             bar.close()
             self._bar = None
 
+    def close(self) -> None:
+        """End the bar where not all is done."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
     def stage(self, title: str, done: int, total: int) -> None:
         """Show the state of one of several stages, which come one after the other.
 
