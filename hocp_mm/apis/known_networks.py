@@ -31,7 +31,8 @@ def read_known_network(checkpoint: Path) -> tuple[AffectNetwork, Config, dict[st
     if isinstance(known, str):
         raise CheckpointError(
             f"{checkpoint}: the checkpoint records no config (meta['cfg']) and is of no known network "
-            f"({', '.join(NETWORKS)}): got {known:.300}; give the config it was trained with."
+            f"({', '.join(NETWORKS)}): got {known:.300}; give the config it was trained with: "
+            "--config FILE, such as --config configs/hocp_sewa.py, or AffectInferencer(checkpoint, config)."
         )
     names = [network.name for network in known.networks]
     if len(names) > 1:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hocp_mm.apis import AffectInferencer
+from hocp_mm.datasets.affectnet.rows import EXPRESSIONS
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.errors import CheckpointError
 from hocp_mm.structures import AffectTimeline
@@ -69,11 +70,14 @@ def test_the_table_of_the_demo_is_that_of_timms_network(tmp_path: Path, network:
     assert "enet_b0_8_va_mtl.pt: enet_b0_8_va_mtl, by its shapes" in printed.out
     assert "Apache-2.0" in printed.out
     assert "frames per second" not in printed.out + printed.err  # a network of single frames needs no rate
-    expected = outputs_by_hand(network, video, 224)[:, 8:]
+    outputs = outputs_by_hand(network, video, 224)
+    expected = outputs[:, 8:]
     assert np.ptp(expected, axis=0).min() > 0.02  # the network is not blind to its input
     timeline = AffectTimeline.from_csv(tmp_path / "out" / "v.csv")
     np.testing.assert_allclose(timeline.pred, expected, atol=1e-4)
     assert timeline.face_found.all()
+    ours = outputs[:, [5, 4, 6, 7, 3, 2, 0, 1]].argmax(axis=1)  # neutral, happy, sad, surprise, fear, disgust, …
+    assert timeline.expression.tolist() == [EXPRESSIONS[number] for number in ours]
 
 
 def test_expressions_come_in_our_order(tmp_path: Path, network: Any, video: Path):
