@@ -33,7 +33,7 @@ from hocp_mm.launch import LOADERS, ClipRule, build_model, config_dicts, is_type
 from hocp_mm.structures import AffectDataSample, AffectTimeline
 from hocp_mm.system.inputs import find_inputs
 from hocp_mm.system.parallel import read_ahead
-from hocp_mm.system.refusals import visible
+from hocp_mm.system.refusals import LONGEST_VALUE, shorten, visible
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
@@ -62,10 +62,10 @@ class AffectInferencer:
     """Predict valence and arousal of every frame of videos, pictures, arrays and cameras.
 
     Crop, clip length and windows come from the config the network was trained with, and windows are averaged by the
-    class that the metric uses, so a video gets here what it gets in ``tools/test.py``.
+    class that the metric uses, so a video gets here what it gets in ``hocp test``.
 
     Args:
-        checkpoint: Weights of a recognizer of this package, as ``tools/train.py`` saves them, or the file of a known
+        checkpoint: Weights of a recognizer of this package, as ``hocp train`` saves them, or the file of a known
             affect network (see `hocp_mm.checkpoints.affect_networks`).
         config: Config file; by default the one recorded in the checkpoint, which is parsed, not executed, or what is
             known of a known network.
@@ -380,7 +380,8 @@ class AffectInferencer:
                 followed: Generator[Followed, None, None] | None = None
                 error = None
                 try:
-                    source = given if isinstance(given, Source) else open_source(given, options.fps)
+                    own_rate = isinstance(given, str | Path | int | np.integer)
+                    source = open_source(given, None if own_rate else options.fps)
                     source = source if source is given else source.until(options.seconds)
                     self._tell_rate(source)
                     followed = self._followed(source, options.faces, counter)
@@ -572,7 +573,7 @@ def _expressions(cfg: Config, count: int) -> tuple[str, ...]:
             if names is None and (classes := _classes(dataset)) is not None:
                 names = expression_names(classes)
             if isinstance(names, list | tuple) and len(names) == count and all(isinstance(one, str) for one in names):
-                return tuple(visible(one) for one in names)
+                return tuple(shorten(visible(one), LONGEST_VALUE) for one in names)
     return tuple(map(str, range(count)))
 
 

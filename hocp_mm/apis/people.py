@@ -80,7 +80,7 @@ def _holds(face: Face, x: float, y: float) -> bool:
 
 
 class WatchLog:
-    """What was seen in a video, kept in numbers while its frames go by: 60 bytes for a face in a frame.
+    """What was seen in a video, kept in numbers while its frames go by: 80 bytes for a face in a frame.
 
     Args:
         video: The video.

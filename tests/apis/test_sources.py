@@ -98,14 +98,16 @@ def test_every_kind_of_input_gives_what_the_file_gives(
         np.testing.assert_allclose(first.pred, expected.pred, atol=1e-6, err_msg=name)
 
 
-def test_a_detector_finds_the_same_in_a_file_and_in_its_frames(
-    inferencer: AffectInferencer, folder: Path, pictures: np.ndarray
-):
+def test_a_detector_finds_the_same_in_a_file_and_in_its_frames(inferencer: AffectInferencer, tmp_path: Path):
+    calm = [np.uint8(noise(1)[0] * 0.8 + number) for number in range(FRAMES)]  # without what looks like a cut
+    file = write_video(tmp_path / "calm.mp4", calm)
+    pictures = list(iter_frames(file))
+
     def detector(picture: np.ndarray) -> Detections:
         x = float(picture[..., 0].mean()) / 16
         return Detections(np.float32([[x, 8, x + 26, 30], [40, 5, 60, 25]]), np.float32([0.9, 0.6]))
 
-    whole = inferencer.predict_people(folder / "a.mp4", detector)
+    whole = inferencer.predict_people(file, detector)
     frames = inferencer.predict_people(((n / 25, picture) for n, picture in enumerate(pictures)), detector)
     assert sorted(whole) == sorted(frames) == [1, 2]
     for person, timeline in whole.items():
@@ -114,7 +116,7 @@ def test_a_detector_finds_the_same_in_a_file_and_in_its_frames(
     assert whole[1].face_confidence.tolist() == [np.float32(0.9)] * FRAMES
     # The box is the one that the detector told, where it looked.
     assert whole[1].boxes[0].tolist() == detector(pictures[0]).boxes[0].tolist()
-    one = inferencer.predict(folder / "a.mp4", detector, person=2)
+    one = inferencer.predict(file, detector, person=2)
     np.testing.assert_array_equal(one.boxes, whole[2].boxes)
     assert set(one.columns()) == {
         *("frame", "time_s", "valence", "arousal", "face_found", "person", "face_confidence"),
@@ -168,6 +170,8 @@ def test_a_broken_file_among_many_is_named_and_costs_no_other(
     good = {file.name: outcome.pred for file, outcome in found if file.name not in errors}
     np.testing.assert_allclose(good["a.mp4"], inferencer.predict(folder / "a.mp4", BOX).pred, atol=1e-6)
     np.testing.assert_allclose(good["d.mp4"], inferencer.predict(folder / "deep/b.mp4", BOX).pred, atol=1e-6)
+    mixed = [outcome.pred for _, outcome in inferencer.predict_all([folder / "a.mp4", np.stack(noise(3))], BOX, fps=9)]
+    assert [len(pred) for pred in mixed] == [FRAMES, 3]
     # One that breaks in the middle, whose windows wait with those of others.
     frames = [*noise(9), np.zeros((9, 9, 3), np.uint8)]
     sources = [open_source(source, 25.0) for source in (iter(noise(9)), iter(frames), iter(noise(9)))]

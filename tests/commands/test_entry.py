@@ -38,7 +38,8 @@ def test_every_script_of_tools_leads_to_a_command():
         line for path in doors for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("from hocp")
     }
     commands = {f"from hocp_mm.commands.{name.replace(' ', '.')} import main" for name in entry.COMMANDS}
-    assert commands - led == {"from hocp_mm.commands.completion import main"}
+    assert len(led) == len(doors) >= 18
+    assert led <= commands
 
 
 def test_help_names_all_commands_and_all_codes(capsys: pytest.CaptureFixture[str]):
