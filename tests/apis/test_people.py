@@ -119,7 +119,8 @@ def test_smoothed_values_cross_neither_cuts_nor_gaps_nor_people():
         own = slice(start, stop)
         expected = smooth_over_time(line.pred[own], times[own], 0.1, np.zeros(stop - start, np.int64))
         np.testing.assert_allclose(line.smoothed[own], np.clip(expected, -1, 1), atol=1e-6)
-        assert np.abs(line.smoothed[own] - line.pred[own]).max() > 0.05
+        # Through two values a line goes as they are.
+        assert stop - start == 2 or np.abs(line.smoothed[own] - line.pred[own]).max() > 0.05
     assert np.isnan(line.smoothed[6]).all()
     np.testing.assert_array_equal(plain.timeline().smoothed, plain.timeline().pred)
     assert line.face_confidence[[0, 17]].tolist() == [0.5, 0.5]
