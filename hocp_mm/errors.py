@@ -38,5 +38,9 @@ class UnknownModelError(HOCPError, KeyError):
     """A model name that timm does not have; the text lists the nearest names."""
 
 
+class SomeFailedError(HOCPError):
+    """Of several inputs some failed, and the others are done; the text says how many, and names the first."""
+
+
 class OutputError(HOCPError, OSError):
     """A file or folder cannot be written; the text names it and what the system said."""

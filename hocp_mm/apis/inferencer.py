@@ -1,11 +1,13 @@
-"""`AffectInferencer`: a trained network over a whole video, in sliding windows, in one pass."""
+"""`AffectInferencer`: a trained network over whole videos, in sliding windows, in one pass."""
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -16,37 +18,54 @@ from torch import Tensor
 
 from hocp_mm.apis.face_track import Faces, find_track
 from hocp_mm.apis.known_networks import read_known_network
-from hocp_mm.apis.people import People, WatchLog, choose_people
+from hocp_mm.apis.people import SMOOTH_SECONDS, People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
-from hocp_mm.apis.watching import Clip, Watched, watch
+from hocp_mm.apis.sources import Input, Source, open_source, unopened
+from hocp_mm.apis.watching import Batches, Clip, Watched, Watching, watch_all, watching_windows
 from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
 from hocp_mm.checkpoints.affect_networks import AffectNetwork
-from hocp_mm.datasets import FaceTrack, VideoInfo, iter_frames, make_detector, probe_video
-from hocp_mm.datasets.faces.boxes import usual_rate
+from hocp_mm.datasets import FaceDetector, FaceTrack, make_detector
+from hocp_mm.datasets.affectnet.rows import Classes, expression_names
 from hocp_mm.datasets.faces.detection import DETECTORS, Progress
 from hocp_mm.datasets.faces.following import Face, Followed, Frame, follow_faces
-from hocp_mm.datasets.media.video import uneven_times
-from hocp_mm.errors import CheckpointError, DataError, HOCPError
-from hocp_mm.launch import ClipRule, build_model, load_config, load_weights
+from hocp_mm.errors import HOCPError
+from hocp_mm.launch import LOADERS, ClipRule, build_model, config_dicts, is_type, load_config, load_weights
 from hocp_mm.structures import AffectDataSample, AffectTimeline
+from hocp_mm.system.inputs import find_inputs
 from hocp_mm.system.parallel import read_ahead
-from hocp_mm.system.refusals import visible
+from hocp_mm.system.refusals import LONGEST_VALUE, shorten, visible
 
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
 
 _AHEAD = 4  # frames
 _SAME_RATE = 0.98  # a rate that is said with two digits
+_Event = tuple[int, Source, Watched | HOCPError | None]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How to watch: the arguments of `AffectInferencer.watch_all`, checked."""
+
+    faces: Any
+    stride: int
+    batch_size: int
+    flip: bool
+    progress: Progress | None
+    person: People
+    both_views: bool
+    fps: float | None
+    seconds: float | None
 
 
 class AffectInferencer:
-    """Predict valence and arousal of every frame of a video.
+    """Predict valence and arousal of every frame of videos, pictures, arrays and cameras.
 
     Crop, clip length and windows come from the config the network was trained with, and windows are averaged by the
-    class that the metric uses, so a video gets here what it gets in ``tools/test.py``.
+    class that the metric uses, so a video gets here what it gets in ``hocp test``.
 
     Args:
-        checkpoint: Weights of a recognizer of this package, as ``tools/train.py`` saves them, or the file of a known
+        checkpoint: Weights of a recognizer of this package, as ``hocp train`` saves them, or the file of a known
             affect network (see `hocp_mm.checkpoints.affect_networks`).
         config: Config file; by default the one recorded in the checkpoint, which is parsed, not executed, or what is
             known of a known network.
@@ -64,6 +83,7 @@ class AffectInferencer:
         model: The network, in evaluation mode.
         device: Where it runs.
         network: What is known of it, if the checkpoint records no config.
+        expressions: Names of the expressions that it tells, in the order of its scores; empty for none.
     """
 
     def __init__(
@@ -89,28 +109,37 @@ class AffectInferencer:
             else:
                 self.model.load_state_dict(known)
         self.model.to(self.device).eval()
+        layer = getattr(getattr(self.model, "head", None), "classify", None)
+        self.expressions = () if layer is None else _expressions(self.cfg, layer.out_features)
         self._told = False
 
     def predict(
         self,
-        video: str | Path,
+        source: Input | Source,
         faces: Faces | FaceTrack = "auto",
         stride: int | None = None,
         batch_size: int = 8,
         flip: bool = False,
         progress: Progress | None = None,
         person: People = "largest",
+        *,
+        fps: float | None = None,
+        seconds: float | None = None,
+        smooth: float = SMOOTH_SECONDS,
     ) -> AffectTimeline:
         """Run the network over a video, and return the affect of one person at a time.
 
         Args:
-            video: Video file.
+            source: What to watch (see `open_source`): a video, a picture, an array, an iterator of frames, a camera.
             faces: See `watch`.
             stride: See `watch`.
             batch_size: See `watch`.
             flip: See `watch`.
             progress: See `watch`.
             person: Whom to watch (see `choose_people`), one at a time.
+            fps: See `watch`.
+            seconds: See `watch`.
+            smooth: Standard deviation of the Gaussian of the smoothed values, in seconds (see `smooth_over_time`).
 
         Returns:
             One row for every frame, clipped to [-1, 1], NaN where nobody is seen. Where a detector told people apart,
@@ -123,31 +152,97 @@ class AffectInferencer:
         """
         if person == "all":
             raise ValueError("predict: person must be one at a time, got 'all'; predict_people watches all.")
-        log = WatchLog(video, probe_video(video))
-        log.fill(self.watch(video, faces, stride, batch_size, flip, progress, person))
-        return log.timeline(told_apart=callable(faces) or (isinstance(faces, str) and faces in DETECTORS))
+        source = open_source(source, fps)
+        log = self.new_log(source, smooth)
+        log.fill(self.watch(source, faces, stride, batch_size, flip, progress, person, seconds=seconds))
+        return log.timeline(told_apart=_tells_apart(faces))
 
     def predict_people(
         self,
-        video: str | Path,
+        source: Input | Source,
         faces: Faces | FaceTrack = "auto",
         stride: int | None = None,
         batch_size: int = 8,
         flip: bool = False,
         progress: Progress | None = None,
+        *,
+        fps: float | None = None,
+        seconds: float | None = None,
+        smooth: float = SMOOTH_SECONDS,
     ) -> dict[int, AffectTimeline]:
         """Return the affect of everybody in a video, by number in the order of appearance; arguments as in `predict`.
 
         Returns:
             A timeline of those frames in which the person is.
         """
-        log = WatchLog(video, probe_video(video))
-        log.fill(self.watch(video, faces, stride, batch_size, flip, progress, "all"))
+        source = open_source(source, fps)
+        log = self.new_log(source, smooth)
+        log.fill(self.watch(source, faces, stride, batch_size, flip, progress, "all", seconds=seconds))
         return log.timelines()
+
+    def predict_all(
+        self,
+        sources: Iterable[Input | Source],
+        faces: Faces | FaceTrack = "auto",
+        stride: int | None = None,
+        batch_size: int = 8,
+        flip: bool = False,
+        progress: Progress | None = None,
+        person: People = "largest",
+        *,
+        fps: float | None = None,
+        seconds: float | None = None,
+        smooth: float = SMOOTH_SECONDS,
+    ) -> Iterator[tuple[Input | Source, AffectTimeline | dict[int, AffectTimeline] | HOCPError]]:
+        """Run the network over several videos, one after the other, in batches that span them.
+
+        Args:
+            sources: Files, patterns and folders (see `find_inputs`), and all that `predict` takes.
+            faces: As in `predict`; a given face is that of all of them.
+            stride: As in `predict`.
+            batch_size: As in `predict`.
+            flip: As in `predict`.
+            progress: Called as ``progress(stage, done, total)`` in frames of all videos so far.
+            person: As in `predict`, or ``"all"``.
+            fps: As in `predict`, of all that need it.
+            seconds: As in `predict`, of each.
+            smooth: As in `predict`.
+
+        Yields:
+            Each video with its timeline, or with the timelines of all people by number; or with the error that ended
+            it, which costs no other.
+
+        Raises:
+            MissingDataError: If a pattern matches no file, or a folder holds none.
+            ValueError: As `predict` does.
+        """
+        wanted = list(expand(sources))
+        choose_people(person)
+        watched = self.watch_all(wanted, faces, stride, batch_size, flip, progress, person, fps=fps, seconds=seconds)
+        with closing(watched):
+            for given, (source, frames) in zip(wanted, watched, strict=True):
+                outcome: AffectTimeline | dict[int, AffectTimeline] | HOCPError
+                try:
+                    log = self.new_log(source, smooth)
+                    for frame in frames:
+                        log.add(frame)
+                    outcome = log.timelines() if person == "all" else log.timeline(told_apart=_tells_apart(faces))
+                except HOCPError as error:
+                    outcome = error
+                yield given, outcome
+
+    def new_log(self, source: Source, smooth: float = SMOOTH_SECONDS) -> WatchLog:
+        """Return an empty log of what will be seen in a source, which makes timelines of it.
+
+        Args:
+            source: See `open_source`.
+            smooth: As in `predict`.
+        """
+        return WatchLog(source.path or source.name, source.info, smooth=smooth, expressions=self.expressions)
 
     def watch(
         self,
-        video: str | Path,
+        source: Input | Source,
         faces: Faces | FaceTrack = "auto",
         stride: int | None = None,
         batch_size: int = 8,
@@ -155,6 +250,9 @@ class AffectInferencer:
         progress: Progress | None = None,
         person: People = "largest",
         both_views: bool = False,
+        *,
+        fps: float | None = None,
+        seconds: float | None = None,
     ) -> Generator[Watched, None, None]:
         """Return the frames of a video, one after the other, with the affect of those who are watched.
 
@@ -168,7 +266,7 @@ class AffectInferencer:
         longer than a window.
 
         Args:
-            video: Video file.
+            source: What to watch (see `open_source`).
             faces: Name of a detector (see `make_detector`), or one; or where the face is, see `track_faces`; or a track
                 that it returned. A face that is given is believed to be one person's, whatever is cut.
             stride: Moments from one window to the next, 1 (smoothest) to the clip length (fastest); the config's
@@ -176,10 +274,12 @@ class AffectInferencer:
             batch_size: Windows per forward pass.
             flip: Average with the mirror image even if the config's ``test_cfg`` does not say so. A network that does
                 it already is not asked twice.
-            progress: Called as ``progress(stage, done, total)`` in frames.
+            progress: Called as ``progress(stage, done, total)`` in frames; the total is 0 where nobody knows it.
             person: Whom to watch (see `choose_people`).
             both_views: Give each frame four values in the place of two: valence and arousal of the picture, then those
                 of its mirror image.
+            fps: Frames per second, of an array or of frames without times.
+            seconds: End after so much of the film, as a camera never does.
 
         Returns:
             A generator of all frames, in order; close it if you leave it early, as a thread of its own reads ahead.
@@ -188,8 +288,69 @@ class AffectInferencer:
             MissingDataError: If there is no such video.
             DataError: If the video cannot be read to its end, or has no frame rate.
             CheckpointError: If the network predicts NaN.
-            ValueError: If ``stride`` or ``batch_size`` is out of range, or a track has another length.
+            ValueError: If ``stride`` or ``batch_size`` is out of range, a track has another length, or as `open_source`
+                does.
         """
+        opened = open_source(source, fps)
+        options = self._options(faces, stride, batch_size, flip, progress, person, both_views, None, seconds)
+        return _only(self._events([opened], options, set()))
+
+    def watch_all(
+        self,
+        sources: Iterable[Input | Source],
+        faces: Faces | FaceTrack = "auto",
+        stride: int | None = None,
+        batch_size: int = 8,
+        flip: bool = False,
+        progress: Progress | None = None,
+        person: People = "largest",
+        both_views: bool = False,
+        *,
+        fps: float | None = None,
+        seconds: float | None = None,
+    ) -> Generator[tuple[Source, Iterator[Watched]], None, None]:
+        """Return several videos, one after the other, each with its frames as `watch` returns them.
+
+        Windows of one video and the next go through the network together. As with `itertools.groupby`, frames of a
+        video that is left are dropped, and the rest of it is not read.
+
+        Args:
+            sources: Single ones (see `open_source`; `expand` makes them of patterns and folders). Each is opened when
+                its turn comes.
+            faces: As in `watch`, for all.
+            stride: As in `watch`.
+            batch_size: As in `watch`.
+            flip: As in `watch`.
+            progress: As in `watch`, in frames of all videos; the total is that of those that are open already.
+            person: As in `watch`.
+            both_views: As in `watch`.
+            fps: As in `watch`, of all that need it.
+            seconds: As in `watch`, of each.
+
+        Returns:
+            A generator; close it if you leave it early. What is wrong with a video is raised by its own frames, as an
+            `HOCPError`, and costs no other. One that cannot be opened comes with what is known of it: its name.
+
+        Raises:
+            ValueError: As `watch` does.
+        """
+        options = self._options(faces, stride, batch_size, flip, progress, person, both_views, fps, seconds)
+        listed, left = list(sources), set[int]()
+        return _each(len(listed), self._events(listed, options, left), left)
+
+    def _options(
+        self,
+        faces: Any,
+        stride: int | None,
+        batch_size: int,
+        flip: bool,
+        progress: Progress | None,
+        person: People,
+        both_views: bool,
+        fps: float | None,
+        seconds: float | None,
+    ) -> "_Options":
+        """Check what can be checked before a frame is read, and make the detector."""
         if batch_size < 1:
             raise ValueError(f"predict: batch_size must be at least 1, got {batch_size}.")
         stride = self.rule.stride if stride is None else stride
@@ -197,72 +358,102 @@ class AffectInferencer:
             raise ValueError(
                 f"predict: stride must lie between 1 and the clip length, got {stride} > {self.rule.clip_len}."
             )
-        info = probe_video(video)
-        if not info.fps > 0:
-            raise DataError(f"{video}: the file must state its frame rate.")
-        rate = usual_rate(info.fps, uneven_times(video, info))
-        self._tell_rate(video, info, rate)
-        bridge = self.rule.seconds(rate)
-        times = _times(video, info)
-        frames = _frames(video, times, progress)
-        detector = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
-        if callable(detector):
-            # Decoding and detection run beside the network.
-            followed = read_ahead(follow_faces(frames, detector, bridge, info.pixel_aspect), _AHEAD)
-        else:
-            track = faces if isinstance(faces, FaceTrack) else find_track(video, faces, info)
-            if len(track.face_found) != info.num_frames:
-                raise ValueError(
-                    f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
-                    f"{info.num_frames} frames ({video})."
-                )
-            followed = _given(frames, times, track, bridge)
-        watched = watch(
-            followed,
-            choose_people(person),
-            lambda clips: self._predict_batch(clips, Path(video).stem, info, flip, both_views),
-            self.rule,
-            stride,
-            rate,
-            info.pixel_aspect,
-            batch_size,
-            str(video),
-        )
-        return _closing(watched, followed)
+        choose_people(person)
+        faces = make_detector(faces) if isinstance(faces, str) and faces in DETECTORS else faces
+        return _Options(faces, stride, batch_size, flip, progress, person, both_views, fps, seconds)
 
-    def _tell_rate(self, video: str | Path, info: VideoInfo, rate: float) -> None:
+    def _events(
+        self, sources: Sequence[Input | Source], options: "_Options", left: set[int]
+    ) -> Generator[_Event, None, None]:
+        """Yield number and source with a frame, at its end with None or with what ended it."""
+        batches = Batches(
+            lambda clips: self._predict_batch(clips, options.flip, options.both_views),
+            options.batch_size,
+            str(self.checkpoint),
+        )
+        sources = [one.until(options.seconds) if isinstance(one, Source) else one for one in sources]
+        counter = _counter(options.progress, sum(one.info.num_frames for one in sources if isinstance(one, Source)))
+        opened: list[Source] = []
+
+        def videos() -> Generator[tuple[Iterable[Followed], Watching], None, None]:
+            for given in sources:
+                followed: Generator[Followed, None, None] | None = None
+                error = None
+                try:
+                    own_rate = isinstance(given, str | Path | int | np.integer)
+                    source = open_source(given, None if own_rate else options.fps)
+                    source = source if source is given else source.until(options.seconds)
+                    self._tell_rate(source)
+                    followed = self._followed(source, options.faces, counter)
+                except HOCPError as found:
+                    error, source = found, unopened(given)
+                opened.append(source)
+                aspect = source.info.pixel_aspect
+                watching = watching_windows(
+                    choose_people(options.person),
+                    batches,
+                    self.rule,
+                    options.stride,
+                    source.rate,
+                    aspect,
+                    source.where,
+                    views=1 + options.both_views,
+                )
+                if followed is None:
+                    watching.fail(error)
+                    yield (), watching
+                else:
+                    with closing(followed):
+                        yield followed, watching
+
+        read = videos()
+        events = watch_all(read, batches, left)
+        with closing(read), closing(events):  # with the thread that reads, whatever ends the loop
+            for number, item in events:
+                yield number, opened[number], item
+
+    def _followed(self, source: Source, faces: Any, counter: Callable[[], None]) -> Generator[Followed, None, None]:
+        """Return the frames of a source with the faces that are found in them, or given."""
+        bridge = self.rule.seconds(source.rate)
+        if not callable(faces):
+            return _given(source, faces, bridge, counter)
+        detector = cast("FaceDetector", faces)
+        frames = follow_faces(_counted(source, counter), detector, bridge, source.info.pixel_aspect)
+        return read_ahead(frames, _AHEAD)  # decoding and detection run beside the network
+
+    def _tell_rate(self, source: Source) -> None:
         """Warn of a video that is slower than all that training showed, or where nobody knows."""
-        if self.rule.clip_len == 1:
+        info = source.info
+        if self.rule.clip_len == 1 or info.num_frames == 1:
             return  # no motion is seen
-        if self.rule.fps is None and info.num_frames > 1 and not self._told:
+        if self.rule.fps is None and not self._told:
             self._told = True
             text = (
                 f"{self.checkpoint}: its config does not say at how many frames per second it was trained "
-                f"(SampleClip(fps=…)); it is shown frame after frame, {info.fps:.3g} a second in {video}."
+                f"(SampleClip(fps=…)); it is shown frame after frame, {info.fps:.3g} a second in {source.where}."
             )
             print_log(visible(text), logger="current", level=logging.WARNING)
-        if info.num_frames > 1:
-            tell_slow(self.rule, rate, str(video))
+        tell_slow(self.rule, source.rate, source.where)
 
     @torch.inference_mode()
-    def _predict_batch(
-        self, clips: Sequence[Clip], name: str, info: VideoInfo, flip: bool, both_views: bool
-    ) -> NDArray[np.float32]:
-        """Return ``[B, T, 2]``, or ``[B, T, 4]`` for both views."""
+    def _predict_batch(self, clips: Sequence[Clip], flip: bool, both_views: bool) -> NDArray[np.float32]:
+        """Return ``[B, T, 2]``, or ``[B, T, 4]`` for both views; probabilities of expressions behind them."""
         inputs = [torch.from_numpy(np.ascontiguousarray(clip.transpose(3, 0, 1, 2))) for clip in clips]
         views: list[list[Tensor]] = [inputs]
         if both_views or (flip and not getattr(self.model, "flip", False)):
             views.append([clip.flip(-1) for clip in inputs])
-        meta: dict[str, Any] = {"video": name, "num_frames": info.num_frames, "fps": info.fps}
-        found: list[Tensor] = []
+        found, scores = [], []
         for view in views:
-            samples = [AffectDataSample.from_clip(frame_inds=range(clip.shape[1]), **meta) for clip in view]
+            samples = [
+                AffectDataSample.from_clip(video="", frame_inds=range(clip.shape[1]), num_frames=clip.shape[1], fps=0.0)
+                for clip in view
+            ]
             done = self.model.test_step({"inputs": view, "data_samples": samples})
             found.append(torch.stack([sample.pred_affect.float().cpu() for sample in done]))
-        values = (torch.cat(found, dim=-1) if both_views else torch.stack(found).mean(0)).numpy()
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{self.checkpoint}: the network predicts NaN or infinity; its training diverged.")
-        return values
+            if "pred_scores" in done[0]:
+                scores.append(torch.stack([sample.pred_scores.float().cpu() for sample in done]))
+        affect = torch.cat(found, dim=-1) if both_views else torch.stack(found).mean(0)
+        return (torch.cat([affect, torch.stack(scores).mean(0)], dim=-1) if scores else affect).numpy()
 
 
 def tell_slow(rule: ClipRule, rate: float, what: str) -> None:
@@ -275,50 +466,131 @@ def tell_slow(rule: ClipRule, rate: float, what: str) -> None:
         print_log(visible(text), logger="current", level=logging.WARNING)
 
 
-def _times(video: str | Path, info: VideoInfo) -> list[float]:
-    """Return when each frame of a video is shown, in seconds."""
-    uneven = uneven_times(video, info)
-    # Stamps of even frames are rounded, to milliseconds in many files: by them no moment would be a frame's own.
-    return (np.arange(info.num_frames) / info.fps if uneven is None else uneven).tolist()
+def expand(sources: Iterable[Input | Source]) -> Iterator[Input | Source]:
+    """Yield single inputs: files in the place of patterns and folders, all else as it is (see `find_inputs`)."""
+    for source in sources:
+        yield from find_inputs([source]) if isinstance(source, str | Path) else [source]
 
 
-def _frames(video: str | Path, times: Sequence[float], progress: Progress | None) -> Iterator[Frame]:
-    """Yield the frames of a video with their times.
+def _tells_apart(faces: Any) -> bool:
+    """Tell whether faces are found, by somebody who tells people from one another."""
+    return callable(faces) or (isinstance(faces, str) and faces in DETECTORS)
+
+
+def _only(events: Generator[_Event, None, None]) -> Generator[Watched, None, None]:
+    """Yield the frames of the only video."""
+    with closing(events):
+        for _, _, item in events:
+            if isinstance(item, HOCPError):
+                raise item
+            if item is not None:
+                yield item
+
+
+def _each(
+    count: int, events: Generator[_Event, None, None], left: set[int]
+) -> Generator[tuple[Source, Iterator[Watched]], None, None]:
+    """Yield each video with its frames; the number of one that is left early goes into ``left``."""
+    ended: set[int] = set()
+
+    def frames(first: _Event) -> Iterator[Watched]:
+        for number, _, item in itertools.chain([first], events):
+            if not isinstance(item, Watched):
+                ended.add(number)
+                if item is not None:
+                    raise item
+                return
+            yield item
+
+    with closing(events):
+        for number in range(count):
+            first = next(event for event in events if event[0] == number)  # past what is left of the one before
+            yield first[1], frames(first)
+            if number not in ended:
+                left.add(number)
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    """Return what is called for every frame of whatever video."""
+    if progress is None:
+        return lambda: None
+    done = itertools.count(1)
+    return lambda: progress("reading affect", next(done), total)
+
+
+def _counted(source: Source, counter: Callable[[], None]) -> Iterator[Frame]:
+    with closing(source.frames()) as frames:
+        for frame in frames:
+            counter()
+            yield frame
+
+
+def _given(source: Source, faces: Any, bridge: float, counter: Callable[[], None]) -> Generator[Followed, None, None]:
+    """Return frames with the one face of a track, but where it is out of sight for more than ``bridge`` seconds.
 
     Raises:
-        DataError: If there are fewer or more than the file was found to hold.
+        ValueError: If a track has another length, or there are places for frames that nobody has counted.
     """
-    number = -1
-    for number, picture in enumerate(iter_frames(video)):
-        if number >= len(times):
-            raise DataError(f"{video}: must have {len(times)} frames, but the stream has more.")
-        if progress:
-            progress("reading affect", number + 1, len(times))
-        yield Frame(number, times[number], picture)
-    if number + 1 < len(times):
-        raise DataError(f"{video}: must have {len(times)} frames, but the stream ends after {number + 1}.")
+    times = source.times
+    if times is None:  # one place for all
+        if isinstance(faces, FaceTrack) or str(faces).lower().endswith(".zip"):
+            raise ValueError(f"predict: a track needs a video whose frames are counted, got {source.where}.")
+        track = find_track(source.where, faces, replace(source.info, num_frames=1))
+        shown = track.face_found
+    else:
+        info = replace(source.info, num_frames=len(times))
+        track = faces if isinstance(faces, FaceTrack) else find_track(source.where, faces, info)
+        if len(track.face_found) != len(times):
+            raise ValueError(
+                f"predict: the track must have one row per frame, got {len(track.face_found)} rows for "
+                f"{len(times)} frames ({source.where})."
+            )
+        shown = _shown(track.face_found, times, bridge)
+
+    def follow() -> Generator[Followed, None, None]:
+        with closing(_counted(source, counter)) as frames:  # pyright: ignore[reportArgumentType] - a generator
+            for frame in frames:
+                row = 0 if times is None else frame.number
+                box = None if track.boxes is None else track.boxes[row]
+                faces = [Face(1, box, bool(track.face_found[row]))] if shown[row] else []
+                yield Followed(frame, tuple(faces), False)
+
+    return follow()
 
 
-def _closing(watched: Iterator[Watched], followed: Generator[Followed, None, None]) -> Generator[Watched, None, None]:
-    """Yield what is watched, and end the thread and the file behind it at once, even if an error is kept."""
-    with contextlib.closing(followed):
-        yield from watched
-
-
-def _given(
-    frames: Iterable[Frame], times: Sequence[float], track: FaceTrack, bridge: float
-) -> Generator[Followed, None, None]:
-    """Yield frames with the one face of a track, but where it is out of sight for more than ``bridge`` seconds."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], ~track.face_found, [False])).astype(np.int8)))
-    shown = np.ones(len(track.face_found), dtype=np.bool_)
+def _shown(found: NDArray[np.bool_], times: NDArray[np.float64], bridge: float) -> NDArray[np.bool_]:
+    """Tell in which frames a face is in sight, or out of it for no longer than may be bridged."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], ~found, [False])).astype(np.int8)))
+    shown = np.ones(len(found), dtype=np.bool_)
     for start, stop in edges.reshape(-1, 2).tolist():
         # The last frame is shown for as long as the one before it.
         end = times[stop] if stop < len(times) else 2 * times[-1] - times[max(0, len(times) - 2)]
         shown[start:stop] = end - times[start] <= bridge * (1 + 1e-6)
-    for frame in frames:
-        box = None if track.boxes is None else track.boxes[frame.number]
-        faces = [Face(1, box, bool(track.face_found[frame.number]))] if shown[frame.number] else []
-        yield Followed(frame, tuple(faces), False)
+    return shown
+
+
+def _expressions(cfg: Config, count: int) -> tuple[str, ...]:
+    """Return the names of the expressions that a network tells, or their numbers where its config does not say them."""
+    for name in (*LOADERS, "train_dataloader"):
+        for dataset in config_dicts(cfg.get(name)):
+            told = dataset.get("metainfo")
+            names = told.get("expressions") if isinstance(told, Mapping) else None
+            if names is None and (classes := _classes(dataset)) is not None:
+                names = expression_names(classes)
+            if isinstance(names, list | tuple) and len(names) == count and all(isinstance(one, str) for one in names):
+                return tuple(shorten(visible(one), LONGEST_VALUE) for one in names)
+    return tuple(map(str, range(count)))
+
+
+def _classes(dataset: Mapping[str, Any]) -> Any:
+    """Return the choice of AffectNet's classes of a data set, or of a store of it; None for others."""
+    raw = dataset.get("expected")
+    if isinstance(raw, Mapping) and raw.get("dataset") == "AffectNetDataset":
+        dataset = raw
+    elif not is_type(dataset.get("type"), "AffectNetDataset"):
+        return None
+    classes = dataset.get("classes", 8)
+    return classes if classes in get_args(Classes) else None
 
 
 def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[None]] | None:

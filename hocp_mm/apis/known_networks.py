@@ -31,7 +31,8 @@ def read_known_network(checkpoint: Path) -> tuple[AffectNetwork, Config, dict[st
     if isinstance(known, str):
         raise CheckpointError(
             f"{checkpoint}: the checkpoint records no config (meta['cfg']) and is of no known network "
-            f"({', '.join(NETWORKS)}): got {known:.300}; give the config it was trained with."
+            f"({', '.join(NETWORKS)}): got {known:.300}; give the config it was trained with: "
+            "--config FILE, such as --config configs/hocp_sewa.py, or AffectInferencer(checkpoint, config)."
         )
     names = [network.name for network in known.networks]
     if len(names) > 1:
@@ -72,7 +73,11 @@ def _config(network: AffectNetwork) -> Config:
         {"type": "hocp_mm.LoadFaceClip", "size": network.size, "margin": network.margin, "smooth": _SMOOTH},
         {"type": "hocp_mm.PackAffectInputs"},
     ]
-    dataset = {"windows": {"clip_len": 1, "stride": 1}, "pipeline": pipeline}
+    dataset = {
+        "windows": {"clip_len": 1, "stride": 1},
+        "pipeline": pipeline,
+        "metainfo": {"expressions": _expressions(network)},
+    }
     return Config({"default_scope": "hocp_mm", "model": model, "test_dataloader": {"dataset": dataset}})
 
 

@@ -8,8 +8,8 @@ which begins without a past, every person has a stream of her own that begins wh
 
 import time as clock
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ from torch import Tensor
 from hocp_mm.apis.face_track import Faces
 from hocp_mm.apis.inferencer import AffectInferencer, tell_slow
 from hocp_mm.apis.people import People, choose_people
-from hocp_mm.apis.watching import Clip, Scene, Watched, Window, longest_still
+from hocp_mm.apis.watching import Clip, Scene, Watched, Watching, Window, longest_still
 from hocp_mm.datasets import make_detector
 from hocp_mm.datasets.faces.detection import DETECTORS, FaceDetector
 from hocp_mm.datasets.faces.following import Face, FaceFollower, Followed, Frame
-from hocp_mm.errors import CheckpointError
 from hocp_mm.models.streaming import FrameStream
 
 _USUAL_RATE = 25.0
@@ -38,21 +37,24 @@ class StreamedFrame(Watched):
     """What is said of a frame of a stream.
 
     Attributes:
-        scores: Probabilities of the expressions by person, where the network has them.
         latency: Seconds from when the frame came in to when this came out.
         rate: Frames per second that came out lately; NaN at first.
     """
 
-    scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     latency: float = 0.0
     rate: float = float("nan")
 
 
 class _Moments:
-    """The moments of a person, of which the network says what it says once."""
+    """The moments of a person, of which the network says what it says once.
 
-    def __init__(self, key: int) -> None:
-        self.key = key
+    Args:
+        key: Of the stream of the network.
+        ending: Where it goes when there are no more.
+    """
+
+    def __init__(self, key: int, ending: "list[_Moments]") -> None:
+        self.key, self._ending = key, ending
         self.count = self.known = 0
         self.closed = False
         self._values: deque[NDArray[np.float64]] = deque()
@@ -64,6 +66,7 @@ class _Moments:
 
     def close(self, last_crop: Clip) -> list[tuple[int, Clip]]:
         self.closed = True
+        self._ending.append(self)
         return []
 
     def take(self, values: NDArray[np.float64]) -> None:
@@ -157,13 +160,17 @@ class AffectStream:
         self._follower = None
         if self._box is None:
             self._follower = FaceFollower(self._detector, bridge, self._aspect, live=self._live)
-        self._choose = choose_people(self._person)
-        self._scenes: dict[int, Scene] = {}
-        self._held: deque[tuple[StreamedFrame, dict[int, Scene]]] = deque()
         self._asked: list[Window] = []
         self._ending: list[_Moments] = []
+        self._watching = Watching(
+            choose_people(self._person),
+            self._scene,
+            self._asked.extend,
+            lambda: longest_still(self.rule, self._rate()),
+            str(self.inferencer.checkpoint),
+        )
         self._count = self._keys = 0
-        self._first = self._time = self._shown = 0.0
+        self._first = self._time = 0.0
         self._shape: tuple[int, ...] = ()
         self._gaps: deque[float] = deque(maxlen=_MEASURED)
         self._came: dict[int, float] = {}
@@ -213,15 +220,15 @@ class AffectStream:
         self._count += 1
         self._came[frame.number] = came
         for followed in [self._alone(frame)] if self._follower is None else self._follower.push(frame):
-            self._take(followed)
-        return self._results()
+            self._watching.add(followed)
+        return list(self._results())
 
     def end(self) -> list[StreamedFrame]:
         """End the stream: return what is left, and begin anew with the next frame."""
         for followed in () if self._follower is None else self._follower.end():
-            self._take(followed)
-        self._close(list(self._scenes))
-        left = self._results()
+            self._watching.add(followed)
+        self._watching.end()
+        left = list(self._results())
         self.reset()
         return left
 
@@ -248,31 +255,10 @@ class AffectStream:
         box = None if self._box is None or np.isnan(self._box).any() else self._box
         return Followed(frame, (Face(1, box, True),), False)
 
-    def _take(self, followed: Followed) -> None:
-        """Lay a frame on the moments of those who are watched in it; as `watch` does it with windows."""
-        frame, faces, cut = followed
-        stood, self._shown = frame.time - self._shown > longest_still(self.rule, self._rate()), frame.time
-        if cut or stood:
-            self._close(list(self._scenes))
-        there = {face.person: face for face in faces}
-        chosen = [person for person in self._choose(followed) if person in there]
-        self._close([person for person in self._scenes if person not in chosen])
-        for person in chosen:
-            if person not in self._scenes:
-                self._scenes[person] = self._scene()
-            self._asked += self._scenes[person].add(frame, there[person].box)
-        self._held.append((StreamedFrame(frame, faces, cut), {person: self._scenes[person] for person in chosen}))
-
     def _scene(self) -> Scene:
-        steps = [_Moments(self._keys + place) for place in range(self.rule.frame_interval)]
+        steps = [_Moments(self._keys + place, self._ending) for place in range(self.rule.frame_interval)]
         self._keys += len(steps)
         return Scene(self.rule, steps, self._rate(), self._aspect, "the stream", self._live)
-
-    def _close(self, people: Sequence[int]) -> None:
-        for person in people:
-            scene = self._scenes.pop(person)
-            self._asked += scene.close()
-            self._ending += [own for own in scene.steps if isinstance(own, _Moments)]
 
     def _answer(self) -> None:
         """Give the network the moments that are due, all people's together, and take what it says."""
@@ -285,44 +271,25 @@ class AffectStream:
             clips = {key: np.concatenate(own).transpose(3, 0, 1, 2) for key, own in crops.items()}
             said = self.network.push({key: self._normalised(clip) for key, clip in clips.items()})
             for key, values in said.items():
-                owners[key].take(self._checked(values))
+                owners[key].take(values.cpu().double().numpy())
         ended = [own.key for own in self._ending if own.key in self.network.streams]
         self._ending.clear()
         if ended:
             for key, values in self.network.end(*ended).items():
-                owners[key].take(self._checked(values))
+                owners[key].take(values.cpu().double().numpy())
 
     def _normalised(self, clip: NDArray[np.uint8]) -> Tensor:
         inputs = torch.from_numpy(np.ascontiguousarray(clip))
         return self.inferencer.model.data_preprocessor({"inputs": [inputs]})["inputs"][0]
 
-    def _checked(self, values: Any) -> NDArray[np.float64]:
-        found = values.cpu().double().numpy()
-        if not np.isfinite(found).all():
-            raise CheckpointError(f"{self.inferencer.checkpoint}: the network says NaN or infinity of a frame.")
-        return found
-
-    def _results(self) -> list[StreamedFrame]:
+    def _results(self) -> Iterator[StreamedFrame]:
         self._answer()
-        return list(self._settled())
-
-    def _settled(self) -> Iterator[StreamedFrame]:
-        while self._held:
-            item, own = self._held[0]
-            for person in list(own):
-                if (value := own[person].value(item.frame.number)) is None:
-                    return
-                item.affect[person] = value[:2]
-                if len(value) > 2:
-                    item.scores[person] = value[2:]
-                del own[person]
-            self._held.popleft()
+        for item in self._watching.settled():
             now = clock.perf_counter()
-            item.latency = now - self._came.pop(item.frame.number)
             self._went.append(now)
-            if len(self._went) > 1:
-                item.rate = (len(self._went) - 1) / max(now - self._went[0], 1e-9)
-            yield item
+            latency, gaps = now - self._came.pop(item.frame.number), len(self._went) - 1
+            rate = gaps / max(now - self._went[0], 1e-9) if gaps else float("nan")
+            yield StreamedFrame(**vars(item), latency=latency, rate=rate)
 
 
 def _given_box(faces: Any) -> NDArray[np.float32] | None:

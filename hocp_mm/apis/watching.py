@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from hocp_mm.datasets.faces.boxes import smoothing_window, square_boxes
 from hocp_mm.datasets.faces.crops import check_face, crop_frame, square_scale
 from hocp_mm.datasets.faces.following import Face, Followed, Frame
+from hocp_mm.errors import CheckpointError, HOCPError
 from hocp_mm.launch import ClipRule
 
 Clip = NDArray[np.uint8]
 """Crops of a window, RGB ``[T, S, S, 3]``."""
 Predict = Callable[[Sequence[Clip]], NDArray[np.float32]]
-"""Returns valence and arousal of each frame of each window, ``[B, T, 2]``, or of two views of it, ``[B, T, 4]``."""
+"""Returns valence and arousal of each frame of each window, ``[B, T, 2]``, or of two views of it, ``[B, T, 4]``; behind
+them the probabilities of expressions, if the network tells any."""
 Choose = Callable[[Followed], Iterable[int]]
 """Returns the numbers of those in a frame who are to be watched."""
 _MOST_WAITING = 2**28  # bytes of pictures that may wait for a batch to fill
@@ -42,15 +44,17 @@ class Watched:
         faces: Everybody in it.
         cut: Whether a cut lies before it.
         affect: Valence and arousal by person, in [-1, 1]; of two views, if they were asked for.
+        scores: Probabilities of the expressions by person, ``[K]``, where the network tells them.
     """
 
     frame: Frame
     faces: tuple[Face, ...]
     cut: bool
     affect: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
-class _Steps:
+class _Windows:
     """The moments of a scene at the rate of the network, and the windows over them.
 
     Windows start every ``stride`` moments; the last one is moved back to end with the scene, and only a scene shorter
@@ -87,7 +91,7 @@ class _Steps:
         return start, np.stack(self._crops)
 
     def take(self, start: int, values: NDArray[np.float32]) -> None:
-        """Take in what the network says of a window, ``[T, 2]``."""
+        """Take in what the network says of a window, a row for each of its moments."""
         self._waiting.remove(start)
         for step in range(start, min(start + self.clip_len, self.count)):
             self._sums[step] = self._sums.get(step, 0.0) + values[step - start].astype(np.float64)
@@ -100,7 +104,7 @@ class _Steps:
         return min([coming, *self._waiting])
 
     def value(self, step: int) -> NDArray[np.float64]:
-        """Return the mean over all windows that hold a moment, ``[2]``."""
+        """Return the mean over all windows that hold a moment."""
         return self._sums[step] / self._counts[step]
 
     def forget(self, before: int) -> None:
@@ -251,8 +255,8 @@ class Scene:
             for window in own.add(self._last[1]):
                 yield own, *window
 
-    def value(self, number: int) -> NDArray[np.float32] | None:
-        """Return valence and arousal of a frame, and forget it; None if they are not final."""
+    def value(self, number: int) -> NDArray[np.float64] | None:
+        """Return what the network says of a frame, and forget it; None if it is not final."""
         if number not in self._places:
             return None
         sequence, place = self._places[number]
@@ -270,12 +274,223 @@ class Scene:
         value = own.value(low) if share < 1e-6 else (1 - share) * own.value(low) + share * own.value(low + 1)
         del self._places[number]
         own.forget(low)
-        return np.clip(value, -1, 1).astype(np.float32)
+        return value
 
 
 def longest_still(rule: ClipRule, fps: float) -> float:
     """Return for how many seconds a picture may stand within a scene; ever where windows count frames, not seconds."""
     return math.inf if rule.fps is None else 1.001 * max(_STILL_SECONDS, rule.seconds(fps))
+
+
+class Batches:
+    """Windows of whatever person and video that wait until so many are there as go through the network together.
+
+    Args:
+        predict: The network.
+        size: How many; fewer where large pictures would wait for them.
+        who: The network, for messages.
+    """
+
+    def __init__(self, predict: Predict, size: int, who: str = "the network") -> None:
+        self._predict, self._size, self.who = predict, size, who
+        self._windows: list[Window] = []
+
+    def ask(self, complete: Iterable[Window]) -> None:
+        """Take in windows, one after the other."""
+        for window in complete:
+            self._windows.append(window)
+            if len(self._windows) == self._size:
+                self.answer()
+
+    def answer(self) -> None:
+        """Show all that wait to the network."""
+        if self._windows:
+            values = self._predict([clip for *_, clip in self._windows])
+            for (steps, start, _), own in zip(self._windows, values, strict=True):
+                steps.take(start, own)
+            self._windows.clear()
+
+
+class Watching:
+    """One video, while its frames go by.
+
+    Args:
+        choose: Says whom to watch.
+        begin: Makes the scene of somebody who comes.
+        ask: Leads to the network.
+        longest: For how many seconds one picture may stand within a scene (see `longest_still`).
+        who: The network, for messages.
+        views: Views of which the network tells valence and arousal.
+
+    Attributes:
+        ended: Whether no frame will come any more.
+        error: What ended it before its end.
+    """
+
+    def __init__(
+        self,
+        choose: Choose,
+        begin: Callable[[], Scene],
+        ask: Callable[[Iterable[Window]], None],
+        longest: Callable[[], float],
+        who: str,
+        views: int = 1,
+    ) -> None:
+        self._choose, self._begin, self._ask, self._longest = choose, begin, ask, longest
+        self._who, self._columns = who, 2 * views
+        self._time = 0.0
+        self._held: deque[tuple[Watched, dict[int, Scene]]] = deque()
+        self._scenes: dict[int, Scene] = {}
+        self.ended = False
+        self.error: HOCPError | None = None
+
+    def add(self, followed: Followed) -> None:
+        """Take in the next frame."""
+        frame, faces, cut = followed
+        # A picture that stands still says no more of a face than one frame does, however long it stands.
+        stood, self._time = frame.time - self._time > self._longest(), frame.time
+        if cut or stood:
+            self._close(*self._scenes)
+        there = {face.person: face for face in faces}
+        chosen = [person for person in self._choose(followed) if person in there]
+        self._close(*(person for person in self._scenes if person not in chosen))
+        for person in chosen:
+            if person not in self._scenes:
+                self._scenes[person] = self._begin()
+            self._ask(self._scenes[person].add(frame, there[person].box))
+        self._held.append((Watched(frame, faces, cut), {person: self._scenes[person] for person in chosen}))
+
+    def end(self) -> None:
+        """Complete what is left when the last frame is in."""
+        self._close(*self._scenes)
+        self.ended = True
+
+    def fail(self, error: HOCPError | None) -> None:
+        """Drop what is left."""
+        self._held.clear()
+        self._scenes.clear()
+        self.ended, self.error = True, error
+
+    def _close(self, *people: int) -> None:
+        self._ask(window for person in people for window in self._scenes[person].close())
+        for person in people:
+            del self._scenes[person]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the frames that are not final."""
+        return len(self._held) * (self._held[0][0].frame.picture.nbytes + _FRAME_BYTES) if self._held else 0
+
+    def settled(self) -> Iterator[Watched]:
+        """Yield the frames that are final, in order.
+
+        Raises:
+            CheckpointError: If the network says of one what is no number.
+        """
+        while self._held:
+            item, own = self._held[0]
+            for person in list(own):
+                if (value := own[person].value(item.frame.number)) is None:
+                    return
+                if not np.isfinite(value).all():
+                    raise CheckpointError(f"{self._who}: the network predicts NaN or infinity; its training diverged.")
+                affect, scores = value[: self._columns], value[self._columns :]
+                item.affect[person] = np.clip(affect, -1, 1).astype(np.float32)
+                if len(scores):
+                    item.scores[person] = scores.astype(np.float32)
+                del own[person]
+            self._held.popleft()
+            yield item
+
+
+def watching_windows(
+    choose: Choose,
+    batches: Batches,
+    rule: ClipRule,
+    stride: int,
+    fps: float,
+    pixel_aspect: float = 1.0,
+    where: str = "the video",
+    views: int = 1,
+) -> Watching:
+    """Return what watches a video by windows.
+
+    Args:
+        choose: Says whom to watch.
+        batches: Leads to the network.
+        rule: Crop and windows.
+        stride: Moments from one window to the next.
+        fps: Frames per second of the video, usually where they do not come evenly.
+        pixel_aspect: Width of a pixel over its height.
+        where: The video, for messages.
+        views: Views of which the network tells valence and arousal.
+    """
+
+    def begin() -> Scene:
+        steps = [_Windows(rule.clip_len, stride) for _ in range(rule.frame_interval)]
+        return Scene(rule, steps, fps, pixel_aspect, where)
+
+    return Watching(choose, begin, batches.ask, lambda: longest_still(rule, fps), batches.who, views)
+
+
+def watch_all(
+    videos: Iterable[tuple[Iterable[Followed], Watching]], batches: Batches, left: set[int]
+) -> Generator[tuple[int, Watched | HOCPError | None], None, None]:
+    """Yield the frames of one video after the other, each with valence and arousal of those who are watched.
+
+    A video ends with windows too few for a batch; they go with those of the next. A frame comes out as soon as it is
+    final, and what waits is bounded, however many videos there are and however long they are.
+
+    Args:
+        videos: Frames with faces (see `follow_faces`), and what watches them; each is taken when its turn comes.
+        batches: That of all videos.
+        left: Numbers of videos of which no more is wanted, looked at after every frame.
+
+    Yields:
+        The number of a video and a frame of it; at its end None, or the error that ended it, which costs no other.
+    """
+    running: deque[tuple[int, Watching]] = deque()
+
+    def ready() -> Iterator[tuple[int, Watched | HOCPError | None]]:
+        while running:
+            number, watching = running[0]
+            items = watching.settled()
+            while (item := _next(items, watching)) is not None and number not in left:
+                yield number, item
+            if number in left:
+                watching.fail(None)
+            if not watching.ended or watching.waiting:
+                return
+            running.popleft()
+            yield number, watching.error
+
+    for number, (followed, watching) in enumerate(videos):
+        running.append((number, watching))
+        try:
+            for item in followed:
+                watching.add(item)
+                # Whoever left may leave too few windows for a batch, for as long as nobody comes.
+                if sum(other.waiting for _, other in running) > _MOST_WAITING:
+                    batches.answer()
+                yield from ready()
+                if watching.ended:
+                    break
+            else:
+                watching.end()
+        except HOCPError as error:
+            watching.fail(error)
+        yield from ready()
+    batches.answer()
+    yield from ready()
+
+
+def _next(items: Iterator[Watched], watching: Watching) -> Watched | None:
+    """Return the next frame; an error ends its video."""
+    try:
+        return next(items, None)
+    except HOCPError as error:
+        watching.fail(error)
+        return None
 
 
 def watch(
@@ -289,70 +504,29 @@ def watch(
     batch_size: int = 8,
     where: str = "the video",
 ) -> Generator[Watched, None, None]:
-    """Yield every frame with valence and arousal of those who are watched, as soon as they are final.
+    """Yield every frame of one video with valence and arousal of those who are watched, as soon as they are final.
 
     Args:
         followed: Frames with faces, in order (see `follow_faces`).
-        choose: Says whom to watch.
-        predict: The network.
-        rule: Crop and windows.
-        stride: Moments from one window to the next.
-        fps: Frames per second of the video, usually where they do not come evenly.
-        pixel_aspect: Width of a pixel over its height.
-        batch_size: Windows that go through the network together; fewer where large pictures would wait for them.
-        where: The video, for messages.
+        choose: See `watching_windows`.
+        predict: See `Batches`.
+        rule: See `watching_windows`.
+        stride: See `watching_windows`.
+        fps: See `watching_windows`.
+        pixel_aspect: See `watching_windows`.
+        batch_size: See `Batches`.
+        where: See `watching_windows`.
 
     Yields:
         Frames in order.
+
+    Raises:
+        HOCPError: If reading or predicting ends in one.
     """
-    held: deque[tuple[Watched, dict[int, Scene]]] = deque()
-    scenes: dict[int, Scene] = {}
-    windows: list[Window] = []
-
-    def answer() -> None:
-        if windows:
-            for (steps, start, _), values in zip(windows, predict([clip for *_, clip in windows]), strict=True):
-                steps.take(start, values)
-            windows.clear()
-
-    def ask(complete: Iterable[Window]) -> None:
-        for window in complete:
-            windows.append(window)
-            if len(windows) == batch_size:
-                answer()
-
-    def settled() -> Iterator[Watched]:
-        while held:
-            item, own = held[0]
-            for person in list(own):
-                if (value := own[person].value(item.frame.number)) is None:
-                    return
-                item.affect[person] = value
-                del own[person]
-            held.popleft()
+    batches = Batches(predict, batch_size)
+    watching = watching_windows(choose, batches, rule, stride, fps, pixel_aspect, where)
+    for _, item in watch_all([(followed, watching)], batches, set()):
+        if isinstance(item, HOCPError):
+            raise item
+        if item is not None:
             yield item
-
-    time, longest = 0.0, longest_still(rule, fps)
-    for frame, faces, cut in followed:
-        # A picture that stands still says no more of a face than one frame does, however long it stands.
-        stood, time = frame.time - time > longest, frame.time
-        if cut or stood:
-            ask(window for scene in scenes.values() for window in scene.close())
-            scenes.clear()
-        there = {face.person: face for face in faces}
-        chosen = [person for person in choose(Followed(frame, faces, cut)) if person in there]
-        for person in [person for person in scenes if person not in chosen]:
-            ask(scenes.pop(person).close())
-        for person in chosen:
-            if person not in scenes:
-                steps = [_Steps(rule.clip_len, stride) for _ in range(rule.frame_interval)]
-                scenes[person] = Scene(rule, steps, fps, pixel_aspect, where)
-            ask(scenes[person].add(frame, there[person].box))
-        held.append((Watched(frame, faces, cut), {person: scenes[person] for person in chosen}))
-        # Whoever left may leave too few windows for a batch, for as long as nobody comes.
-        if len(held) * (frame.picture.nbytes + _FRAME_BYTES) > _MOST_WAITING:
-            answer()
-        yield from settled()
-    ask(window for scene in scenes.values() for window in scene.close())
-    answer()
-    yield from settled()

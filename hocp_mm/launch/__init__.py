@@ -1,6 +1,6 @@
 """From a config to a run: the config itself, its runner, its weights, and how its network wants to be fed."""
 
-from hocp_mm.launch.clip_rule import LOADERS, ClipRule
+from hocp_mm.launch.clip_rule import LOADERS, ClipRule, config_dicts
 from hocp_mm.launch.config import drop_hooks, is_type, load_config, require_file
 from hocp_mm.launch.config_check import check_config
 from hocp_mm.launch.model import build_model
@@ -13,6 +13,7 @@ __all__ = [
     "build_datasets",
     "build_model",
     "check_config",
+    "config_dicts",
     "drop_hooks",
     "fit_runner_",
     "is_type",

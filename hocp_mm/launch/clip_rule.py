@@ -71,7 +71,7 @@ class ClipRule:
             CheckpointError: If no data loader has both transforms, or a step is not known here.
         """
         for name in LOADERS:
-            dataset = next((d for d in _dicts(cfg.get(name)) if d.get("pipeline")), {"pipeline": ()})
+            dataset = next((d for d in config_dicts(cfg.get(name)) if d.get("pipeline")), {"pipeline": ()})
             try:
                 steps = [_build_step(step, source) for step in dataset["pipeline"]]
             except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -126,7 +126,7 @@ class ClipRule:
 
 def _held(cfg: Mapping[str, Any] | Config) -> int:
     """Return how many frames training made one of, at most (see `SampleClip`)."""
-    steps = [step for step in _dicts(cfg.get("train_dataloader")) if is_type(step.get("type"), "SampleClip")]
+    steps = [step for step in config_dicts(cfg.get("train_dataloader")) if is_type(step.get("type"), "SampleClip")]
     factors = [factor for step in steps if isinstance(own := step.get("hold"), list | tuple) for factor in own]
     return max((factor for factor in factors if type(factor) is int and 1 <= factor <= _LARGEST), default=1)
 
@@ -142,10 +142,10 @@ def _build_step(step: Mapping[str, Any], source: str) -> Any:
     return _STEPS[name](**{key: value for key, value in step.items() if key not in ("type", "cache_mb", "decoder")})
 
 
-def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
+def config_dicts(value: Any) -> Iterator[Mapping[str, Any]]:
     """Yield every mapping inside a config, outermost first (data sets may be wrapped)."""
     if isinstance(value, Mapping):
         yield value
     if isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _dicts(item)
+            yield from config_dicts(item)

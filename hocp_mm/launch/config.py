@@ -16,6 +16,7 @@ from hocp_mm.registry import DATASETS
 from hocp_mm.system.refusals import LONGEST_VALUE, shorten, visible
 
 SPLITS = ("train", "val", "test")
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 # Options that mean the same for a raw data set and for a store of it; those of mmengine's BaseDataset follow.
 _KEPT = (
@@ -37,11 +38,36 @@ _KEPT = (
 _ASKED = ("split", "fold")
 
 
+def find_config(path: str | Path) -> Path:
+    """Return a config file: the user's own, or the recipe of this name that came with the package.
+
+    Args:
+        path: A file; or, where there is none, a recipe with or without ``configs/`` and ``.py``, such as ``hocp_sewa``.
+
+    Returns:
+        The file.
+
+    Raises:
+        MissingDataError: If there is neither.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    name = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    places = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # of a wheel, of a repository
+    recipes = next((place for place in places if (place / "_base_").is_dir()), None)
+    if recipes is not None and not name.is_absolute() and ".." not in name.parts and name.parts:
+        recipe = recipes / name.with_suffix(".py")
+        if name.suffix in ("", ".py") and recipe.is_file():
+            return recipe
+    raise MissingDataError(f"config: no such file: {path}.")
+
+
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, import what its ``custom_imports`` name, and override some of its keys.
 
     Args:
-        path: Config file.
+        path: Config file (see `find_config`).
         options: Values by dotted key (``--cfg-options``).
 
     Returns:
@@ -52,8 +78,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         HOCPError: If it is no config, an option would change nothing, its data sets would read different folds, or
             ``store`` among its keys cannot take their place (see `refuse_names`, `share_fold`, `use_store`).
     """
-    if not Path(path).is_file():
-        raise MissingDataError(f"config: no such file: {path}.")
+    path = find_config(path)
     try:
         # mmengine itself would import for configs in text style alone, and leave those with `read_base` without a word.
         cfg = Config.fromfile(str(path), import_custom_modules=False)

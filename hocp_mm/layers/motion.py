@@ -79,9 +79,7 @@ class MotionComponents(nn.Module):
         factors = self.working_factors()
         ahead = len(factors["t"]) - 1 - self.before
         seen = seen_by(factors["in"], images)
-        moved = step.along_time(
-            self, seen, step_weights(factors["t"]), self.before, ends="repeat", differences=True
-        )
+        moved = step.along_time(self, seen, step_weights(factors["t"]), self.before, ends="repeat", differences=True)
         if ahead:
             images = step.delayed(f"{step.names[self]}.images", images, ahead)
         return add_moved(images, moved, factors["out"], self.rectifier)

@@ -10,18 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hocp_mm.errors import DataError, MissingDataError
+from hocp_mm.structures.tables import csv_rows, to_pandas, write_json, write_parquet
 from hocp_mm.system.files import write_rows
 from hocp_mm.system.reading import check_file
 
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingImports]
+
 _PRED = ("valence", "arousal")
 _TARGET = ("valence_true", "arousal_true", "valid")
+COLUMNS = {
+    "face_confidence": ("face_confidence",),
+    "boxes": ("x1", "y1", "x2", "y2"),
+    "smoothed": ("valence_smoothed", "arousal_smoothed"),
+    "expression": ("expression",),
+}
+"""Columns of what an `AffectTimeline` may do without, by its attribute."""
 _LARGEST_BYTES = 1 << 28  # a frame takes less than 100
 
 
@@ -109,6 +120,11 @@ class AffectTimeline:
         face_found: True where a face was seen, not held or interpolated, bool ``[F]``.
         times: When each frame is shown, in seconds, strictly increasing, float64 ``[F]``; None if they come evenly.
         person: Whose face it is, int64 ``[F]``: numbers from 1, 0 for nobody; None where nobody was told from others.
+        face_confidence: How sure the detector was of the face, float32 ``[F]``, NaN for nobody.
+        boxes: Where the face is, (x1, y1, x2, y2) in pixels of the file, tight around brows, eyes and mouth, float32
+            ``[F, 4]``, NaN rows for nobody.
+        smoothed: Predictions smoothed over time, float32 ``[F, 2]``, NaN rows where ``pred`` has them.
+        expression: Name of the most probable expression, str ``[F]``, ``""`` for nobody.
 
     Raises:
         ValueError: If a shape, a range or the order of the frames breaks a rule above.
@@ -123,6 +139,10 @@ class AffectTimeline:
     face_found: NDArray[np.bool_] | None = None
     times: NDArray[np.float64] | None = None
     person: NDArray[np.int64] | None = None
+    face_confidence: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
+    smoothed: NDArray[np.float32] | None = None
+    expression: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Convert the arrays and refuse what breaks the rules of the class."""
@@ -141,6 +161,15 @@ class AffectTimeline:
         found = None if self.face_found is None else _column(here, "face_found", self.face_found, np.bool_, (count,))
         times = None if self.times is None else _column(here, "times", self.times, np.float64, (count,))
         person = None if self.person is None else _column(here, "person", self.person, np.int64, (count,))
+        more = {
+            name: None if (value := getattr(self, name)) is None else _column(here, name, value, kind, (count, *rest))
+            for name, kind, *rest in (
+                ("face_confidence", np.float32),
+                ("boxes", np.float32, 4),
+                ("smoothed", np.float32, 2),
+                ("expression", np.str_),
+            )
+        }
         known = np.isfinite(pred).all(axis=1) | np.isnan(pred).all(axis=1)
         if not known.all():
             bad = int(frames[~known][0])
@@ -158,7 +187,7 @@ class AffectTimeline:
             if not np.isfinite(target[valid]).all():
                 raise ValueError(f"{here}: target must be finite where valid is true.")
         converted = {"fps": fps, "frames": frames.astype(np.int64), "pred": pred, "target": target, "valid": valid}
-        for name, value in {**converted, "face_found": found, "times": times, "person": person}.items():
+        for name, value in {**converted, "face_found": found, "times": times, "person": person, **more}.items():
             object.__setattr__(self, name, value)  # the usual way to convert a field of a frozen dataclass
 
     def __len__(self) -> int:
@@ -178,9 +207,10 @@ class AffectTimeline:
     def to_csv(self, path: str | Path, follow: bool = True) -> Path:
         """Write one row per frame; the file appears complete or not at all.
 
-        Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found][,person]``. Numbers are
-        the shortest text that reads back to the same float, flags are 0 or 1; valence and arousal are empty where
-        nobody is seen.
+        Columns: ``frame,time_s,valence,arousal[,valence_true,arousal_true,valid][,face_found][,person]``, and of what
+        else is known ``face_confidence``, ``x1,y1,x2,y2``, ``valence_smoothed,arousal_smoothed`` and ``expression``.
+        Numbers are the shortest text that reads back to the same float, flags are 0 or 1; what nobody is seen in is
+        empty.
 
         Args:
             path: CSV file; its folder is created.
@@ -193,17 +223,63 @@ class AffectTimeline:
         write_rows(path, self._rows(), follow=follow)
         return path
 
+    def to_json(self, path: str | Path, follow: bool = True) -> Path:
+        """Write ``{"video": …, "fps": …, "frames": [{"frame": 0, "time_s": 0.0, "valence": …}, …]}``, as `to_csv`.
+
+        Args:
+            path: JSON file; its folder is created.
+            follow: As in `to_csv`.
+
+        Returns:
+            The path written. Numbers are those of the CSV file; what nobody is seen in is null.
+        """
+        path = Path(path)
+        write_json(path, self.columns(), self.facts(), follow)
+        return path
+
+    def to_parquet(self, path: str | Path, follow: bool = True) -> Path:
+        """Write a Parquet file with the columns of the CSV file and ``video`` and ``fps`` as its metadata.
+
+        Args:
+            path: Parquet file; its folder is created.
+            follow: As in `to_csv`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            MissingDataError: If pyarrow is not installed.
+        """
+        path = Path(path)
+        write_parquet(path, self.columns(), self.facts(), follow)
+        return path
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a data frame with the columns of the CSV file, and ``video`` and ``fps`` in its ``attrs``.
+
+        Raises:
+            MissingDataError: If pandas is not installed.
+        """
+        return to_pandas(self.columns(), self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is no column: ``video`` and ``fps``."""
+        return {"video": self.video, "fps": self.fps}
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the table by the names of `to_csv`, each ``[F]``; NaN and ``""`` where nobody is seen."""
+        table = {"frame": self.frames, "time_s": self.time_s, **_named(_PRED, self.pred)}
+        if self.target is not None and self.valid is not None:
+            table |= {**_named(_TARGET[:2], self.target), "valid": self.valid}
+        table |= {} if self.face_found is None else {"face_found": self.face_found}
+        table |= {} if self.person is None else {"person": self.person}
+        for name, names in COLUMNS.items():
+            if (values := getattr(self, name)) is not None:
+                table |= _named(names, values if len(names) > 1 else values[:, None])
+        return table
+
     def _rows(self) -> Iterator[list[str]]:
-        target = () if self.target is None else _TARGET
-        flags = {"face_found": self.face_found, "person": self.person}
-        extra = {name: column for name, column in flags.items() if column is not None}
-        yield ["frame", "time_s", *_PRED, *target, *extra]
-        times, seen = self.time_s, self.seen
-        for i, frame in enumerate(self.frames):
-            row = [str(frame), str(times[i]), *(map(str, self.pred[i]) if seen[i] else ("", ""))]
-            if self.target is not None and self.valid is not None:
-                row += [*map(str, self.target[i]), str(int(self.valid[i]))]
-            yield [*row, *(str(int(column[i])) for column in extra.values())]
+        return csv_rows(self.columns())
 
     @classmethod
     def from_csv(cls, path: str | Path, video: str | None = None, fps: float | None = None) -> "AffectTimeline":
@@ -227,13 +303,13 @@ class AffectTimeline:
             DataError: If a column is missing, a cell is not a number, or a rule of the class is broken.
         """
         path = Path(path)
-        header, cells = _read_numbers(path)
+        header, cells = _read_table(path)
         missing = [name for name in ("frame", "time_s", *_PRED) if name not in header]
         if _TARGET[0] in header:
             missing += [name for name in _TARGET[1:] if name not in header]
         if missing:
             raise DataError(f"timeline: {path} lacks the columns {', '.join(missing)}, got {', '.join(header)}.")
-        column = dict(zip(header, cells.T, strict=True))
+        column = dict(zip(header, cells, strict=True))
         frames, target = _whole(column["frame"], "frame", path), None
         if _TARGET[0] in column:
             target = np.stack([column[name] for name in _TARGET[:2]], axis=1)
@@ -245,6 +321,10 @@ class AffectTimeline:
                 flags[name] = column[name].astype(np.bool_)
         if "person" in column:
             flags["person"] = _whole(column["person"], "person", path)
+        for name, names in COLUMNS.items():
+            if all(one in column for one in names):
+                several = [column[one] for one in names]
+                flags[name] = np.stack(several, axis=1) if len(names) > 1 else several[0]
         rate, times = _frame_rate(frames, column["time_s"], path) if fps is None else (fps, None)
         pred = np.stack([column[name] for name in _PRED], axis=1)
         try:
@@ -266,7 +346,11 @@ def _whole(numbers: NDArray[np.float64], name: str, path: Path) -> NDArray[np.in
     return numbers.astype(np.int64)
 
 
-def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
+def _named(names: Sequence[str], values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return dict(zip(names, values.T, strict=True))
+
+
+def _read_table(path: Path) -> tuple[list[str], list[NDArray[Any]]]:
     if not path.is_file():
         raise MissingDataError(f"timeline: no such file: {path}.")
     if (size := check_file(path, "timeline").st_size) > _LARGEST_BYTES:
@@ -283,15 +367,14 @@ def _read_numbers(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     for line, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(f"timeline: {path}, line {line}: expected {len(header)} cells, got {len(row)}.")
-    known = ("frame", "time_s", *_TARGET, "face_found", "person")
-    may_be_empty = [name not in known for name in header]
+    full = ("frame", "time_s", "valid", "face_found", "person")  # columns without an empty cell
     try:
-        return header, np.array(
-            [
-                [np.nan if empty and not cell else float(cell) for empty, cell in zip(may_be_empty, row, strict=True)]
-                for row in rows
-            ]
-        )
+        return header, [
+            np.array(cells)
+            if name == "expression"
+            else np.array([np.nan if not cell and name not in full else float(cell) for cell in cells])
+            for name, cells in zip(header, zip(*rows, strict=True), strict=True)
+        ]
     except ValueError as error:
         raise DataError(f"timeline: {path}: every cell must be a number ({error}).") from error
 

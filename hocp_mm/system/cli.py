@@ -16,18 +16,26 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from hocp_mm.errors import HOCPError
-from hocp_mm.system.refusals import LONGEST_VALUE, refusal, shorten
+from hocp_mm.errors import HOCPError, SomeFailedError
+from hocp_mm.system.refusals import LONGEST_VALUE, refusal, shorten, user_error
 
-USER_ERROR = 2
+SOME_FAILED, USER_ERROR = 1, 2
 INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes: argparse's own for wrong usage; the shell's for Ctrl-C and SIGTERM."""
+EXIT_CODES = {
+    0: "done",
+    SOME_FAILED: "some inputs failed, faults were found, or a check failed: each is named, all else is done",
+    USER_ERROR: "refused: a wrong option, file or place; one line says which, what was finished before it stays",
+    INTERRUPTED: "ended by Ctrl-C; what was finished stays",
+    TERMINATED: "ended by SIGTERM; what was finished stays",
+}
+"""Of all commands. 2 is argparse's own for wrong usage, the last two are the shell's; after a traceback, which only a
+fault of the program prints, Python's own is 1, too."""
 
 _GRACE_SECONDS = 5.0
 
 
 def run(main: Callable[[], object], at_once: bool = False) -> NoReturn:
-    """Call ``main`` and end the process; a user's error prints ``error: <text>`` and exits with 2.
+    """Call ``main`` and end the process; a user's error prints ``error: <text>``; the code is one of `EXIT_CODES`.
 
     Frameworks wrap what happens while they build an object or inside a worker process: the original error counts (see
     `hocp_mm.system.refusals`). With ``HOCP_TRACEBACK=1`` in the environment everything is shown. Any other exception
@@ -54,7 +62,7 @@ def run(main: Callable[[], object], at_once: bool = False) -> NoReturn:
         if text is None:
             raise
         _tell(text)
-        sys.exit(USER_ERROR)
+        sys.exit(SOME_FAILED if isinstance(user_error(error), SomeFailedError) else USER_ERROR)
     if at_once:
         _end()
     sys.exit(0)
@@ -231,6 +239,17 @@ class ProgressLine:
                 bar.refresh()
             bar.close()
             self._bar = None
+
+    def close(self) -> None:
+        """End the bar where not all is done."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
 
     def stage(self, title: str, done: int, total: int) -> None:
         """Show the state of one of several stages, which come one after the other.

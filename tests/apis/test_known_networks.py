@@ -1,5 +1,6 @@
 """A file of HSEmotion's format gives a timeline at once: the numbers of timm's own network on the same crops."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 from torch import nn
 
 from hocp_mm.apis import AffectInferencer
+from hocp_mm.datasets.affectnet.rows import EXPRESSIONS
 from hocp_mm.datasets.transforms import LoadFaceClip, PackAffectInputs, SampleClip
 from hocp_mm.errors import CheckpointError
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.system.cli import run
 from tests.material.affect_networks import efficientnet
 from tests.material.tiny_configs import noise, write_video
-from tests.material.tools import load_tool
 
 BOX, FRAMES = (14, 8, 26, 22), 5
 
@@ -62,16 +63,21 @@ SAVED = {
 def test_the_table_of_the_demo_is_that_of_timms_network(tmp_path: Path, network: Any, video: Path, make: Any, capsys):
     torch.save(make(network), tmp_path / "enet_b0_8_va_mtl.pt")
     argv = [str(video), "--checkpoint", str(tmp_path / "enet_b0_8_va_mtl.pt"), "--out", str(tmp_path / "out")]
-    load_tool("demo").main([*argv, "--box", ",".join(map(str, BOX)), "--no-video", "--device", "cpu"])
+    import_module("hocp_mm.commands.demo").main(
+        [*argv, "--box", ",".join(map(str, BOX)), "--no-video", "--device", "cpu"]
+    )
     printed = capsys.readouterr()
     assert "enet_b0_8_va_mtl.pt: enet_b0_8_va_mtl, by its shapes" in printed.out
     assert "Apache-2.0" in printed.out
     assert "frames per second" not in printed.out + printed.err  # a network of single frames needs no rate
-    expected = outputs_by_hand(network, video, 224)[:, 8:]
+    outputs = outputs_by_hand(network, video, 224)
+    expected = outputs[:, 8:]
     assert np.ptp(expected, axis=0).min() > 0.02  # the network is not blind to its input
     timeline = AffectTimeline.from_csv(tmp_path / "out" / "v.csv")
     np.testing.assert_allclose(timeline.pred, expected, atol=1e-4)
     assert timeline.face_found.all()
+    ours = outputs[:, [5, 4, 6, 7, 3, 2, 0, 1]].argmax(axis=1)  # neutral, happy, sad, surprise, fear, disgust, …
+    assert timeline.expression.tolist() == [EXPRESSIONS[number] for number in ours]
 
 
 def test_expressions_come_in_our_order(tmp_path: Path, network: Any, video: Path):
@@ -115,7 +121,7 @@ def test_what_gives_no_timeline_is_refused_in_one_line(tmp_path: Path, video: Pa
     torch.save(make(), tmp_path / f"{name}.pt")
     argv = [str(video), "--checkpoint", str(tmp_path / f"{name}.pt"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as caught:
-        run(lambda: load_tool("demo").main([*argv, "--faces", "frame", "--device", "cpu"]))
+        run(lambda: import_module("hocp_mm.commands.demo").main([*argv, "--faces", "frame", "--device", "cpu"]))
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / name}.pt: ")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hocp_mm.apis import Watched, WatchLog, choose_people
+from hocp_mm.apis import Watched, WatchLog, choose_people, smooth_over_time
 from hocp_mm.datasets import VideoInfo
 from hocp_mm.datasets.faces.following import Face, Followed, Frame
 from hocp_mm.errors import NoFaceError
@@ -76,11 +76,13 @@ def test_each_person_has_a_timeline_and_all_have_one_table(tmp_path):
     lines = log.timelines()
     assert {person: line.frames.tolist() for person, line in lines.items()} == {1: [0], 2: [0, 1]}
     assert isinstance(lines[2], AffectTimeline)
+    more = ",x1,y1,x2,y2,valence_smoothed,arousal_smoothed"
+    box = ",0.0,0.0,10.0,10.0"
     assert log.write_people(tmp_path / "a.csv").read_text().splitlines() == [
-        "frame,time_s,person,valence,arousal,face_found",
-        "0,0.0,1,0.1,0.2,1",
-        "0,0.0,2,0.5,0.6,1",
-        "1,0.04,2,0.3,-0.4,0",
+        f"frame,time_s,person,valence,arousal,face_found{more}",
+        f"0,0.0,1,0.1,0.2,1{box},0.1,0.2",
+        f"0,0.0,2,0.5,0.6,1{box},0.5,0.6",
+        f"1,0.04,2,0.3,-0.4,0{box},0.3,-0.4",
     ]
 
 
@@ -98,3 +100,43 @@ def test_the_summary_says_what_was_left_out():
 def test_a_video_in_which_nobody_is_seen_has_no_timeline():
     with pytest.raises(NoFaceError, match="no face found in 1 frames"):
         log_of([({}, (3,))]).timeline()
+
+
+def test_smoothed_values_cross_neither_cuts_nor_gaps_nor_people():
+    """And are those of `smooth_over_time` within each."""
+    rng = np.random.default_rng(0)
+    person = [1] * 6 + [0] + [1] * 5 + [2] * 6  # with a gap, and somebody else behind it
+    rows = [({who: tuple(rng.uniform(-1, 1, 2))} if who else {}, ()) for who in person]
+    info = VideoInfo(len(rows), 25.0, 64, 48, "mpeg4")
+    log, plain = WatchLog("clip.mp4", info, smooth=0.1), WatchLog("clip.mp4", info, smooth=0)
+    for number, (affect, _) in enumerate(rows):
+        faces = tuple(Face(who, SMALL, True, 0.5) for who in affect)
+        values = {who: np.float32(value) for who, value in affect.items()}
+        for own in (log, plain):
+            own.add(Watched(Frame(number, number / 25, PICTURE), faces, number == 9, values))
+    line, times = log.timeline(), np.arange(len(rows)) / 25
+    for start, stop in ((0, 6), (7, 9), (9, 12), (12, 18)):
+        own = slice(start, stop)
+        expected = smooth_over_time(line.pred[own], times[own], 0.1, np.zeros(stop - start, np.int64))
+        np.testing.assert_allclose(line.smoothed[own], np.clip(expected, -1, 1), atol=1e-6)
+        # Through two values a line goes as they are.
+        assert stop - start == 2 or np.abs(line.smoothed[own] - line.pred[own]).max() > 0.05
+    assert np.isnan(line.smoothed[6]).all()
+    np.testing.assert_array_equal(plain.timeline().smoothed, plain.timeline().pred)
+    assert line.face_confidence[[0, 17]].tolist() == [0.5, 0.5]
+    assert np.isnan(line.face_confidence[6])
+    np.testing.assert_array_equal(log.timelines()[2].smoothed, line.smoothed[12:])
+    with pytest.raises(ValueError, match="smooth: must be 0 seconds or more"):
+        WatchLog("clip.mp4", info, smooth=-1)
+
+
+def test_the_expression_is_the_most_probable_one():
+    info = VideoInfo(3, 25.0, 64, 48, "mpeg4")
+    log = WatchLog("clip.mp4", info, expressions=("happy", "sad"))
+    for number, scores in enumerate(([0.6, 0.4], [0.1, 0.9], None)):
+        affect = {} if scores is None else {1: np.float32((0, 0))}
+        told = {} if scores is None else {1: np.float32(scores)}
+        frame = Frame(number, number / 25, PICTURE)
+        log.add(Watched(frame, (Face(1, SMALL, True),), False, affect, told))
+    assert log.timeline().expression.tolist() == ["happy", "sad", ""]
+    assert log.timelines()[1].expression.tolist() == ["happy", "sad"]

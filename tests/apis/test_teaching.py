@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hocp_mm.apis import Teacher
-from hocp_mm.apis.teaching import smooth_over_time
+from hocp_mm.apis.smoothing import smooth_over_time
 from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.errors import HOCPError, NoFaceError
 from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video

@@ -244,8 +244,8 @@ def test_frames_may_lie_hours_apart(fps):
 @pytest.mark.parametrize("ends", [{}, {"cuts": (2,)}, {"faces": lambda n: (Face(1, None, True),) if n < 3 else ()}])
 def test_windows_do_not_wait_for_the_next_frame(batch_size, ends, monkeypatch):
     """A frame may complete very many: 40 at a thousand moments a second, as many as there are at an end."""
-    made, asked, make = [], [], watching._Steps._window
-    monkeypatch.setattr(watching._Steps, "_window", lambda self, start: made.append(start) or make(self, start))
+    made, asked, make = [], [], watching._Windows._window
+    monkeypatch.setattr(watching._Windows, "_window", lambda self, start: made.append(start) or make(self, start))
 
     def predict(clips):
         asked.extend(clips)

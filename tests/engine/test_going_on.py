@@ -24,7 +24,7 @@ from hocp_mm.checkpoints import read_checkpoint
 from hocp_mm.errors import CheckpointError, DivergedError, HOCPError
 from hocp_mm.registry import DATASETS, HOOKS, MODELS
 from hocp_mm.structures import AffectDataSample
-from tests.tools.test_train_test_cli import TRAIN
+from tests.commands.test_train_test import TRAIN
 
 RUN = itertools.count()
 

@@ -577,7 +577,7 @@ class PoisonedPreprocessor(BaseModel):
 
 def tool(tmp_path, *options, rate: str = "0.01", poison: int = -1):
     """Run ``tools/train.py`` in this process; return its exit code and the checkpoints it left."""
-    from tests.tools import test_train_test_cli as tools
+    from tests.commands import test_train_test as tools
 
     poisoned = f'data_preprocessor=dict(type="PoisonedPreprocessor", batch={poison})'
     text = tools.CONFIG.replace("head=dict", f"{poisoned}, head=dict").replace("save_best=", "interval=1, save_best=")

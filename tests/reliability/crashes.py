@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def recipe(folder: Path, data: Path, workers: int, name: str = "hocp_sewa", **op
 def train(config: Path, folder: Path) -> None:
     """Train through the tool, going on from whatever is there."""
     sys.argv[0] = "train.py"
-    from tests.tools.test_train_test_cli import TRAIN
+    from tests.commands.test_train_test import TRAIN
 
     TRAIN.main([str(config), "--work-dir", str(folder), "--resume"])
 
@@ -282,16 +283,16 @@ def kill_preparations(folder: Path, data: Path, kills: int, rng: random.Random) 
 
 def run_folds(config: Path, folder: Path) -> None:
     """Cross-validate through the tool, whose trainings and tests are forked instead of started."""
-    from tests.tools.test_train_test_cli import TEST, TRAIN, load_tool
+    from tests.commands.test_train_test import TEST, TRAIN
 
-    tool = load_tool("run_folds")
+    tool = import_module("hocp_mm.commands.folds")
 
     def call(fold: int, name: str, words: list[str]) -> None:
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
-                (TRAIN if name == "train.py" else TEST).main(words)
+                (TRAIN if name == "train" else TEST).main(words)
                 code = 0
             finally:
                 os._exit(code)

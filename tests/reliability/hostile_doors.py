@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,9 @@ from hocp_mm.errors import HOCPError  # noqa: E402
 from hocp_mm.functional.native import build  # noqa: E402
 from hocp_mm.models import TimmHOCPBackbone  # noqa: E402
 from hocp_mm.registry import DATASETS, MODELS  # noqa: E402
+from tests.commands.test_folds import CLIPS, CONFIG, FakeTools  # noqa: E402
+from tests.commands.test_train_test import CONFIG as RECIPE  # noqa: E402
+from tests.commands.test_train_test import TEST, TRAIN  # noqa: E402
 from tests.fault_injection import sewa, store  # noqa: E402
 from tests.fault_injection.delivery import config_of  # noqa: E402
 from tests.material.affectnet_files import write_2021  # noqa: E402
@@ -43,11 +47,12 @@ from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_
 from tests.material.tiny_yunet import write_tiny_yunet  # noqa: E402
 from tests.reliability import hostile_families as families  # noqa: E402
 from tests.reliability.hostile_families import Hostile  # noqa: E402
-from tests.tools.test_run_folds import CLIPS, CONFIG, FakeTools  # noqa: E402
-from tests.tools.test_train_test_cli import CONFIG as RECIPE  # noqa: E402
-from tests.tools.test_train_test_cli import TEST, TRAIN, load_tool  # noqa: E402
 
-DEMO, VERIFY, RUN_FOLDS = load_tool("demo"), load_tool("verify_transduction"), load_tool("run_folds")
+DEMO, VERIFY, RUN_FOLDS = (
+    import_module("hocp_mm.commands.demo"),
+    import_module("hocp_mm.commands.verify"),
+    import_module("hocp_mm.commands.folds"),
+)
 STOCK = {"type": "ResNet3d", "depth": 18, "pretrained": None}
 
 
@@ -136,7 +141,7 @@ def _run_folds(base: Path, folder: Path) -> None:
     fake = FakeTools(root)
 
     def call(fold: int, tool: str, words: list[str]) -> None:
-        if tool == "test.py":
+        if tool == "test":
             try:
                 Path(words[1]).read_bytes()
             except (OSError, ValueError) as error:

@@ -1,6 +1,8 @@
 """Averaging of windows; exact CSV round trip."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +247,66 @@ def test_what_is_no_whole_number_is_refused_without_a_word_of_numpy(tmp_path: Pa
     (tmp_path / "a.csv").write_text(f"{','.join(cells)}\n0,0,0,0,1\n{','.join(cells.values())}\n")
     with pytest.raises(DataError, match=f"the column {name} must hold integers"):
         AffectTimeline.from_csv(tmp_path / "a.csv")
+
+
+def whole_timeline() -> AffectTimeline:
+    """Return three frames with all columns; nobody is in the second."""
+    nobody = (np.nan, np.nan)
+    return AffectTimeline(
+        "clip", 25, np.arange(3), [(0.1, -0.2), nobody, (0.3, 1)], face_found=[True, False, True], person=[1, 0, 2],
+        face_confidence=[0.9, np.nan, 0.1], boxes=[(1.5, 2, 3, 4), (np.nan,) * 4, (5, 6, 7, 8.1)],
+        smoothed=[(0.15, -0.1), nobody, (0.25, 0.9)], expression=["happy", "", "sad"],
+    )  # fmt: skip
+
+
+COLUMNS = [
+    *("frame", "time_s", "valence", "arousal", "face_found", "person", "face_confidence", "x1", "y1", "x2", "y2"),
+    *("valence_smoothed", "arousal_smoothed", "expression"),
+]
+
+
+def test_all_columns_survive_the_csv(tmp_path: Path):
+    before = whole_timeline()
+    path = before.to_csv(tmp_path / "clip.csv")
+    header, _, nobody, last = path.read_text().splitlines()
+    assert header.split(",") == COLUMNS
+    assert nobody == "1,0.04,,,0,0,,,,,,,,"
+    assert last == "2,0.08,0.3,1.0,1,2,0.1,5.0,6.0,7.0,8.1,0.25,0.9,sad"
+    after = AffectTimeline.from_csv(path)
+    for name, column in before.columns().items():
+        np.testing.assert_array_equal(after.columns()[name], column, err_msg=name)
+        assert after.columns()[name].dtype == column.dtype
+
+
+def test_json_has_the_numbers_of_the_csv_and_null_for_nobody(tmp_path: Path):
+    read = json.loads(whole_timeline().to_json(tmp_path / "deep" / "clip.json").read_text())
+    assert (read["video"], read["fps"]) == ("clip", 25)
+    first, nobody, _ = read["frames"]
+    assert list(first) == COLUMNS
+    assert (first["valence"], first["x1"], first["face_found"], first["person"]) == (0.1, 1.5, True, 1)
+    assert {name for name, value in nobody.items() if value is None} == set(COLUMNS[2:4] + COLUMNS[6:])
+
+
+def test_pandas_and_parquet_have_the_same_table(tmp_path: Path):
+    pandas = pytest.importorskip("pandas", reason="for users of the extra `tables`; not in requirements/lock.txt")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="for users of the extra `tables`; not in the lock file")
+    frame = whole_timeline().to_pandas()
+    assert list(frame.columns) == COLUMNS
+    assert frame.attrs == {"video": "clip", "fps": 25}
+    assert frame.person.tolist() == [1, 0, 2]
+    assert frame.isna().sum().to_dict() == {name: int(name in COLUMNS[2:4] + COLUMNS[6:]) for name in COLUMNS}
+    read = parquet.read_table(whole_timeline().to_parquet(tmp_path / "clip.parquet"))
+    assert json.loads(read.schema.metadata[b"fps"]) == 25
+    assert [read[name].null_count for name in COLUMNS] == frame.isna().sum().tolist()
+    pandas.testing.assert_frame_equal(read.to_pandas(), frame, check_dtype=False)
+
+
+@pytest.mark.parametrize(("package", "act"), [("pandas", "to_pandas"), ("pyarrow", "to_parquet")])
+def test_without_what_writes_a_table_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, act: str
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = (tmp_path / "clip.parquet",) if act == "to_parquet" else ()
+    with pytest.raises(MissingDataError, match=rf"needs {package}, which is not installed: pip install 'hocp-mm\[tabl"):
+        getattr(whole_timeline(), act)(*arguments)
+    assert list(tmp_path.iterdir()) == []

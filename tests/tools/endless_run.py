@@ -7,7 +7,7 @@ import torch
 
 from hocp_mm.compat import apply
 from hocp_mm.system import cli
-from tests.tools.test_train_test_cli import CONFIG, TRAIN
+from tests.commands.test_train_test import CONFIG, TRAIN
 
 apply()
 torch.set_num_threads(1)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hocp_mm.system import cli
+from tests.commands.test_train_test import ROOT
 from tests.system.test_parallel import is_alive
-from tests.tools.test_train_test_cli import ROOT
 
 SCRIPT = str(Path(__file__).with_name("endless_run.py"))
 WORKERS = ["--cfg-options", "train_dataloader.num_workers=2", "train_dataloader.persistent_workers=True"]

@@ -27,7 +27,7 @@ _WORTH = re.compile(r"Epoch\((train|val)\)|Hook: |LoadReport|best checkpoint")
 # Dumped configs and environments have no prefix, but come in long blocks of other shapes.
 _PLAIN = re.compile(
     r"\s*CCC|(valence|arousal|mean) |expression: |fold |clips and actors|pooled: |written|error:|demo_output"
-    r"|\[\d+/\d+\] |\$ python |synthetic set|\S+: \d+ (clips|faces)|[\w ]+: \d+/\d+ frames"
+    r"|\[\d+/\d+\] |\$ hocp |synthetic set|\S+: \d+ (clips|faces)|[\w ]+: \d+/\d+ frames"
 )
 # What every recipe understands; enough to go through all stages.
 _QUICK_TRAINING = ("train_cfg.max_epochs=2", "train_cfg.val_interval=1", "param_scheduler.1.T_max=2")

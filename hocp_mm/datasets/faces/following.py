@@ -7,6 +7,7 @@ nothing is said of it; one that comes back to its place is the same person, one 
 is recognised across a cut: who looks alike need not be the same.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import square_boxes
+from hocp_mm.datasets.faces.cascades import Detections
 from hocp_mm.datasets.faces.crops import square_pixels, square_scale
 from hocp_mm.datasets.faces.detection import FaceDetector
 from hocp_mm.datasets.media.cuts import CutFinder
@@ -54,11 +56,14 @@ class Face(NamedTuple):
         box: (x1, y1, x2, y2) in pixels of the file, tight around the inner landmarks, float32 ``[4]``; None where the
             whole frame is the face.
         seen: False where the box is only interpolated.
+        score: How sure the detector is, between two of its looks interpolated; 0 where she is not seen, NaN where no
+            detector looked.
     """
 
     person: int
     box: NDArray[np.float32] | None
     seen: bool
+    score: float = math.nan
 
 
 class Followed(NamedTuple):
@@ -82,12 +87,14 @@ class _Track:
     Attributes:
         times: When she was seen in a look.
         boxes: Where, in square pixels.
+        scores: How sure the detector was.
         until: Time of the next look after each of these.
         person: Her number, once she is shown.
     """
 
     times: list[float] = field(default_factory=list)
     boxes: list[NDArray[np.float32]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     until: list[float] = field(default_factory=list)
     person: int = 0
 
@@ -102,7 +109,7 @@ class _Track:
     def forget(self, before: float) -> None:
         """Drop what lies before a time, but for the last look and that before the time."""
         while len(self.times) > 2 and self.times[1] <= before:
-            for own in (self.times, self.boxes, self.until):
+            for own in (self.times, self.boxes, self.scores, self.until):
                 del own[0]
 
 
@@ -140,11 +147,11 @@ class _Follower:
             if t not in taken and d not in given:
                 taken.add(t)
                 given.add(d)
-                self._add(self.tracks[t], found.boxes[d], frame.time)
+                self._add(self.tracks[t], found, d, frame.time)
         for d in sorted(set(range(len(found.boxes))) - given, key=lambda d: -float(found.scores[d])):
             track = _Track()
             self.tracks.append(track)
-            self._add(track, found.boxes[d], frame.time)
+            self._add(track, found, d, frame.time)
         self.look_time = frame.time
         self.looks += 1
 
@@ -165,9 +172,10 @@ class _Follower:
         return np.where(may_be, np.maximum(moved, _STOPPED * stayed) / (1 + time - times), 0.0)
 
     @staticmethod
-    def _add(track: _Track, box: NDArray[np.float32], time: float) -> None:
+    def _add(track: _Track, found: Detections, number: int, time: float) -> None:
         track.times.append(time)
-        track.boxes.append(np.asarray(box, dtype=np.float32))
+        track.boxes.append(np.asarray(found.boxes[number], dtype=np.float32))
+        track.scores.append(float(found.scores[number]))
         track.until.append(np.inf)
 
     def is_known(self, time: float, now: float) -> bool:
@@ -186,8 +194,8 @@ class _Follower:
             if track.person == 0:
                 self.people += 1
                 track.person = self.people
-            box, seen = spot
-            faces.append(Face(track.person, (box / self.scale).astype(np.float32), seen))
+            box, seen, score = spot
+            faces.append(Face(track.person, (box / self.scale).astype(np.float32), seen, score))
             track.forget(time)
         return tuple(sorted(faces, key=lambda face: face.person))
 
@@ -205,24 +213,27 @@ class _Follower:
                 self.people += 1
                 track.person = self.people
             box = (track.boxes[-1] / self.scale).astype(np.float32)
-            faces.append(Face(track.person, box, seen))
+            faces.append(Face(track.person, box, seen, track.scores[-1] if seen else 0.0))
             track.forget(time)
         return tuple(sorted(faces, key=lambda face: face.person))
 
-    def _spot(self, track: _Track, time: float) -> tuple[NDArray[np.float32], bool] | None:
-        """Return where somebody is at a time, and whether she was seen there; None where she is not."""
+    def _spot(self, track: _Track, time: float) -> tuple[NDArray[np.float32], bool, float] | None:
+        """Return where somebody is at a time, whether she was seen there, and how surely; None where she is not."""
         after = int(np.searchsorted(track.times, time, side="right"))
         if after == 0:
             return None
         last = after - 1
         seen = time < track.until[last]
+        there = (track.boxes[last], True, track.scores[last]) if seen else None
         if after == len(track.times):
-            return (track.boxes[last], True) if seen else None
+            return there
         gap = track.times[after] - track.times[last]
         if gap > max(self.bridge, _GAP_LOOKS * (track.until[last] - track.times[last])):
-            return (track.boxes[last], True) if seen else None
+            return there
         share = np.float32((time - track.times[last]) / gap)
-        return track.boxes[last] + share * (track.boxes[after] - track.boxes[last]), seen
+        box = track.boxes[last] + share * (track.boxes[after] - track.boxes[last])
+        score = track.scores[last] + float(share) * (track.scores[after] - track.scores[last])
+        return box, seen, score if seen else 0.0
 
 
 def _overlaps(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

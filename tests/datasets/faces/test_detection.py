@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from hocp_mm.datasets.faces.detection import DETECTORS
 from hocp_mm.datasets.media.images import iter_images
 from hocp_mm.errors import DataError, HOCPError, NoFaceError
 from tests.material.tiny_configs import portrait, portrait_box
-from tests.material.tools import load_tool
 
 FPS = 25
 FACE = np.array([100.0, 80, 160, 140])
@@ -210,8 +210,8 @@ def test_auto_is_the_best_that_is_there_and_says_which(
 
 
 def test_the_demo_offers_every_detector():
-    args = load_tool("demo").parse_args(["a.mp4", "--checkpoint", "b", "--out", "c"])
+    args = import_module("hocp_mm.commands.demo").parse_args(["a.mp4", "--checkpoint", "b", "--out", "c"])
     assert args.faces == "auto"
     for name in (*DETECTORS, "frame"):
         words = ["a.mp4", "--checkpoint", "b", "--out", "c", "--faces", name]
-        assert load_tool("demo").parse_args(words).faces == name
+        assert import_module("hocp_mm.commands.demo").parse_args(words).faces == name

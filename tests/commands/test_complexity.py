@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +12,6 @@ import pytest
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
 from tests.material.tiny_configs import tiny_config
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "complexity.py"
 TINY = ["--timm", "test_resnet", "--frames", "2", "--size", "32"]
@@ -19,7 +19,7 @@ TINY = ["--timm", "test_resnet", "--frames", "2", "--size", "32"]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("complexity")
+    return import_module("hocp_mm.commands.complexity")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The command that writes the folds of AFEW-VA."""
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -8,14 +9,13 @@ from hocp_mm.datasets.splits import check_folds, count_folds, read_fold
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
 from tests.material.raw_sets import tree
-from tests.material.tools import load_tool
 
 TOOL = ROOT / "tools/prepare/split_afew_va.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    return load_tool("prepare/split_afew_va").main
+    return import_module("hocp_mm.commands.prepare.split_afew_va").main
 
 
 def _root(tmp_path, clips=60, actors=20):

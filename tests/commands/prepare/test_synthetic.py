@@ -1,13 +1,13 @@
 """The command ``tools/prepare/synthetic.py``."""
 
-import pytest
+from importlib import import_module
 
-from tests.material.tools import load_tool
+import pytest
 
 
 @pytest.fixture(scope="module")
 def command():
-    return load_tool("prepare/synthetic")
+    return import_module("hocp_mm.commands.prepare.synthetic")
 
 
 def test_command_writes_once_and_then_says_so(command, tmp_path, capsys):

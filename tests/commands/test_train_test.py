@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,9 +26,8 @@ from hocp_mm.structures import AffectDataSample
 from hocp_mm.system import cli
 from tests.material.processes import ROOT
 from tests.material.readings import count_readings
-from tests.material.tools import load_tool
 
-TRAIN, TEST = load_tool("train"), load_tool("test")
+TRAIN, TEST = import_module("hocp_mm.commands.train"), import_module("hocp_mm.commands.test")
 RUN = itertools.count()
 
 

@@ -1,6 +1,7 @@
 """The command that draws what the network is shown."""
 
 import functools
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -13,14 +14,13 @@ from hocp_mm.system.cli import run
 from tests.material.data_configs import dataset_config, loaders
 from tests.material.processes import ROOT
 from tests.material.sewa_files import KEYS, write_sewa
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "browse_dataset.py"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("browse_dataset")
+    return import_module("hocp_mm.commands.browse")
 
 
 @pytest.fixture

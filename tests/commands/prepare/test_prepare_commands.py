@@ -1,6 +1,7 @@
 """The commands that prepare stores: what a store gives is what the raw folder gives, number for number, bit for bit."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,6 @@ from hocp_mm.synthetic import (
 )
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
-from tests.material.tools import load_tool
 
 TOOLS = ROOT / "tools/prepare"
 SIZE = 40
@@ -40,7 +40,7 @@ CROPS = ("cropped_aligned", "cropped_aligned_new_50_vids")
 
 
 def load(name: str) -> Callable[[list[str]], None]:
-    return load_tool(f"prepare/{name}").main
+    return import_module(f"hocp_mm.commands.prepare.{name}").main
 
 
 class Layout(NamedTuple):

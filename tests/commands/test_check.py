@@ -4,6 +4,7 @@ import csv
 import functools
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,6 @@ from hocp_mm.system.cli import run
 from tests.material.affectnet_files import row, write_2017
 from tests.material.data_configs import dataset_config, loaders
 from tests.material.processes import ROOT
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "check_data.py"
 
@@ -22,7 +22,7 @@ FILE = ROOT / "tools" / "check_data.py"
 @pytest.fixture
 def tool(monkeypatch) -> ModuleType:
     """The tool, which here starts no processes: importing everything again takes seconds for each."""
-    module = load_tool("check_data")
+    module = import_module("hocp_mm.commands.check")
     check = data_check.check_data
     monkeypatch.setattr(data_check, "check_data", lambda cfg, **options: check(cfg, **{**options, "workers": 0}))
     return module

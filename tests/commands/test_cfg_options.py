@@ -13,10 +13,10 @@ from mmengine.runner.loops import EpochBasedTrainLoop
 from hocp_mm.datasets.splits import write_split_files
 from hocp_mm.registry import MODELS
 from hocp_mm.system import cli
+from tests.commands.test_train_test import ROOT, TRAIN
 from tests.fault_injection.sewa import KEYS
 from tests.material.afew_va_files import write_afew_va
 from tests.material.sewa_files import write_segment
-from tests.tools.test_train_test_cli import ROOT, TRAIN
 
 RUN = itertools.count()
 SPLITS = ("train", "val", "test")

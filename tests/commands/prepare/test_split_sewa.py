@@ -1,18 +1,19 @@
 """The command that writes split files."""
 
+from importlib import import_module
+
 import pytest
 
 from hocp_mm.datasets.splits import read_split_file
 from hocp_mm.errors import DataError, MissingDataError
 from tests.material.processes import ROOT
-from tests.material.tools import load_tool
 
 TOOL = ROOT / "tools/prepare/split_sewa.py"
 
 
 @pytest.fixture(scope="module")
 def main():
-    return load_tool("prepare/split_sewa").main
+    return import_module("hocp_mm.commands.prepare.split_sewa").main
 
 
 def _root(tmp_path, talks=20):

@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,6 @@ from hocp_mm.analysis import verification as transduction_report
 from hocp_mm.errors import HOCPError
 from hocp_mm.system.cli import run
 from tests.material.processes import ROOT
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "verify_transduction.py"
 TINY = ["--timm", "test_resnet", "--size", "32", "--rank", "4"]
@@ -24,7 +24,7 @@ TINY = ["--timm", "test_resnet", "--size", "32", "--rank", "4"]
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("verify_transduction")
+    return import_module("hocp_mm.commands.verify")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import urllib.error
+from importlib import import_module
 from types import ModuleType
 
 import pytest
@@ -12,12 +13,11 @@ from hocp_mm.checkpoints.affect_networks import NETWORKS
 from hocp_mm.system import fetching
 from hocp_mm.system.cli import run
 from tests.material.affect_networks import efficientnet
-from tests.material.tools import load_tool
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("fetch")
+    return import_module("hocp_mm.commands.fetch")
 
 
 def serve(monkeypatch, body: bytes | None) -> list[str]:

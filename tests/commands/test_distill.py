@@ -1,5 +1,6 @@
 """The command that compresses a timm network on a folder of pictures."""
 
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,6 @@ from safetensors.torch import load_file
 from hocp_mm.errors import CheckpointError, DataError
 from hocp_mm.layers import factorize_
 from hocp_mm.models import TimmHOCPBackbone
-from tests.material.tools import load_tool
 
 NAME = "test_resnet"
 
@@ -38,7 +38,7 @@ def _cache(monkeypatch, material):
 
 def distill(folder: Path, out: Path, *more: str, checkpoint: str = "dense.pth", images: str = "pictures") -> None:
     words = ["--timm", NAME, "--checkpoint", folder / checkpoint, "--images", folder / images, "--out", out]
-    load_tool("distill").main([*map(str, words), "--size", "64", *more])
+    import_module("hocp_mm.commands.distill").main([*map(str, words), "--size", "64", *more])
 
 
 def test_the_file_starts_a_video_network_and_holds_the_whole_image_network(material, tmp_path, capsys):
@@ -95,5 +95,5 @@ def test_what_cannot_be_compressed_is_refused_and_nothing_is_written(material, t
 )
 def test_wrong_words_are_refused_at_once(more, said, capsys):
     with pytest.raises(SystemExit):
-        load_tool("distill").parse_args(["--timm", NAME, "--images", "pictures", *more])
+        import_module("hocp_mm.commands.distill").parse_args(["--timm", NAME, "--images", "pictures", *more])
     assert said in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from hocp_mm.datasets import read_taught_csv
 from hocp_mm.errors import DataError, HOCPError, MissingDataError
 from tests.material.raw_sets import tree
 from tests.material.tiny_configs import noise, tiny_config, tiny_network, write_checkpoint, write_video
-from tests.material.tools import load_tool
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def folder(material, tmp_path):
 
 def label(folder: Path, *more: str, checkpoint: str = "tiny.pth") -> None:
     words = [folder / "videos", "--checkpoint", folder / checkpoint, "--out", folder / "labels", "--faces", "frame"]
-    load_tool("label_videos").main([*map(str, words), "--device", "cpu", *more])
+    import_module("hocp_mm.commands.label").main([*map(str, words), "--device", "cpu", *more])
 
 
 def states(folder: Path) -> dict[str, tuple[bytes, int]]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from hocp_mm.errors import DataError, HOCPError
 from hocp_mm.evaluation.affect_metric import score
 from hocp_mm.structures import AffectTimeline
 from tests.material.processes import ROOT
-from tests.material.tools import load_tool
 
 CONFIG = """
 fold = 0
@@ -28,7 +28,7 @@ CLIPS = [f"{number:03d}" for number in range(1, 13)]
 
 @pytest.fixture
 def tool():
-    return load_tool("run_folds")
+    return import_module("hocp_mm.commands.folds")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def config(tmp_path):
 
 
 class FakeTools:
-    """Stands in for ``train.py`` and ``test.py``: writes what they write, and notes how it was called."""
+    """Stands in for ``hocp train`` and ``hocp test``: writes what they write, and notes how it was called."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,7 +53,7 @@ class FakeTools:
         self.calls.append([tool, *words])
         if self.fail_at == len(self.calls):
             raise HOCPError(f"fold {fold}: {tool} must succeed, got exit code 9.")
-        if tool == "train.py":
+        if tool == "train":
             folder = Path(words[words.index("--work-dir") + 1])
             for epoch in (9, 10):
                 (folder / f"best_affect_ccc_mean_epoch_{epoch}.pth").write_text("")
@@ -71,7 +71,7 @@ class FakeTools:
     @property
     def done(self):
         """Which tool ran for which fold."""
-        return [f"{words[0][:-3]} {words[words.index('--cfg-options') + 1][5:]}" for words in self.calls]
+        return [f"{words[0]} {words[words.index('--cfg-options') + 1][5:]}" for words in self.calls]
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_newest_best_checkpoint_is_tested(tool, config, fake):
 
 def test_a_second_call_goes_on_where_the_first_stopped(tool, config, fake):
     fake.fail_at = 4  # the test of fold 1
-    with pytest.raises(HOCPError, match=r"fold 1: test\.py must succeed"):
+    with pytest.raises(HOCPError, match=r"fold 1: test must succeed"):
         run(tool, config)
     fake.calls.clear()
     fake.fail_at = None
@@ -160,7 +160,7 @@ def test_folds_that_could_not_be_pooled_are_refused_before_anything_is_run(tool,
 
 def test_the_static_checkpoint_is_that_of_the_fold(tool, config, fake):
     run(tool, config, "--static-checkpoint", "static/fold_{fold}.pth")
-    sources = [words[words.index("--static-checkpoint") + 1] for words in fake.calls if words[0] == "train.py"]
+    sources = [words[words.index("--static-checkpoint") + 1] for words in fake.calls if words[0] == "train"]
     assert sources == [f"static/fold_{fold}.pth" for fold in range(3)]
 
 
@@ -266,12 +266,12 @@ def test_wrong_options_are_refused_before_anything_is_run(tool, config, fake):
 
 
 def test_a_tool_that_fails_is_named_with_its_exit_code(tool, tmp_path, monkeypatch):
-    (tmp_path / "train.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr(tool, "TOOLS", tmp_path)
+    (tmp_path / "hocp.py").write_text("import sys; raise SystemExit(len(sys.argv))")
+    monkeypatch.setattr(tool, "HOCP", (sys.executable, str(tmp_path / "hocp.py")))
     with pytest.raises(
-        HOCPError, match=r"fold 2: train\.py must succeed, got exit code 3\. The same command again goes on"
+        HOCPError, match=r"fold 2: train must succeed, got exit code 3\. The same command again goes on"
     ):
-        tool.call(2, "train.py", [])
+        tool.call(2, "train", ["a.py"])
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """The command from video to timeline."""
 
+import errno
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +14,10 @@ from PIL import Image
 
 from hocp_mm.apis import AffectInferencer
 from hocp_mm.datasets import probe_video, video_times
-from hocp_mm.errors import HOCPError, NoFaceError
+from hocp_mm.errors import HOCPError, MissingDataError, NoFaceError, OutputError, SomeFailedError
 from hocp_mm.structures import AffectTimeline
 from hocp_mm.system.cli import run
+from hocp_mm.visualization import OverlayWriter
 from tests.material import odd_videos
 from tests.material.processes import ROOT
 from tests.material.readings import count_readings
@@ -28,14 +31,13 @@ from tests.material.tiny_configs import (
     write_checkpoint,
     write_video,
 )
-from tests.material.tools import load_tool
 
 FILE = ROOT / "tools" / "demo.py"
 
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    return load_tool("demo")
+    return import_module("hocp_mm.commands.demo")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_everybody_is_in_one_table_or_whoever_is_largest(demo: ModuleType, files
     video = write_video(tmp_path / "two.mp4", [two_people(number) for number in range(40)])
     run_demo(demo, files, tmp_path / "all", str(video), "--person", "all", "--faces", "centerface")
     header, *rows = (tmp_path / "all" / "two.csv").read_text().splitlines()
-    assert header == "frame,time_s,person,valence,arousal,face_found"
+    assert header.startswith("frame,time_s,person,valence,arousal,face_found,face_confidence,x1,y1,x2,y2,")
     people = {number: [int(row.split(",")[0]) for row in rows if row.split(",")[2] == number] for number in "12"}
     entry = people["2"][0]
     assert 5 <= entry <= 25
@@ -204,10 +206,108 @@ def test_nothing_is_written_through_a_link(demo: ModuleType, files: dict, tmp_pa
 def test_one_video_that_fails_does_not_keep_the_others(demo: ModuleType, files: dict, tmp_path: Path, capsys):
     shown = {"a": portrait((-50, -20)), "b": np.full((240, 320, 3), 90, np.uint8), "c": portrait((-50, -20))}
     videos = [str(write_video(tmp_path / f"{name}.mp4", [picture] * 6)) for name, picture in shown.items()]
-    with pytest.raises(HOCPError, match=r"VIDEO: 1 of 3 failed \(see above\), the first one: .*b\.mp4: a face must be"):
+    with pytest.raises(SomeFailedError, match=r"VIDEO: 1 of 3 failed \(see above\), the first one: .*b\.mp4: a face m"):
         run_demo(demo, files, tmp_path / "out", *videos, "--faces", "centerface", "--no-video")
     assert {path.name for path in (tmp_path / "out").glob("*.csv")} == {"a.csv", "c.csv"}
-    assert "failed: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "failed: " in out
+    table = [line.split() for line in out[out.index("with face") :].splitlines()[1:4]]
+    assert [row[1] for row in table] == ["6", "failed", "6"]
+    assert table[0][2:6] == ["0.2", "100", "%", "1"]
+
+
+def test_what_cannot_be_opened_is_named_first_and_costs_no_other(
+    demo: ModuleType, files: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The code says so: 1 where others are done, 2 where none is."""
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    words = ["--checkpoint", str(files["checkpoint"]), "--out", str(tmp_path / "out"), "--device", "cpu", "--no-video"]
+    words += ["--faces", "frame"]
+    good = write_video(tmp_path / "good.mp4", noise(6, (64, 48)))
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: demo.main([str(tmp_path / "bad.mp4"), str(good), *words]))
+    assert caught.value.code == 1
+    assert (tmp_path / "out" / "good.csv").is_file()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: VIDEO: 1 of 2 failed (see above)")
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: demo.main([str(tmp_path / "bad.mp4"), str(tmp_path / "none.mp4"), *words]))
+    assert caught.value.code == 2
+
+
+def test_a_folder_keeps_its_shape_and_what_was_made_of_it_is_no_input(
+    demo: ModuleType, files: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.mp4", "deep/a.mp4"):
+        write_video(tmp_path / name, noise(6, (64, 48)))
+    Image.fromarray(noise(1, (64, 48))[0]).save(tmp_path / "me.png")
+    for _ in range(2):  # the second time there are films and plots of the first
+        run_demo(demo, files, tmp_path, str(tmp_path), "--faces", "frame", "--tables", "csv", "json")
+        printed = capsys.readouterr()
+        assert printed.err.count("reading affect: 13/13 frames") == 1  # one bar, for all
+        assert [line.split()[1:4:2] for line in printed.out.splitlines()[-5:-2]] == [
+            ["6", "100"],
+            ["6", "100"],
+            ["1", "100"],
+        ]
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*_timeline.json")}
+    assert made == {"a_timeline.json", "deep/a_timeline.json", "me_timeline.json"}
+    rows = json.loads((tmp_path / "deep" / "a_timeline.json").read_text())["frames"]
+    timeline = AffectTimeline.from_csv(tmp_path / "deep" / "a.csv")
+    assert [np.float32(row["valence"]) for row in rows] == timeline.pred[:, 0].tolist()
+
+
+def test_ctrl_c_leaves_the_files_of_what_was_done(demo: ModuleType, files: dict, tmp_path: Path, monkeypatch, capsys):
+    """Of the finished video whole ones, of the one at hand those of its frames so far, of the next none."""
+    videos = [str(write_video(tmp_path / f"{name}.mp4", noise(40, (64, 48)))) for name in "abc"]
+    marks, seen = demo.marks, []
+
+    def stop(item, truth):
+        seen.append(item)
+        if len(seen) == 60:
+            raise KeyboardInterrupt
+        return marks(item, truth)
+
+    monkeypatch.setattr(demo, "marks", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(demo, files, tmp_path / "out", *videos, "--faces", "frame")
+    lengths = {name: len(AffectTimeline.from_csv(tmp_path / "out" / f"{name}.csv")) for name in "ab"}
+    assert lengths == {"a": 40, "b": 20}
+    assert [len(read_video(tmp_path / "out" / f"{name}_overlay.mp4")[0]) for name in "ab"] == [40, 19]
+    notes = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["complete"] for name in "ab"}
+    assert notes == {"a": True, "b": False}
+    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert "a.mp4" in capsys.readouterr().out
+    monkeypatch.undo()
+    run_demo(demo, files, tmp_path / "out", videos[1], "--faces", "frame")  # the same video: it may be replaced
+    assert len(AffectTimeline.from_csv(tmp_path / "out" / "b.csv")) == 40
+
+
+def test_a_full_disk_leaves_the_tables_of_what_was_done(demo: ModuleType, files: dict, tmp_path: Path, monkeypatch):
+    """The film finds no place, the numbers do; no other video is begun, as it would find none either."""
+    videos = [str(write_video(tmp_path / f"{name}.mp4", noise(40, (64, 48)))) for name in "ab"]
+    write, written = OverlayWriter.write, []
+
+    def fill(self, *arguments):
+        written.append(1)
+        if len(written) == 30:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self._path))
+        write(self, *arguments)
+
+    monkeypatch.setattr(OverlayWriter, "write", fill)
+    with pytest.raises(OutputError, match=r"a_overlay\.mp4: cannot be written \(No space left on device\)"):
+        run_demo(demo, files, tmp_path / "out", *videos, "--faces", "frame")
+    assert len(AffectTimeline.from_csv(tmp_path / "out" / "a.csv")) == 30
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.csv", "a.json", "a_timeline.png"]
+
+
+def test_a_kind_of_table_that_cannot_be_written_is_refused_before_the_work(
+    demo: ModuleType, monkeypatch, tmp_path: Path
+):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    words = ["v.mp4", "--checkpoint", "c.pth", "--out", str(tmp_path), "--tables", "csv", "parquet"]
+    with pytest.raises(MissingDataError, match="--tables: parquet needs pyarrow"):
+        demo.main(words)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

@@ -1,0 +1,1 @@
+"""The commands ``hocp prepare …``: splits, stores of face crops and synthetic sets."""
