@@ -46,7 +46,7 @@ def motion(
     Raises:
         ValueError: If the batch is no multiple of ``frames``, the factors do not fit, or the rectifier is unknown.
     """
-    batch, channels, height, width = images.shape
+    batch, channels = images.shape[:2]
     taps = factors["t"]
     if rectifier not in get_args(Rectifier):
         raise ValueError(f"motion: rectifier must be one of {get_args(Rectifier)}, got {rectifier!r}.")
@@ -57,7 +57,7 @@ def motion(
         raise ValueError(f"motion: factors must have {channels} channels and as many components, got {shapes}.")
     if not 0 <= before < len(taps) or not taps.shape[1]:
         raise ValueError(f"motion: before must be one of {len(taps)} taps, of a component at least, got {before}.")
-    if frames == 1:
+    if frames == 1 or not images.numel():
         # A gradient of zero and not none, which processes that train together would wait for.
         nothing = sum(factor.flatten()[:0].sum() for factor in factors.values())
         return images + nothing if torch.is_grad_enabled() else images
@@ -66,47 +66,29 @@ def motion(
         add_motion(images, factors["in"], taps, factors["out"], frames, before, rectifier == "relu")
         torch.autograd.graph.increment_version(images)  # what autograd has kept of them is gone, and it should say so
         return images
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels)  # a view of channels_last
-    # Components before pixels: a matrix of few columns costs BLAS up to four times as much as one of few rows.
-    seen = factors["in"].to(pixels.dtype).T @ pixels.T  # [Q, N*T*H*W]
-    clip = seen.view(taps.shape[1], batch // frames, frames, height * width)
-    ends = [clip[:, :, :1]] * before, [clip[:, :, -1:]] * (len(taps) - 1 - before)
-    clip = torch.cat([*ends[0], clip, *ends[1]], dim=2)
-    steps = clip[:, :, 1:] - clip[:, :, :-1]
-    # Shifted sums take half the time of a grouped convolution.
-    first, *others = step_weights(taps).to(clip.dtype)[..., None, None, None].unbind()
-    moved = steps[:, :, :frames] * first
+    # Channels last, in which taps of time go over whole frames; of a batch in that order it is a view.
+    clip = seen_by(images, factors["in"]).permute(0, 2, 3, 1).contiguous().unflatten(0, (-1, frames))
+    ends = [clip[:, :1]] * before, [clip[:, -1:]] * (len(taps) - 1 - before)
+    clip = torch.cat([*ends[0], clip, *ends[1]], dim=1)
+    steps = clip[:, 1:] - clip[:, :-1]
+    first, *others = step_weights(taps).to(clip.dtype).unbind()
+    moved = steps[:, :frames] * first
     for k, weight in enumerate(others, start=1):
-        moved = torch.addcmul(moved, steps[:, :, k : k + frames], weight)
-    moved = moved.abs() if rectifier == "abs" else moved.relu()
-    moved, out = moved.view(len(moved), -1).T, factors["out"].to(moved.dtype).T
-    if moved.dtype != pixels.dtype:  # autocast has its own for products
-        added = pixels + (moved @ out).to(pixels.dtype)
-    elif torch.is_grad_enabled():
-        added = torch.addmm(pixels, moved, out)
-    else:  # in place where nothing remembers the output of the convolution: half the time
-        added = pixels.addmm_(moved, out)
-    return added.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        moved = torch.addcmul(moved, steps[:, k : k + frames], weight)
+    return add_moved(images, moved.flatten(0, 1).permute(0, 3, 1, 2), factors["out"], rectifier)
 
 
 def step_weights(taps: Tensor) -> Tensor:
-    """Return what temporal taps ``[size, Q]``, less their mean, weigh differences of neighbours with.
-
-    Returns:
-        ``[size - 1, Q]``.
-    """
+    """Return what taps ``[size, Q]``, less their mean, weigh differences of neighbours with, ``[size - 1, Q]``."""
     return (taps.mean(0) - taps).cumsum(0)[:-1]
 
 
-def seen_by(directions: Tensor, images: Tensor) -> Tensor:
-    """Return what components see of frames, before the difference in time.
+def seen_by(images: Tensor, directions: Tensor) -> Tensor:
+    """Return what components see of each frame, ``[B, Q, H, W]``.
 
     Args:
-        directions: ``in`` ``[C, Q]``.
         images: ``[B, C, H, W]``.
-
-    Returns:
-        ``[B, Q, H, W]``.
+        directions: ``in`` ``[C, Q]``.
     """
     return F.conv2d(images, directions.to(images.dtype).T[..., None, None])
 
@@ -115,7 +97,7 @@ def add_moved(images: Tensor, moved: Tensor, directions: Tensor, rectifier: Rect
     """Add to frames what their components say.
 
     Args:
-        images: ``[B, C, H, W]``.
+        images: ``[B, C, H, W]``; overwritten where no gradient is recorded.
         moved: Differences in time of what components see, ``[B, Q, H, W]``.
         directions: ``out`` ``[C, Q]``.
         rectifier: ``'abs'`` or ``'relu'``.
@@ -124,7 +106,8 @@ def add_moved(images: Tensor, moved: Tensor, directions: Tensor, rectifier: Rect
         A tensor like ``images``.
     """
     moved = moved.abs() if rectifier == "abs" else moved.relu()
-    return images + F.conv2d(moved, directions.to(moved.dtype)[..., None, None])
+    said = F.conv2d(moved, directions.to(moved.dtype)[..., None, None]).to(images.dtype)
+    return images + said if torch.is_grad_enabled() else images.add_(said)
 
 
 def _compiled_fits(images: Tensor, factors: Mapping[str, Tensor]) -> bool:
@@ -133,7 +116,6 @@ def _compiled_fits(images: Tensor, factors: Mapping[str, Tensor]) -> bool:
         not torch.is_grad_enabled()
         and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (images, *factors.values()))
         and images.layout == torch.strided
-        and images.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not is_transformed()

@@ -78,7 +78,7 @@ class MotionComponents(nn.Module):
         """Add what moves to the next frames of streams, ``[N*n, C, H, W]``."""
         factors = self.working_factors()
         ahead = len(factors["t"]) - 1 - self.before
-        seen = seen_by(factors["in"], images)
+        seen = seen_by(images, factors["in"])
         moved = step.along_time(self, seen, step_weights(factors["t"]), self.before, ends="repeat", differences=True)
         if ahead:
             images = step.delayed(f"{step.names[self]}.images", images, ahead)
