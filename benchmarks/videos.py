@@ -20,7 +20,7 @@ from skimage import data
 from benchmarks.markdown import table
 from benchmarks.timing import interleaved
 from hocp_mm.apis import AffectInferencer
-from hocp_mm.datasets import iter_frames, make_detector, probe_video
+from hocp_mm.datasets import iter_frames, make_detector
 from hocp_mm.datasets.faces.crops import crop_frame
 from hocp_mm.datasets.faces.following import Frame, follow_faces
 from hocp_mm.datasets.media.cuts import with_cuts
@@ -103,7 +103,6 @@ def measure_stages(video: Path, checkpoint: Path, overlay: Path, seconds: float)
     inferencer = AffectInferencer(checkpoint, device="cpu")
     crops = [crop_frame(p, squares, n, 1.0, inferencer.rule.size) for n, p in enumerate(pictures)]
     clips = [np.stack(crops[start : start + 16]) for start in range(0, _STAGE_FRAMES - 15, 8)]
-    info = probe_video(video)
 
     def draw() -> None:
         width, height = SIZE
@@ -116,7 +115,7 @@ def measure_stages(video: Path, checkpoint: Path, overlay: Path, seconds: float)
         "cuts": lambda: _drain(with_cuts((frame, frame.picture) for frame in frames)),
         "cuts, looks and people": lambda: _drain(follow_faces(iter(frames), detector, 0.64)),
         "crops": lambda: [crop_frame(p, squares, n, 1.0, inferencer.rule.size) for n, p in enumerate(pictures)],
-        "network": lambda: inferencer._predict_batch(clips, "v", info, flip=False, both_views=False),
+        "network": lambda: inferencer._predict_batch(clips, flip=False, both_views=False),
         "overlay": draw,
     }
     times = interleaved(stages, seconds=seconds)

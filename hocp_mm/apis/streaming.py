@@ -25,7 +25,6 @@ from hocp_mm.apis.watching import Clip, Scene, Watched, Watching, Window, longes
 from hocp_mm.datasets import make_detector
 from hocp_mm.datasets.faces.detection import DETECTORS, FaceDetector
 from hocp_mm.datasets.faces.following import Face, FaceFollower, Followed, Frame
-from hocp_mm.models.streaming import FrameStream
 
 _USUAL_RATE = 25.0
 _MEASURED = 25  # gaps between frames that say how many come in a second, and results that say how many go out
@@ -69,9 +68,9 @@ class _Moments:
         self._ending.append(self)
         return []
 
-    def take(self, values: NDArray[np.float64]) -> None:
-        """Take in what the network says of the next moments, ``[m, 2 + K]``."""
-        self._values.extend(values)
+    def take(self, values: Any) -> None:
+        """Take in what the network says of the next moments, a tensor ``[m, 2 + K]``."""
+        self._values.extend(values.cpu().double().numpy())
         self.known += len(values)
 
     def value(self, step: int) -> NDArray[np.float64]:
@@ -133,6 +132,8 @@ class AffectStream:
     ) -> None:
         if fps is not None and not 0 < fps < float("inf"):
             raise ValueError(f"AffectStream: fps must be positive, got {fps}.")
+        from hocp_mm.models.streaming import FrameStream  # brings timm, which a file does not need
+
         choose_people(person)
         self._box = _given_box(faces)
         self._detector: Any = make_detector(str(faces)) if isinstance(faces, str) and faces in DETECTORS else faces
@@ -271,12 +272,12 @@ class AffectStream:
             clips = {key: np.concatenate(own).transpose(3, 0, 1, 2) for key, own in crops.items()}
             said = self.network.push({key: self._normalised(clip) for key, clip in clips.items()})
             for key, values in said.items():
-                owners[key].take(values.cpu().double().numpy())
+                owners[key].take(values)
         ended = [own.key for own in self._ending if own.key in self.network.streams]
         self._ending.clear()
         if ended:
             for key, values in self.network.end(*ended).items():
-                owners[key].take(values.cpu().double().numpy())
+                owners[key].take(values)
 
     def _normalised(self, clip: NDArray[np.uint8]) -> Tensor:
         inputs = torch.from_numpy(np.ascontiguousarray(clip))

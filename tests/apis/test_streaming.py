@@ -194,7 +194,7 @@ def test_what_is_held_does_not_depend_on_the_length(tmp_path, live):
             stream.push(picture, number / 25)
             most = max(most, len(alive))
         gc.collect()
-        kept = sum(len(scene._places) + scene.steps[0]._values.__len__() for scene in stream._scenes.values())
+        kept = sum(len(scene._places) + scene.steps[0]._values.__len__() for scene in stream._watching._scenes.values())
         return most, kept, len(stream._came)
 
     assert most_held(60) == most_held(35)
@@ -253,7 +253,7 @@ def test_what_is_no_frame_is_refused_at_the_door(tmp_path):
         AffectStream(inferencer, BOX, "smallest")
     with torch.no_grad():
         inferencer.model.head.regress.bias.fill_(math.nan)
-    with pytest.raises(CheckpointError, match="says NaN or infinity"):
+    with pytest.raises(CheckpointError, match="predicts NaN or infinity"):
         stream.push(picture, 7.0)
 
 
