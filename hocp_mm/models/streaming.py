@@ -58,7 +58,7 @@ class FrameStream:
         >>> stream = FrameStream(backbone, 32)
         >>> (features,) = stream.push({"me": torch.zeros(3, 2, 32, 32)})["me"]
         >>> stream.delay, tuple(features.shape)
-        (0, (96, 2, 2, 2))
+        (0, (96, 2, 1, 1))
     """
 
     def __init__(self, network: nn.Module, size: int | Sequence[int]) -> None:
