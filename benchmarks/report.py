@@ -9,6 +9,7 @@ from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
 from benchmarks.markdown import table
 from benchmarks.networks import MOTION, MOVING, OURS, PUBLISHED, TWIN
 from benchmarks.networks import PARENT as PARENT_NETWORK
+from benchmarks.peers import peers_lines
 from benchmarks.streaming import plot_streaming, streaming_lines
 from benchmarks.timing import geometric_mean
 from benchmarks.videos import video_lines
@@ -34,6 +35,7 @@ def write_report(folder: Path, name: str) -> Path:
         "data": data_lines,
         "video": video_lines,
         "streaming": streaming_lines,
+        "peers": peers_lines,
     }
     plotted = ("layers", "streaming")
     lines = [

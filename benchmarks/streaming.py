@@ -93,15 +93,8 @@ def _history(frames: int) -> list[dict[str, float]]:
 
 def _camera(pictures: int) -> dict[str, float]:
     """Return milliseconds from a frame of 640 x 480 to what is said of it, and its share of a second at 25 frames."""
-    cfg = copy.deepcopy(load_config(ROOT / "configs/hocp_sewa.py"))
-    cfg.model.backbone.update(temporal_init="last")
-    for step in cfg.test_dataloader.dataset.pipeline:
-        if "size" in step:
-            step["size"] = SIZE
     with tempfile.TemporaryDirectory() as place:
-        checkpoint = Path(place) / "stream.pth"
-        torch.save({"meta": {"cfg": cfg.pretty_text}, "state_dict": build_model(cfg).state_dict()}, checkpoint)
-        stream = AffectStream(checkpoint, device="cpu")
+        stream = AffectStream(write_streamed(Path(place) / "stream.pth"), device="cpu")
     frames = (picture for _, picture in zip(range(pictures), talking_head(count(), PICTURE), strict=False))
     found = list(stream.watch((number / FPS, picture) for number, picture in enumerate(frames)))
     latency = np.array([1e3 * item.latency for item in found if item.affect])
@@ -109,6 +102,17 @@ def _camera(pictures: int) -> dict[str, float]:
         raise RuntimeError(f"streaming: a face must be found in most of {pictures} frames, got {len(latency)}.")
     low, median, high = np.percentile(latency[len(latency) // 10 :], (5, 50, 95)).tolist()
     return {"pictures": pictures, "low": low, "median": median, "high": high, "mean": float(latency.mean())}
+
+
+def write_streamed(path: Path) -> Path:
+    """Write the network of the video recipe, causal and at 112 pixels, as it is before training."""
+    cfg = copy.deepcopy(load_config(ROOT / "configs/hocp_sewa.py"))
+    cfg.model.backbone.update(temporal_init="last")
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if "size" in step:
+            step["size"] = SIZE
+    torch.save({"meta": {"cfg": cfg.pretty_text}, "state_dict": build_model(cfg).state_dict()}, path)
+    return path
 
 
 def streaming_lines(results: dict[str, Any], name: str) -> list[str]:

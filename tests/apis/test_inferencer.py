@@ -191,6 +191,22 @@ def test_another_architecture_is_refused_with_its_keys(tmp_path: Path, network: 
         AffectInferencer(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_a_gpu_opens_on_a_machine_without(
+    tmp_path: Path, network: Any, video: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+):
+    file = tmp_path / "gpu.pth"
+    content = torch.load(write_checkpoint(tmp_path / "tiny.pth", tiny_config(), network), weights_only=False)
+    with monkeypatch.context() as patch:  # the names that PyTorch gives to storages of the second GPU
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:1")
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA device"):
+            torch.load(file)
+    found = AffectInferencer(file, device="cpu").predict(video, BOX)
+    assert np.array_equal(found.pred, make(tmp_path, network).predict(video, BOX).pred)
+
+
 def test_a_checkpoint_without_config_needs_one(tmp_path: Path, network: Any, video: Path):
     path = tmp_path / "bare.pth"
     torch.save(network.state_dict(), path)

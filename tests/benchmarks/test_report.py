@@ -9,6 +9,8 @@ import torch
 from benchmarks import contenders, report, timing
 from benchmarks.data_sets import RAW, STOCK, STORE
 from benchmarks.layers import FORMS, RIVALS, STAGES, saved_bytes
+from benchmarks.peers import DENSE, OURS, PY_FEAT
+from benchmarks.peers import STREAM as OUR_STREAM
 from benchmarks.streaming import AGAIN, MANY, STREAM
 from hocp_mm.layers import HOCPConv3d
 
@@ -63,6 +65,14 @@ def folder(tmp_path):
         "history": [{"frames": 2**n, "stream": 4.0, "window": 44.0, "bytes": 3e6} for n in (3, 12)],
         "camera": {"pictures": 250, "low": 6.0, "median": 7.0, "high": 19.0, "mean": 8.5},
     }
+    said = {OURS: (None, 6.0), OUR_STREAM: (5.0, 4.0), DENSE: (10.0, 9.0)}
+    sections["peers"] = {
+        "rows": [
+            {"name": name, "pixels": 112, "parameters": 2.5e6, "live": live, "many": many}
+            for name, (live, many) in said.items()
+        ],
+        "absent": [PY_FEAT],
+    }
     for name, numbers in sections.items():
         (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
     return tmp_path
@@ -84,6 +94,9 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "| causal | 2 | 0 | 4.0 | 11.0 | 44.0 | **11.0** |" in page
     assert "After 8 to 4096 frames the causal network keeps 3.0 MB" in page
     assert "](cpu_float32-streaming.png)" in page
+    assert f"| {OURS} | 112 | 2.5 M |  | 6.0 |  | 1.0 |" in page
+    assert f"| {DENSE} | 112 | 2.5 M | 10.0 | 9.0 | 2.0 | 1.5 |" in page
+    assert f"Not installed, so not timed: {PY_FEAT}." in page
     assert (folder / "cpu_float32-streaming.png").stat().st_size > 0
 
 
