@@ -113,16 +113,16 @@ def _dense(folder: Path) -> tuple[int, int, Callable[[Crops], object]]:
 
 def _emotiefflib(engine: str, folder: Path) -> tuple[int, int, Callable[[Crops], object]]:
     """Return its recogniser of valence, arousal and expressions, which reads its file from the user's home."""
-    network = timm.create_model("tf_efficientnet_b0", num_classes=10).eval()
+    network: Any = timm.create_model("tf_efficientnet_b0", num_classes=10).eval()
+    torch.nn.init.normal_(network.classifier.bias)  # of several tensors of zeros, the exporter keeps one
     home = folder / ".emotiefflib"
     home.mkdir(exist_ok=True)
     if engine == "torch":
         torch.save(network, home / f"{_KNOWN}.pt")
     else:
-        torch.onnx.export(
-            network, (torch.zeros(1, 3, 224, 224),), home / f"{_KNOWN}.onnx", input_names=["input"], dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False,
-        )  # fmt: skip
+        # The exporter that its authors used: the last node must be a Gemm.
+        names = {"input_names": ["input"], "output_names": ["output"], "dynamic_axes": {"input": {0: "batch"}}}
+        torch.onnx.export(network, (torch.zeros(1, 3, 224, 224),), home / f"{_KNOWN}.onnx", dynamo=False, **names)
     with _home(folder):
         from emotiefflib.facial_analysis import EmotiEffLibRecognizer
 
