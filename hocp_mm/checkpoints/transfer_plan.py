@@ -13,7 +13,7 @@ Frame-folded layers were made with the temporal factor that they should start wi
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,7 +75,7 @@ def plan_transfer(
     report.kept = kept = _kept(model, keep, report.source)
     planner = _Planner(state, report, temporal_init, settled=set(kept))
     planner.plan.used.update(name for name in kept if name in state)
-    for name, module in model.named_modules():
+    for name, module in _named_modules(model):
         prefix = f"{name}." if name else ""
         if isinstance(module, CP):
             planner.plan_cp_layer(prefix, module)
@@ -187,7 +187,7 @@ class _Planner:
     def plan_copies(self, model: nn.Module) -> None:
         """Sort the tensors that are left into copied, added, temporal, missing and mismatched."""
         identities = _unknown_identity_modules(model, self.state)
-        drawn = {f"{n}.{TEMPORAL_FACTOR}" for n, module in model.named_modules() if isinstance(module, HOCPConv3d)}
+        drawn = {f"{n}.{TEMPORAL_FACTOR}" for n, module in _named_modules(model) if isinstance(module, HOCPConv3d)}
         for key, tensor in model.state_dict().items():
             if key in self.settled:
                 continue
@@ -208,5 +208,10 @@ class _Planner:
 
 def _unknown_identity_modules(model: nn.Module, state: Collection[str]) -> tuple[str, ...]:
     """Prefixes of modules that say they are the identity until trained, and of which the source has nothing."""
-    prefixes = [f"{name}." for name, module in model.named_modules() if getattr(module, "identity_at_start", False)]
+    prefixes = [f"{name}." for name, module in _named_modules(model) if getattr(module, "identity_at_start", False)]
     return tuple(prefix for prefix in prefixes if not any(key.startswith(prefix) for key in state))
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules under all their names: a state dict has a part that is used in two places (CoaT's) twice."""
+    return model.named_modules(remove_duplicate=False)

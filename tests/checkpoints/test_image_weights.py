@@ -68,6 +68,42 @@ def test_a_trained_video_network_loads_its_temporal_factors_too():
     assert torch.equal(video[2].factors["t"], trained[2].factors["t"])
 
 
+def in_two_places(part: nn.Module, first: nn.Module) -> nn.Sequential:
+    """A network that uses a part twice, as CoaT does: its state dict has the part under two names."""
+    return nn.Sequential(first, part, nn.BatchNorm2d(8) if isinstance(first, nn.Conv2d) else nn.BatchNorm3d(8), part)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_part_in_two_places_is_accounted_for_under_both_names(groups):
+    image = in_two_places(nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.Conv2d(3, 8, 1)).eval()
+    video = copy.deepcopy(image)
+    factorize_(video, 4, layers="^1$" if groups == 1 else "^0$", fit=False)
+    transduct_(video, 3, frame_axis=FrameAxis(), layers="^1$", motion={"rank": 2})
+    report = load_image_weights_(video, image.state_dict(), source="a test")
+    assert report.complete
+    assert video[1] is video[3]
+    assert {name for name in report.added if "motion" in name} == {
+        f"{place}.motion.factors.{mode}" for place in (1, 3) for mode in ("in", "t", "out")
+    }
+    trained = copy.deepcopy(video)
+    nn.init.normal_(trained[1].motion.factors["out"])
+    assert load_image_weights_(video, trained.state_dict(), source="a test").complete
+    assert torch.equal(video[3].motion.factors["out"], trained[1].motion.factors["out"])
+
+
+@pytest.mark.parametrize("conv", [partial(HOCPConv3d, rank=4), nn.Conv3d])
+def test_a_3d_layer_in_two_places_is_filled_once(conv):
+    image = in_two_places(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)).double().eval()
+    video = in_two_places(conv(8, 8, 3, padding=1), nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1))).double().eval()
+    report = load_image_weights_(video, image.state_dict(), source="a test")
+    assert report.complete
+    with torch.no_grad():
+        kernel = video[1].weight if conv is nn.Conv3d else dense_kernel(video[1].kernel())
+        image[1].weight.copy_(kernel[:, :, 1])
+    clip = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
+    assert_framewise(video, lambda frame: image(frame[:, :, 0]).unsqueeze(2), clip, 1e-12)
+
+
 def _without(state, key):
     return {name: tensor for name, tensor in state.items() if name != key}
 
