@@ -124,7 +124,9 @@ def _emotiefflib(engine: str, folder: Path) -> tuple[int, int, Callable[[Crops],
         names = {"input_names": ["input"], "output_names": ["output"], "dynamic_axes": {"input": {0: "batch"}}}
         torch.onnx.export(network, (torch.zeros(1, 3, 224, 224),), home / f"{_KNOWN}.onnx", dynamo=False, **names)
     with _home(folder):
-        from emotiefflib.facial_analysis import EmotiEffLibRecognizer
+        from emotiefflib.facial_analysis import (  # pyright: ignore[reportMissingImports]
+            EmotiEffLibRecognizer,
+        )
 
         recogniser = EmotiEffLibRecognizer(engine=engine, model_name=_KNOWN, device="cpu")
     return 224, _size(network), lambda crops: recogniser.predict_emotions(list(crops))
@@ -132,8 +134,8 @@ def _emotiefflib(engine: str, folder: Path) -> tuple[int, int, Callable[[Crops],
 
 def _py_feat(folder: Path) -> tuple[int, int, Callable[[Crops], object]]:
     """Return the network that its detector runs on every face: expressions, valence, arousal, action units, mesh."""
-    from feat.multitask import inference
-    from feat.multitask.model_v2 import MEGraphAUv2, ModelV2Config
+    from feat.multitask import inference  # pyright: ignore[reportMissingImports]
+    from feat.multitask.model_v2 import MEGraphAUv2, ModelV2Config  # pyright: ignore[reportMissingImports]
 
     file = folder / "multitask.pt"
     network = MEGraphAUv2(ModelV2Config(pretrained=False))

@@ -5,12 +5,13 @@ file, array, iterator, number of a camera -> `open_source` -> Source -> frames, 
 
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -109,6 +110,108 @@ def open_source(source: "Input | Source", fps: float | None = None) -> Source:
         "source: must be a file, an array [T, H, W, 3], an iterable of frames or the number of a camera, got "
         f"{type(source).__name__}."
     )
+
+
+def open_raw(pipe: BinaryIO, width: int, height: int, fps: float) -> Source:
+    """Open a pipe of pictures without any header, as ``ffmpeg -f rawvideo -pix_fmt rgb24 -`` writes them.
+
+    Args:
+        pipe: Bytes R, G, B of every pixel, row by row, frame by frame.
+        width: Pixels of a frame.
+        height: Pixels of a frame.
+        fps: Frames per second.
+
+    Returns:
+        The source; it can be read once.
+
+    Raises:
+        DataError: If the pipe holds no frame. While it is read: if it ends within one.
+        ValueError: If a number is not positive.
+    """
+    if width < 1 or height < 1 or not 0 < fps < math.inf:
+        raise ValueError(f"open_raw: width, height and fps must be positive, got {width}, {height} and {fps}.")
+    return _of_stream(_raw(pipe, (height, width, 3)), fps, "pipe")
+
+
+def _raw(pipe: BinaryIO, shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8]]:
+    size = math.prod(shape)
+    for number in itertools.count():
+        read = bytearray()
+        while len(read) < size and (part := pipe.read(size - len(read))):  # a pipe may give what is there
+            read += part
+        if 0 < len(read) < size:
+            raise DataError(
+                f"pipe: must end with a whole frame of {shape[1]} x {shape[0]} pixels, {size} bytes, got {len(read)} "
+                f"of them (frame {number})."
+            )
+        if not read:
+            return
+        yield np.frombuffer(read, np.uint8).reshape(shape)
+
+
+class Newest:
+    """Frames of what does not wait, such as a camera, read in a thread of their own: always the newest.
+
+    Who is slower than the frames gets fewer of them, and never older ones. A context manager, an iterator of frames.
+
+    Args:
+        source: What to read.
+
+    Attributes:
+        left_out: Frames so far that nobody asked for in time.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.left_out = 0
+        self._frames = source.frames()
+        self._ready = threading.Condition()
+        self._frame: Frame | None = None
+        self._over = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> "Newest":
+        """Begin to read."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop after the frame that is being read, and close the source."""
+        self._over = True
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the newest frame, each once, until the source ends.
+
+        Raises:
+            HOCPError: What ended it.
+        """
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._frame is not None or self._over)
+                frame, self._frame = self._frame, None
+            if frame is None:
+                if self._error is not None:
+                    raise self._error
+                return
+            yield frame
+
+    def _read(self) -> None:
+        try:
+            with closing(self._frames):
+                for frame in self._frames:
+                    with self._ready:
+                        self.left_out += self._frame is not None
+                        self._frame = frame
+                        self._ready.notify()
+                    if self._over:
+                        return
+        except BaseException as error:  # handed to who reads
+            self._error = error
+        finally:
+            with self._ready:
+                self._over = True
+                self._ready.notify()
 
 
 def unopened(source: "Input | Source") -> Source:

@@ -9,7 +9,6 @@ the video at hand those of the frames so far.
 import argparse
 import importlib.util
 import json
-import math
 import os
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hocp_mm.commands import options
 from hocp_mm.errors import HOCPError, MissingDataError, NoFaceError, OutputError, SomeFailedError
 from hocp_mm.system.cli import ProgressLine, importing, positive
 from hocp_mm.system.files import FULL, refuse_links, require_writable, write_text
@@ -39,35 +39,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "videos", nargs="+", type=Path, metavar="VIDEO", help="video or picture file, a pattern, or a folder of them"
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="weights saved by hocp train, or of a known network"
-    )
+    options.add_network(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the files of each video")
     parser.add_argument("--overwrite", action="store_true", help="replace files that another video left there")
-    parser.add_argument(
-        "--config", type=Path, help="config of the network; the one recorded in the checkpoint by default"
-    )
-    face = parser.add_mutually_exclusive_group()
-    face.add_argument(
-        "--faces",
-        choices=["auto", "centerface", "yunet", "haar", "cascade", "frame"],
-        default="auto",
-        help="detector that finds the face (auto: the best that is installed), or take the whole frame for it",
-    )
-    face.add_argument(
-        "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
-    )
+    face = options.add_people(parser)
     face.add_argument("--landmarks", type=Path, metavar="ZIP", help="landmarks of every frame, as in SEWA")
-    parser.add_argument(
-        "--detector-model", type=Path, metavar="FILE", help="file of the detector: an onnx file, or haar's XML"
-    )
-    parser.add_argument(
-        "--person",
-        type=_person,
-        default="largest",
-        metavar="WHOM",
-        help="largest (the default), all, a number in the order of appearance, or a point x,y in pixels",
-    )
     parser.add_argument(
         "--min-faces",
         type=_percent,
@@ -81,7 +57,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=positive, help="moments from one window to the next; the config's by default")
     parser.add_argument("--batch-size", type=positive, default=8, help="windows per forward pass")
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")
     parser.add_argument("--no-video", action="store_true", help="write no annotated video")
     parser.add_argument(
         "--tables",
@@ -93,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--smooth",
-        type=_seconds,
+        type=options.seconds,
         default=0.2,
         metavar="SECONDS",
         help="standard deviation of the Gaussian of the smoothed columns; 0 for none (default: %(default)g)",
@@ -141,10 +116,9 @@ def main(argv: list[str] | None = None) -> None:
         print(visible(f"{args.checkpoint}: {known.name}, by its shapes and name; {known.licence}"))
     if args.stride and args.stride > inferencer.rule.clip_len:
         raise HOCPError(f"--stride: must not exceed the clip length {inferencer.rule.clip_len}, got {args.stride}.")
-    faces = look_for(args)
+    faces = options.look_for(args)
     line = ProgressLine("", "frames")
-    options = args.stride, args.batch_size, args.flip, line.stage, args.person
-    watched = inferencer.watch_all(sources, faces, *options)
+    watched = inferencer.watch_all(sources, faces, args.stride, args.batch_size, args.flip, line.stage, args.person)
     try:
         with closing(watched):  # with its thread, whatever ends the loop
             for source, frames in watched:
@@ -231,24 +205,6 @@ def check_names(videos: Sequence[Path], out: Path, overwrite: bool, names: Mappi
             raise HOCPError(f"{there[0]}: is there already, {of}; name another --out, or give --overwrite ({video}).")
 
 
-def look_for(args: argparse.Namespace) -> Any:
-    """Return the detector, or where the face is.
-
-    Raises:
-        HOCPError: If it is no detector that a file was given for, or the detector cannot be had.
-    """
-    from hocp_mm.datasets import make_detector
-
-    place = args.box or args.landmarks or (args.faces if args.faces == "frame" else None)
-    if place is None:
-        return make_detector(args.faces, args.detector_model)
-    if args.detector_model is not None:
-        raise HOCPError(
-            f"--detector-model: {args.detector_model} is the file of a detector, but the face comes from {place}."
-        )
-    return place
-
-
 def annotate(
     source: Any, frames: Iterable[Any], place: Path, faces: Any, inferencer: Any, args: argparse.Namespace
 ) -> tuple[Any, list[str]]:
@@ -271,7 +227,7 @@ def annotate(
         OutputError: If the disk is full; tables of what was seen so far are there, if they have a place.
     """
     from hocp_mm.apis import with_ground_truth
-    from hocp_mm.visualization import OverlayWriter
+    from hocp_mm.visualization import OverlayWriter, face_marks
 
     video, info = source.path, source.info
     log = inferencer.new_log(source, args.smooth)
@@ -288,7 +244,8 @@ def annotate(
                 for item in frames:
                     log.add(item)
                     if writer is not None:
-                        writer.write(item.frame.picture, item.frame.time, marks(item, truth))
+                        marks = face_marks(item.faces, item.affect, _target(truth, item.frame.number))
+                        writer.write(item.frame.picture, item.frame.time, marks)
             except KeyboardInterrupt as error:
                 ended = error
                 if not log.with_face:
@@ -383,55 +340,12 @@ def summary(outcomes: Mapping[Path, Any]) -> str:
     return "\n".join(lines)
 
 
-def marks(item: Any, truth: Any) -> list[Any]:
-    """Return what to draw on a frame: first those who are watched, then all others, or that nobody is watched.
-
-    Args:
-        item: The frame (see `hocp_mm.apis.Watched`).
-        truth: Timeline with labels, or None.
-    """
-    from hocp_mm.visualization import FaceMark
-
-    number = item.frame.number
-    target = None if truth is None or not truth.valid[number] else truth.target[number]
-    named = len(item.faces) > 1 or any(face.person > 1 for face in item.faces)
-    faces = sorted(item.faces, key=lambda face: face.person not in item.affect)
-    found = [
-        FaceMark(face.box, item.affect.get(face.person), face.seen, face.person if named else None, target)
-        for face in faces
-    ]
-    return found if item.affect else [FaceMark(None, None, False, None, target), *found]
-
-
-def _box(text: str) -> tuple[float, ...]:
-    return _numbers(text, 4, "four numbers x,y,w,h")
-
-
-def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(number) for number in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r:.100}")
-    return numbers
-
-
-def _person(text: str) -> str | int | tuple[float, ...]:
-    if text in ("largest", "all"):
-        return text
-    return positive(text) if text.isdigit() else _numbers(text, 2, "largest, all, a number from 1 or a point x,y")
-
-
-def _seconds(text: str) -> float:
-    (number,) = _numbers(text, 1, "a number of 0 or more")
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r:.100}")
-    return number
+def _target(truth: Any, frame: int) -> Any:
+    return None if truth is None or not truth.valid[frame] else truth.target[frame]
 
 
 def _percent(text: str) -> float:
-    (number,) = _numbers(text, 1, "a number from 0 to 100")
+    (number,) = options.numbers(text, 1, "a number from 0 to 100")
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 100, got {text!r:.100}")
     return number

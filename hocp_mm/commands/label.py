@@ -6,9 +6,9 @@ does, as a confidence from 0 to 1. The same command goes on after a stop. ``conf
 """
 
 import argparse
-import math
 from pathlib import Path
 
+from hocp_mm.commands import options
 from hocp_mm.errors import HOCPError, SomeFailedError
 from hocp_mm.system.cli import ProgressLine, importing, positive
 from hocp_mm.system.files import require_writable
@@ -19,34 +19,24 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the options of the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of videos")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="weights of the teacher, saved by hocp train")
+    options.add_network(parser, "weights of the teacher, saved by hocp train")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="folder for the labels")
-    parser.add_argument("--config", type=Path, help="config of the teacher; that in the checkpoint by default")
-    parser.add_argument(
-        "--faces",
-        choices=["auto", "centerface", "yunet", "haar", "cascade", "frame"],
-        default="auto",
-        help="detector that finds the largest face (auto: the best that is installed), or take the whole frame for it",
-    )
-    parser.add_argument(
-        "--detector-model", type=Path, metavar="FILE", help="file of the detector: an onnx file, or haar's XML"
-    )
+    options.add_detector(parser)
     parser.add_argument(
         "--smooth",
-        type=_seconds,
+        type=options.seconds,
         default=0.2,
         metavar="SECONDS",
         help="standard deviation of the Gaussian that labels are smoothed by; 0 for none (default: %(default)g)",
     )
     parser.add_argument(
         "--tolerance",
-        type=_seconds,
+        type=options.seconds,
         default=0.1,
         metavar="UNITS",
         help="disagreement with mirror image and neighbours at which half a frame counts (default: %(default)g)",
     )
     parser.add_argument("--batch-size", type=positive, default=8, help="windows per forward pass")
-    parser.add_argument("--device", help="such as cpu or cuda:0; CUDA by default where there is one")
     return parser
 
 
@@ -69,13 +59,10 @@ def main(argv: list[str] | None = None) -> None:
 
         compat.apply(training=False)
         from hocp_mm.apis import Teacher, find_videos, label_folder
-        from hocp_mm.datasets import make_detector
 
         _, others = find_videos(args.folder)
         teacher = Teacher(args.checkpoint, args.config, args.device, args.smooth, args.tolerance, args.batch_size)
-    if args.faces == "frame" and args.detector_model:
-        raise HOCPError(f"--detector-model: {args.detector_model} is the file of a detector, but --faces is frame.")
-    faces = "frame" if args.faces == "frame" else make_detector(args.faces, args.detector_model)
+    faces = options.look_for(args)
     if others:
         text = f"{len(others)} left out, no videos by their names or links to folders, the first one: {others[0]}"
         print(visible(f"{args.folder}: {text}"), flush=True)
@@ -92,13 +79,3 @@ def main(argv: list[str] | None = None) -> None:
     if failed:
         kind = SomeFailedError if len(failed) < count else HOCPError
         raise kind(f"FOLDER: {len(failed)} of {count} failed (see above), the first one: {failed[0]}")
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r:.100}")
-    return number

@@ -1,6 +1,6 @@
 """Pictures and annotated videos of affect over time and in the plane, and contact sheets of clips."""
 
-from hocp_mm.visualization.affect_marks import FaceMark
+from hocp_mm.visualization.affect_marks import FaceMark, face_marks
 from hocp_mm.visualization.affect_plane import plot_affect_plane
 from hocp_mm.visualization.contact_sheet import ContactSheet, SheetClip, draw_contact_sheet
 from hocp_mm.visualization.overlay import OverlayWriter, write_overlay
@@ -12,6 +12,7 @@ __all__ = [
     "OverlayWriter",
     "SheetClip",
     "draw_contact_sheet",
+    "face_marks",
     "plot_affect_plane",
     "plot_timeline",
     "write_overlay",

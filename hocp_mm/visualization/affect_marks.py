@@ -5,7 +5,7 @@ that a circle is round whatever the shape of a pixel.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -50,6 +50,22 @@ class FaceMark:
     seen: bool = True
     person: int | None = None
     target: Sequence[float] | NDArray[np.floating[Any]] | None = None
+
+
+def face_marks(faces: Iterable[Any], affect: Mapping[int, Any], target: Any = None) -> list[FaceMark]:
+    """Return what to draw on a frame: first those who are watched, then all others, or that nobody is watched.
+
+    Args:
+        faces: Everybody in it, each with ``person``, ``box`` and ``seen`` (`hocp_mm.datasets.faces.following.Face`).
+        affect: Valence and arousal by number of those who are watched.
+        target: Ground truth (valence, arousal), if there is one.
+    """
+    faces = sorted(faces, key=lambda face: face.person not in affect)
+    named = len(faces) > 1 or any(face.person > 1 for face in faces)
+    found = [
+        FaceMark(face.box, affect.get(face.person), face.seen, face.person if named else None, target) for face in faces
+    ]
+    return found if affect else [FaceMark(None, None, False, None, target), *found]
 
 
 class AffectMarker:

@@ -26,7 +26,7 @@ def answer(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[object
 
 def test_every_file_of_the_room_is_a_command_with_options_of_its_own():
     files = {path.relative_to(HERE).with_suffix("").as_posix().replace("/", " ") for path in HERE.rglob("*.py")}
-    others = {"entry", "__init__", "__main__", "prepare __init__"}
+    others = {"entry", "options", "__init__", "__main__", "prepare __init__"}
     assert files - others == set(entry.COMMANDS)
     for name in entry.COMMANDS:
         assert isinstance(entry.load(name).make_parser(), argparse.ArgumentParser)
@@ -105,7 +105,7 @@ def test_the_entry_imports_no_command_before_it_is_asked_for():
         heavy = [name for name in ("torch", "numpy", "mmengine", "av", "cv2", "shtab") if name in sys.modules]
         print(sorted(own), heavy)
     """)
-    assert printed.endswith("['hocp_mm.commands.demo', 'hocp_mm.commands.entry'] []")
+    assert printed.endswith("['hocp_mm.commands.demo', 'hocp_mm.commands.entry', 'hocp_mm.commands.options'] []")
 
 
 def test_a_shell_completes_commands_options_choices_and_files(tmp_path: Path):
