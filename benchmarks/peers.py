@@ -87,7 +87,7 @@ def _size(network: torch.nn.Module) -> int:
 
 def _ours(folder: Path) -> tuple[int, int, Callable[[Crops], object]]:
     inferencer = AffectInferencer(write_streamed(folder / "ours.pth"), device="cpu")
-    return SIZE, _size(inferencer.model), lambda crops: inferencer._predict_batch([crops], flip=False, both_views=False)
+    return SIZE, _size(inferencer.model), lambda crops: inferencer.predict_clips([crops], flip=False, both_views=False)
 
 
 def _stream(folder: Path) -> tuple[int, int, Callable[[Crops], object]]:

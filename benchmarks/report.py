@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data_report import data_lines
+from benchmarks.exporting import export_lines
 from benchmarks.layers import DENSE, FORMS, PARENT, RIVALS
 from benchmarks.markdown import table
 from benchmarks.networks import MOTION, MOVING, OURS, PUBLISHED, TWIN
@@ -35,6 +36,7 @@ def write_report(folder: Path, name: str) -> Path:
         "data": data_lines,
         "video": video_lines,
         "streaming": streaming_lines,
+        "export": export_lines,
         "peers": peers_lines,
     }
     plotted = ("layers", "streaming")

@@ -17,7 +17,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, data_throughput, decomposition, layers, networks, peers, starts, streaming, videos
+from benchmarks import (
+    choices,
+    data_throughput,
+    decomposition,
+    exporting,
+    layers,
+    networks,
+    peers,
+    starts,
+    streaming,
+    videos,
+)
 from benchmarks.contenders import cp_layer, tltorch_layer
 from benchmarks.report import write_report
 
@@ -107,6 +118,10 @@ def _video(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return videos.measure(2 * seconds)
 
 
+def _export(device: str, dtype: torch.dtype, seconds: float) -> Any:
+    return exporting.measure(seconds)
+
+
 def _peers(device: str, dtype: torch.dtype, seconds: float) -> Any:
     return peers.measure(2 * seconds)
 
@@ -126,6 +141,7 @@ SECTIONS: dict[str, Callable[[str, torch.dtype, float], Any]] = {
     "data": _data,
     "video": _video,
     "streaming": _streaming,
+    "export": _export,
     "peers": _peers,
 }
 

@@ -115,7 +115,7 @@ def measure_stages(video: Path, checkpoint: Path, overlay: Path, seconds: float)
         "cuts": lambda: _drain(with_cuts((frame, frame.picture) for frame in frames)),
         "cuts, looks and people": lambda: _drain(follow_faces(iter(frames), detector, 0.64)),
         "crops": lambda: [crop_frame(p, squares, n, 1.0, inferencer.rule.size) for n, p in enumerate(pictures)],
-        "network": lambda: inferencer._predict_batch(clips, flip=False, both_views=False),
+        "network": lambda: inferencer.predict_clips(clips, flip=False, both_views=False),
         "overlay": draw,
     }
     times = interleaved(stages, seconds=seconds)

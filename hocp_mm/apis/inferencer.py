@@ -22,7 +22,7 @@ from hocp_mm.apis.people import SMOOTH_SECONDS, People, WatchLog, choose_people
 from hocp_mm.apis.recorded_config import bounded_building, count_numbers, read_recorded_config
 from hocp_mm.apis.sources import Input, Source, open_source, unopened
 from hocp_mm.apis.watching import Batches, Clip, Watched, Watching, watch_all, watching_windows
-from hocp_mm.checkpoints import read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints import read_checkpoint, read_safetensors_notes, reading_once, unwrap_state_dict
 from hocp_mm.checkpoints.affect_networks import AffectNetwork
 from hocp_mm.datasets import FaceDetector, FaceTrack, make_detector
 from hocp_mm.datasets.affectnet.rows import Classes, expression_names
@@ -367,7 +367,7 @@ class AffectInferencer:
     ) -> Generator[_Event, None, None]:
         """Yield number and source with a frame, at its end with None or with what ended it."""
         batches = Batches(
-            lambda clips: self._predict_batch(clips, options.flip, options.both_views),
+            lambda clips: self.predict_clips(clips, options.flip, options.both_views),
             options.batch_size,
             str(self.checkpoint),
         )
@@ -436,8 +436,17 @@ class AffectInferencer:
         tell_slow(self.rule, source.rate, source.where)
 
     @torch.inference_mode()
-    def _predict_batch(self, clips: Sequence[Clip], flip: bool, both_views: bool) -> NDArray[np.float32]:
-        """Return ``[B, T, 2]``, or ``[B, T, 4]`` for both views; probabilities of expressions behind them."""
+    def predict_clips(self, clips: Sequence[Clip], flip: bool, both_views: bool) -> NDArray[np.float32]:
+        """Run the network on windows of crops.
+
+        Args:
+            clips: RGB uint8 ``[T, S, S, 3]`` each, of one shape.
+            flip: Average with the mirror image.
+            both_views: Return what is said of the mirror image behind what is said of the clip.
+
+        Returns:
+            ``[B, T, 2]``, or ``[B, T, 4]`` for both views; probabilities of expressions behind them.
+        """
         inputs = [torch.from_numpy(np.ascontiguousarray(clip.transpose(3, 0, 1, 2))) for clip in clips]
         views: list[list[Tensor]] = [inputs]
         if both_views or (flip and not getattr(self.model, "flip", False)):
@@ -597,7 +606,7 @@ def _recorded_config(checkpoint: Path) -> tuple[Config, AbstractContextManager[N
     """Return the config in a checkpoint, if there is one, and the bounds within which its network may be built."""
     content = read_checkpoint(checkpoint)
     meta = content.get("meta")
-    text = meta.get("cfg") if isinstance(meta, dict) else None
+    text = meta.get("cfg") if isinstance(meta, dict) else read_safetensors_notes(checkpoint).get("cfg")
     if not isinstance(text, str):
         return None
     numbers = count_numbers(unwrap_state_dict(content, checkpoint))

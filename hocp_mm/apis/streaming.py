@@ -143,7 +143,7 @@ class AffectStream:
         self.rule = self.inferencer.rule
         self._person: People = person
         self._live, self._fps, self._aspect = live, fps, pixel_aspect
-        self.network = FrameStream(self.inferencer.model, _crop_size(self.rule))
+        self.network = FrameStream(self.inferencer.model, self.rule.seen)
         self.reset()
 
     @property
@@ -306,11 +306,3 @@ def _given_box(faces: Any) -> NDArray[np.float32] | None:
         )
     x, y, width, height = (float(value) for value in faces)
     return np.array([x, y, x + width, y + height], dtype=np.float32)
-
-
-def _crop_size(rule: Any) -> tuple[int, int]:
-    """Return height and width of what the network sees."""
-    clip: dict[str, Any] = {"imgs": np.zeros((1, rule.size, rule.size, 3), np.uint8)}
-    for transform in rule.after:
-        clip = transform(clip)
-    return clip["imgs"].shape[1:3]

@@ -4,7 +4,13 @@ from hocp_mm.checkpoints._modules import ModuleDescription, ModuleState
 from hocp_mm.checkpoints.affect_networks import KnownWeights, affect_network, known_weights
 from hocp_mm.checkpoints.decomposition_cache import DecompositionCache
 from hocp_mm.checkpoints.image_weights import follow_ranks_, load_image_weights_, require_finite
-from hocp_mm.checkpoints.reading import Weights, read_checkpoint, reading_once, unwrap_state_dict
+from hocp_mm.checkpoints.reading import (
+    Weights,
+    read_checkpoint,
+    read_safetensors_notes,
+    reading_once,
+    unwrap_state_dict,
+)
 from hocp_mm.checkpoints.renaming import has_other_names, todays_names
 from hocp_mm.checkpoints.report import LoadReport
 from hocp_mm.checkpoints.stock import load_stock_weights_, stock_names
@@ -39,6 +45,7 @@ __all__ = [
     "load_stock_weights_",
     "names_file",
     "read_checkpoint",
+    "read_safetensors_notes",
     "reading_once",
     "require_finite",
     "stock_names",

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hocp_mm.checkpoints._archive import check_archive
@@ -361,6 +362,19 @@ def _load_safetensors(file: Path, map_location: MapLocation) -> dict[str, Any]:
     except Exception as error:  # unknown dtypes are no SafetensorError
         text = echo(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{file}: not a whole safetensors file ({text}).") from error
+
+
+def read_safetensors_notes(path: str | PathLike[str]) -> dict[str, str]:
+    """Return the text beside the weights of a ``.safetensors`` file; nothing for other files.
+
+    Args:
+        path: Local file, which `read_checkpoint` has read.
+    """
+    file = Path(path).expanduser()
+    if not file.name.endswith(".safetensors"):
+        return {}
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
 
 
 def _load_onnx(file: Path, map_location: MapLocation) -> dict[str, Any]:

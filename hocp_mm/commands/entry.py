@@ -48,6 +48,7 @@ COMMANDS = {
     "complexity": Command("what a network costs, layer by layer"),
     "verify": Command("check that a timm network becomes a video network without loss"),
     "distill": Command("put a timm network into CP form on your own pictures"),
+    "export": Command("write a trained network for other programs: ONNX, torch.export, dense weights"),
     "completion": Command("print a script by which a shell completes these words"),
 }
 """By its words; the module has the same name, with a dot for the space."""

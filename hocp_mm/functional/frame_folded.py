@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hocp_mm.functional.choice import Form, Implementation, run_form
+from hocp_mm.functional.context import is_exporting
 from hocp_mm.functional.cp import CPKernel, merged_taps
 from hocp_mm.functional.cp_conv import (
     Pointwise,
@@ -77,6 +78,13 @@ def temporal_depthwise(images: Tensor, taps: Tensor, frames: int, before: int) -
     """
     _check_frames("temporal_depthwise", images, frames)
     size, channels = taps.shape
+    if is_exporting():
+        # For any number of frames and any order in memory, which an exported graph does not know.
+        z = images.unflatten(0, (-1, frames))
+        nothing = torch.zeros_like(z[:, :1])
+        z = torch.cat([*[nothing] * before, z, *[nothing] * (size - 1 - before)], dim=1)
+        weighed = [z[:, k : k + frames] * tap for k, tap in enumerate(taps.to(z.dtype)[..., None, None].unbind())]
+        return sum(weighed[1:], weighed[0]).flatten(0, 1)
     if frames == 1:
         return images * taps[before].to(images.dtype).reshape(1, -1, 1, 1)
     _, _, height, width = images.shape

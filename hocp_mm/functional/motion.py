@@ -57,7 +57,7 @@ def motion(
         raise ValueError(f"motion: factors must have {channels} channels and as many components, got {shapes}.")
     if not 0 <= before < len(taps) or not taps.shape[1]:
         raise ValueError(f"motion: before must be one of {len(taps)} taps, of a component at least, got {before}.")
-    if frames == 1 or not images.numel():
+    if not is_exporting() and (frames == 1 or not images.numel()):  # an exported graph takes any number of frames
         # A gradient of zero and not none, which processes that train together would wait for.
         nothing = sum(factor.flatten()[:0].sum() for factor in factors.values())
         return images + nothing if torch.is_grad_enabled() else images

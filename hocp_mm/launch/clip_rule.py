@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 
 from hocp_mm.datasets.transforms import (
@@ -51,6 +52,15 @@ class ClipRule:
     after: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
     fps: float | None = None
     slowest: float | None = None
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Height and width of what the network sees, pixels."""
+        clip: dict[str, Any] = {"imgs": np.zeros((1, self.size, self.size, 3), np.uint8)}
+        for transform in self.after:
+            clip = transform(clip)
+        _, height, width, _ = clip["imgs"].shape
+        return height, width
 
     def seconds(self, fps: float) -> float:
         """Return how long a window lasts in a video of ``fps`` frames per second."""

@@ -8,7 +8,7 @@ answers ``delay`` frames later. At both ends of a stream stands what the layers 
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,8 @@ class FrameStream:
         if min(height, width) < 1:
             raise ValueError(f"FrameStream: size must be positive, got {size}.")
         self.network, self.size = network, (height, width)
-        self._backbone, self._neck, self._head = _parts(network)
+        self._parts = network_parts(network)
+        self._backbone, _, self._head = self._parts
         # A network that is tested with the mirror image, too, has as many streams.
         self._views = 2 if self._head is not None and getattr(network, "flip", False) else 1
         self._names = {module: name for name, module in network.named_modules()}
@@ -77,6 +78,11 @@ class FrameStream:
         self._streams: dict[Key, list[StreamState]] = {}
         self.delay, self._kept, self._nothing = self._try_once()
         self._check()
+
+    @property
+    def memory(self) -> dict[str, tuple[int, ...]]:
+        """What each layer keeps of a stream: shape ``[frames, parts, R, H', W']`` by name."""
+        return {name: (count, *shape) for name, (count, shape) in self._kept.items()}
 
     @property
     def streams(self) -> tuple[Key, ...]:
@@ -245,20 +251,8 @@ class FrameStream:
         if (weights := self._fingerprint()) != self._weights:
             self._plans.clear()
             self._weights = weights
-        axis, frames = self._backbone.frame_axis, clips.shape[2]
-        axis.step = step
-        try:
-            with Alignment(step) if self._looks_ahead else nullcontext():
-                found = self._backbone(with_lag(clips, 0))
-                stages = [fold_frames(found)] if isinstance(found, Tensor) else [fold_frames(x) for x in found]
-                if self._neck is not None:
-                    stages = list(self._neck.step(tuple(stages), step))
-                stages = step.align(stages if self._head is None else stages[-1:])
-                lag = lag_of(stages[-1]) or 0
-                maps = [unfold_frames(stage, frames) for stage in stages]
-                return maps if self._head is None else [self._head.predict(maps, frames)], lag
-        finally:
-            axis.step = None
+        with Alignment(step) if self._looks_ahead else nullcontext():
+            return run_step(self._parts, with_lag(clips, 0), step)
 
     @torch.inference_mode()
     def _try_once(self) -> tuple[int, dict[str, tuple[int, tuple[int, ...]]], Said]:
@@ -296,10 +290,55 @@ class FrameStream:
             )
 
 
-def _parts(network: nn.Module) -> tuple[TimmHOCPBackbone, HOCPTemporalNeck | None, AffectHead | None]:
-    """Return backbone, neck and head of a network that can be streamed."""
+class Parts(NamedTuple):
+    """Backbone, neck and head of a network that can be streamed."""
+
+    backbone: TimmHOCPBackbone
+    neck: HOCPTemporalNeck | None
+    head: AffectHead | None
+
+
+def run_step(parts: Parts, clips: Tensor, step: StreamStep) -> tuple[list[Tensor], int]:
+    """Run a network on the next frames of streams.
+
+    Args:
+        parts: The network.
+        clips: Next frames of all streams, ``[N, C, n, H, W]``.
+        step: What the layers kept.
+
+    Returns:
+        Its maps ``[N, C', n, H', W']``, or what its head predicts, ``[N, n, 2 + K]``; and by how many frames all of
+        them lag.
+    """
+    axis, frames = parts.backbone.frame_axis, clips.shape[2]
+    axis.step = step
+    try:
+        found = parts.backbone(clips)
+        stages = [fold_frames(found)] if isinstance(found, Tensor) else [fold_frames(x) for x in found]
+        if parts.neck is not None:
+            stages = list(parts.neck.step(tuple(stages), step))
+        stages = step.align(stages if parts.head is None else stages[-1:])
+        lag = lag_of(stages[-1]) or 0
+        maps = [unfold_frames(stage, frames) for stage in stages]
+        return maps if parts.head is None else [parts.head.predict(maps, frames)], lag
+    finally:
+        axis.step = None
+
+
+def network_parts(network: nn.Module) -> Parts:
+    """Take a network apart.
+
+    Args:
+        network: A `TimmHOCPBackbone` or an `AffectRecognizer`.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        NotImplementedError: If a part cannot be streamed.
+    """
     if isinstance(network, TimmHOCPBackbone):
-        return network, None, None
+        return Parts(network, None, None)
     if not isinstance(network, AffectRecognizer):
         raise NotImplementedError(
             f"FrameStream: the network must be a TimmHOCPBackbone or an AffectRecognizer, got {type(network).__name__}."
@@ -319,7 +358,7 @@ def _parts(network: nn.Module) -> tuple[TimmHOCPBackbone, HOCPTemporalNeck | Non
                 "FrameStream: the neck must have HO-CP layers as built and a norm with running statistics, got "
                 f"{type(layer).__name__} (neck.{name})."
             )
-    return backbone, neck, head
+    return Parts(backbone, neck, head)
 
 
 def _looks_ahead(module: nn.Module) -> bool:

@@ -150,7 +150,7 @@ def test_a_track_is_taken_as_it_is_and_reaches_the_timeline(tmp_path: Path, netw
 def clips_of(inferencer: AffectInferencer) -> list[np.ndarray]:
     """Let a network see nothing, and return the list that its clips will be in."""
     seen: list[np.ndarray] = []
-    inferencer._predict_batch = lambda clips, *rest: seen.extend(clips) or np.zeros((len(clips), 8, 2), np.float32)
+    inferencer.predict_clips = lambda clips, *rest: seen.extend(clips) or np.zeros((len(clips), 8, 2), np.float32)
     return seen
 
 
@@ -266,7 +266,7 @@ def test_no_thread_outlives_the_frames(tmp_path: Path, network: Any, kind: str):
     """Not even while a notebook keeps the error and all that hangs on it."""
     file = write_video(tmp_path / "v.mp4", [np.full((48, 64, 3), 90, np.uint8)] * 200)
     inferencer = make(tmp_path, network)
-    inferencer._predict_batch = lambda clips, *rest: 1 // (kind != "error") + np.zeros((len(clips), 8, 2), np.float32)
+    inferencer.predict_clips = lambda clips, *rest: 1 // (kind != "error") + np.zeros((len(clips), 8, 2), np.float32)
     before = threading.active_count()
     frames = inferencer.watch(file, lambda frame: Detections(np.float32([[14, 8, 40, 30]]), np.float32([0.9])))
     if kind == "error":

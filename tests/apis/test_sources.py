@@ -145,9 +145,9 @@ def test_windows_of_several_videos_go_through_the_network_together(
     inferencer: AffectInferencer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     alone = {name: inferencer.predict(folder / name, BOX).pred for name in ("a.mp4", "deep/b.mp4")}
-    sizes, answer = [], inferencer._predict_batch
+    sizes, answer = [], inferencer.predict_clips
     monkeypatch.setattr(
-        inferencer, "_predict_batch", lambda clips, *rest: sizes.append(len(clips)) or answer(clips, *rest)
+        inferencer, "predict_clips", lambda clips, *rest: sizes.append(len(clips)) or answer(clips, *rest)
     )
     both = list(inferencer.predict_all([folder / name for name in alone], BOX, batch_size=3))
     assert sizes == [3, 3, 2]  # five windows of one, three of the other

@@ -109,13 +109,13 @@ def test_people_cuts_and_gaps_are_those_of_the_file(tmp_path, monkeypatch):
 
     inferencer = make(tmp_path, "last", clip_len=8)
     detector = Looks(shown, plan)
-    cropped, predict = set(), inferencer._predict_batch
+    cropped, predict = set(), inferencer.predict_clips
 
     def predicted(clips, *rest):
         cropped.update(crop.tobytes() for clip in clips for crop in clip)
         return predict(clips, *rest)
 
-    monkeypatch.setattr(inferencer, "_predict_batch", predicted)
+    monkeypatch.setattr(inferencer, "predict_clips", predicted)
     expected = list(inferencer.watch(video, detector, person="all"))
     stream = AffectStream(inferencer, detector, "all", live=False, fps=25.0)
     streamed, normalised = set(), stream._normalised

@@ -73,6 +73,14 @@ def folder(tmp_path):
         ],
         "absent": [PY_FEAT],
     }
+    sections["export"] = {
+        "files": {
+            "onnx": {"mb": 11.5, "error": 2e-6, "note": ""},
+            "onnx-stream": {"mb": 11.4, "error": 3e-6, "note": "x"},
+        },
+        "clip": {"this package": 40.0, "onnx": 90.0},
+        "frame": {"this package": 5.0, "onnx-stream": 7.0},
+    }
     for name, numbers in sections.items():
         (tmp_path / f"cpu_float32-{name}.json").write_text(json.dumps(numbers))
     return tmp_path
@@ -94,6 +102,9 @@ def test_ratios_are_those_of_the_numbers(folder):
     assert "| causal | 2 | 0 | 4.0 | 11.0 | 44.0 | **11.0** |" in page
     assert "After 8 to 4096 frames the causal network keeps 3.0 MB" in page
     assert "](cpu_float32-streaming.png)" in page
+    assert "| this package |  | 40.0 | 5.0 |  |  |" in page
+    assert "| `onnx` | 11.5 | 90.0 |  | 2.0e-06 |  |" in page
+    assert "| `onnx-stream` | 11.4 |  | 7.0 | 3.0e-06 | x |" in page
     assert f"| {OURS} | 112 | 2.5 M |  | 6.0 |  | 1.0 |" in page
     assert f"| {DENSE} | 112 | 2.5 M | 10.0 | 9.0 | 2.0 | 1.5 |" in page
     assert f"Not installed, so not timed: {PY_FEAT}." in page
