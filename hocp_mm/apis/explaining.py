@@ -161,6 +161,9 @@ def look(
 ) -> Seen:
     """Read a video once, and keep values and maps of one person at a time; arguments as in `AffectInferencer.watch`.
 
+    Returns:
+        A row for each frame.
+
     Raises:
         NoFaceError: If nobody is seen in any frame.
         ValueError: If ``person`` is ``"all"``.
@@ -402,16 +405,9 @@ def _second_reading(
     with ExitStack() as stack:
         writer = None
         if film is not None:
-            writer = stack.enter_context(
-                OverlayWriter(
-                    film,
-                    width=2 * info.width,
-                    height=info.height,
-                    fps=info.fps,
-                    pixel_aspect=info.pixel_aspect,
-                    audio=source.path if len(seen.times) > 1 else None,
-                )  # fmt: skip
-            )
+            size = {"width": 2 * info.width, "height": info.height, "fps": info.fps, "pixel_aspect": info.pixel_aspect}
+            audio = source.path if len(seen.times) > 1 else None
+            writer = stack.enter_context(OverlayWriter(film, **size, audio=audio))
         frames = stack.enter_context(closing(source.frames()))
         for frame in frames:
             if frame.number > last:

@@ -1,4 +1,4 @@
-"""Plots of what was found about a network: its taps in time, its receptive field, the frames that moved a prediction."""
+"""Plots of what was found about a network: taps in time, receptive field, frames that moved a prediction."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +68,7 @@ def plot_taps(rows: Sequence[TapsRow], path: Path, title: str) -> Path:
         if row.from_delta is None:
             text = "not used yet" if row.strength == 0 else f"strength {row.strength:.2g}"
             away.text(0, place, f" {text}", va="center", fontsize=7, color=_INK)
-    _dress(away, "distance from the delta (0: sees its own frame alone)")
+    _dress(away, "distance from the delta")
     away.set_xlim(left=0)
     return _save(figure, path)
 
@@ -145,7 +145,7 @@ def _figure(width: float, height: float, title: str) -> Any:
 
 
 def _dress(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, color=_INK, pad=18 if "energy of" in title else 5)
+    axes.set_title(title, loc="left", fontsize=10, color=_INK, pad=22 if "energy of" in title else 5)
     axes.grid(axis="both", color=_GRID, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_SOFT, labelcolor=_INK, length=2)

@@ -43,7 +43,7 @@ def draw_heat(
         np.clip(heat, -1, 1).astype(np.float32), to_map, size, flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     part = picture[top:bottom, left:right]
-    colour = np.where(whole[..., None] > 0, np.float32(RAISES), np.float32(LOWERS))
+    colour = np.where(whole[..., None] > 0, np.array(RAISES, np.float32), np.array(LOWERS, np.float32))
     share = _STRONGEST * np.abs(whole)[..., None]
     part[:] = np.rint(part + share * (colour - part)).astype(np.uint8)
 
@@ -52,5 +52,9 @@ def write_label(picture: NDArray[np.uint8], text: str) -> None:
     """Write a line at the top left of a picture, in place; ASCII alone."""
     scale = max(picture.shape[0] * _LABEL / 22, 0.35)  # OpenCV's letters are 22 pixels high at 1
     at = (round(12 * scale), round(34 * scale))
-    for colour, thick in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, max(round(thick * scale * 2), 1), 16)
+    thick = max(round(2 * scale), 1)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
+    pad = round(6 * scale)
+    corners = (at[0] - pad, at[1] - height - pad), (at[0] + width + pad, at[1] + below)
+    cv2.rectangle(picture, *corners, (18, 20, 24), -1)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (238, 238, 238), thick, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""A walk over a video: maps at the place of the crop, honest gaps, windows and moments as `AffectInferencer` lays them."""
+"""A walk over a video: maps at the place of the crop, honest gaps, windows and moments as in `AffectInferencer`."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from hocp_mm.analysis.grad_cam import GradCam
 from hocp_mm.apis import AffectInferencer, open_source
 from hocp_mm.apis.explaining import Explainer, Seen, explain, look, strongest_changes, window_around
 from hocp_mm.datasets import FaceTrack
+from hocp_mm.datasets.faces.crops import crop_frame
 from hocp_mm.errors import HOCPError, NoFaceError
 from hocp_mm.launch import ClipRule
 from tests.material.tiny_configs import noise, portrait, portrait_box, tiny_config, tiny_network, write_checkpoint
@@ -53,8 +54,6 @@ def test_maps_are_the_mean_of_those_of_all_windows(explainer: Explainer):
     source = video()
     seen = look(explainer, source, "frame", stride=4)
     cam, rule = GradCam(explainer.model, explainer.layer), explainer.rule
-    from hocp_mm.datasets.faces.crops import crop_frame
-
     crops = np.stack([crop_frame(frame.picture, None, 0, 1.0, rule.size) for frame in source.frames()])
     maps = [cam(explainer.normalised([crops[start : start + 8]]))[1][0] for start in (0, 4)]
     expected = torch.cat([maps[0][:4], (maps[0][4:] + maps[1][:4]) / 2, maps[1][4:]]).numpy()

@@ -31,11 +31,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder, cfg = tmp_path_factory.mktemp("explain"), tiny_config(size=64)
     image = tiny_config(clip_len=1, stride=1)
     image.model.backbone.temporal_kernel = 1
+    (folder / "other").mkdir()
     return {
         "face": write_video(folder / "face.mp4", [portrait((-70 + i, -32), 0.9) for i in range(20)]),
-        "other": write_video(folder / "other" / "face.mp4", noise(8, (320, 240)))
-        if (folder / "other").mkdir() is None
-        else None,
+        "other": write_video(folder / "other" / "face.mp4", noise(8, (320, 240))),
         "checkpoint": write_checkpoint(folder / "tiny.pth", cfg, tiny_network(cfg)),
         "image": write_checkpoint(folder / "image.pth", image, tiny_network(image)),
     }
@@ -79,7 +78,7 @@ def test_files_of_another_video_stay(command: ModuleType, files: dict, tmp_path:
     words = files["image"], tmp_path, "--faces", "frame", "--no-video"
     explain(command, files["face"], *words)
     explain(command, files["face"], *words)  # its own
-    with pytest.raises(HOCPError, match="is there already, of .*face.mp4; name another --out, or give --overwrite"):
+    with pytest.raises(HOCPError, match=r"is there already, of .*face\.mp4; name another --out, or give --overwrite"):
         explain(command, files["other"], *words)
     explain(command, files["other"], *words, "--overwrite")
     assert json.loads((tmp_path / "face_explain.json").read_text())["video"] == str(files["other"])
