@@ -34,7 +34,8 @@ def measure(seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         inferencer = AffectInferencer(write_streamed(folder / "net.pth"), device="cpu")
-        torch.nn.init.normal_(inferencer.model.head.regress.weight)  # predictions of the size that trained ones have
+        network: Any = inferencer.model
+        torch.nn.init.normal_(network.head.regress.weight)  # predictions of the size that trained ones have
         exporter = Exporter(inferencer)
         calibration = Calibration(inferencer, [write_video(folder / "head.mp4", 4 * FPS)])
         forms = [form for form in ENDS if form != "dense"]  # with motion components there is none

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hocp_mm.datasets.faces.boxes import smoothing_window, square_boxes
-from hocp_mm.datasets.faces.crops import check_face, crop_frame, square_scale
+from hocp_mm.datasets.faces.crops import check_face, crop_frame, square_scale, whole_square
 from hocp_mm.datasets.faces.following import Face, Followed, Frame
 from hocp_mm.errors import CheckpointError, HOCPError
 from hocp_mm.launch import ClipRule
@@ -45,6 +45,7 @@ class Watched:
         cut: Whether a cut lies before it.
         affect: Valence and arousal by person, in [-1, 1]; of two views, if they were asked for.
         scores: Probabilities of the expressions by person, ``[K]``, where the network tells them.
+        squares: What was cut of the frame, by person: (x1, y1, x2, y2) in pixels of the file.
     """
 
     frame: Frame
@@ -52,6 +53,7 @@ class Watched:
     cut: bool
     affect: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     scores: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    squares: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class _Windows:
@@ -184,6 +186,7 @@ class Scene:
         self._last: tuple[float, Clip] | None = None  # time and crop of the frame before, whose moments are not settled
         self._usual_gap = self._gap = min(1 / fps, longest_still(rule, fps))
         self._places: dict[int, tuple[int, float]] = {}  # frame -> sequence, position in it
+        self.squares: dict[int, NDArray[np.float32]] = {}  # frame -> what was cut of it, in its own pixels
 
     def add(self, frame: Frame, box: NDArray[np.float32] | None) -> Iterator[Window]:
         """Take in the next frame, and yield the windows that are complete now."""
@@ -231,6 +234,7 @@ class Scene:
         first = max(0, self.cut - self.reach)  # of the boxes that are held
         here = self.cut - first
         if self._boxes[here] is None:
+            square = whole_square(frame.picture, self.aspect)
             crop = crop_frame(frame.picture, None, 0, self.aspect, self.rule.size)
         else:
             # Shortened evenly at both ends, as `smooth_boxes` does it.
@@ -241,6 +245,7 @@ class Scene:
             mean = (boxes * (2 * square_scale(self.aspect))).mean(axis=0, dtype=np.float64, keepdims=True)
             square = square_boxes(mean.astype(np.float32), self.rule.margin)
             crop = crop_frame(frame.picture, square, 0, self.aspect, self.rule.size)
+        self.squares[frame.number] = (square[0] / (2 * square_scale(self.aspect))).astype(np.float32)
         clip = {"imgs": crop[None]}
         for transform in self.rule.after:
             clip = transform(clip)
@@ -398,6 +403,7 @@ class Watching:
                 item.affect[person] = np.clip(affect, -1, 1).astype(np.float32)
                 if len(scores):
                     item.scores[person] = scores.astype(np.float32)
+                item.squares[person] = own[person].squares.pop(item.frame.number)
                 del own[person]
             self._held.popleft()
             yield item

@@ -31,6 +31,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("valence and arousal of videos and pictures: tables, timelines, annotated videos", at_once=True),
     "stream": Command("the same of a camera, a pipe or a file, live", at_once=True),
+    "explain": Command("where a network looks in a video, how far in time, which frames moved it"),
     "fetch": Command("get the weights of a known affect network"),
     "train": Command("train a network from a config"),
     "test": Command("score a trained network"),

@@ -49,18 +49,27 @@ def add_detector(parser: argparse.ArgumentParser) -> Any:
     return face
 
 
-def add_people(parser: argparse.ArgumentParser) -> Any:
-    """Add ``--box`` and ``--person`` to what `add_detector` adds, and return its group."""
+def add_people(parser: argparse.ArgumentParser, everybody: bool = True) -> Any:
+    """Add ``--box`` and ``--person`` to what `add_detector` adds.
+
+    Args:
+        parser: Of the command.
+        everybody: Take ``--person all``, too.
+
+    Returns:
+        As `add_detector`.
+    """
     face = add_detector(parser)
     face.add_argument(
         "--box", type=_box, metavar="X,Y,W,H", help="where the face is: pixels, tight around brows, eyes and mouth"
     )
     parser.add_argument(
         "--person",
-        type=_person,
+        type=_anybody if everybody else _person,
         default="largest",
         metavar="WHOM",
-        help="largest (the default), all, a number in the order of appearance, or a point x,y in pixels",
+        help=f"largest (the default), {'all, ' if everybody else ''}a number in the order of appearance, or a point "
+        "x,y in pixels",
     )
     return face
 
@@ -107,7 +116,11 @@ def _box(text: str) -> tuple[float, ...]:
     return numbers(text, 4, "four numbers x,y,w,h")
 
 
-def _person(text: str) -> str | int | tuple[float, ...]:
-    if text in ("largest", "all"):
+def _anybody(text: str) -> str | int | tuple[float, ...]:
+    return text if text == "all" else _person(text, "largest, all, a number from 1 or a point x,y")
+
+
+def _person(text: str, what: str = "largest, a number from 1 or a point x,y") -> str | int | tuple[float, ...]:
+    if text == "largest":
         return text
-    return positive(text) if text.isdigit() else numbers(text, 2, "largest, all, a number from 1 or a point x,y")
+    return positive(text) if text.isdigit() else numbers(text, 2, what)

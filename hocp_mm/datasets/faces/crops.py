@@ -79,6 +79,12 @@ def squares_of(
     return face_track(boxes * (2 * square_scale(pixel_aspect)), margin, smoothing_window(smooth, fps))
 
 
+def whole_square(frame: NDArray[np.uint8], pixel_aspect: float) -> NDArray[np.float32]:
+    """Return the square around a whole frame ``[H, W, 3]``, in pixels after `square_pixels`, float32 ``[1, 4]``."""
+    (height, width), (scale_x, scale_y) = frame.shape[:2], square_scale(pixel_aspect)
+    return square_boxes(np.array([[0, 0, width * scale_x, height * scale_y]], np.float32), 1.0)
+
+
 def crop_frame(
     frame: NDArray[np.uint8], squares: NDArray[np.floating] | None, index: int, pixel_aspect: float, size: int
 ) -> NDArray[np.uint8]:
@@ -95,11 +101,7 @@ def crop_frame(
     Returns:
         RGB, uint8 ``[size, size, 3]``.
     """
-    if squares is None:
-        (height, width), (scale_x, scale_y) = frame.shape[:2], square_scale(pixel_aspect)
-        square = square_boxes(np.array([[0, 0, width * scale_x, height * scale_y]], np.float32), 1.0)
-    else:
-        square = squares[index : index + 1]
+    square = whole_square(frame, pixel_aspect) if squares is None else squares[index : index + 1]
     return crop_faces(square_pixels(frame, pixel_aspect)[None], square, size)[0]
 
 
