@@ -41,7 +41,7 @@ from hocp_mm.visualization.heat import draw_heat, write_label
 Progress = Callable[[str, int, int], None]
 NAMES = ("valence", "arousal")
 _CELLS = 14  # of a map on each side, at most: more would be kept of every frame than a face can show
-_SIDE = 64  # pixels of the noise that receptive fields are measured on
+_SIDE = 32  # pixels of the noise that receptive fields are measured on
 _FIELDS = 6  # windows whose gradients are averaged
 _SHEET = 8  # frames of the contact sheet
 _STRONGEST = 99  # percentile of a map that is drawn as red, or blue, as it gets
