@@ -305,6 +305,10 @@ def explain(
     """
     begun, rule = time.perf_counter(), explainer.rule
     tell = progress or (lambda *_: None)
+    if source.times is not None:  # before the work
+        blank = Seen(times=source.times.tolist(), runs=[0] * len(source.times))
+        for number in (*frames, *(_nearest(blank, seconds, source) for seconds in at)):
+            _require_seen(blank, number, source)
     seen = look(explainer, source, faces, stride, batch_size, flip, progress, person)
     wanted = [*frames, *(_nearest(seen, seconds, source) for seconds in at)] or strongest_changes(seen)
     for number in wanted:
