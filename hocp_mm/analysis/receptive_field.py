@@ -7,6 +7,7 @@ no tap is zero (a network that was just transducted has taps of zero).
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from hocp_mm.layers.temporal import has_temporal_factor
 from hocp_mm.models.necks.temporal_block import TemporalBlock
 
 _SIDE = 32  # pixels of the pictures that gradients are measured on
+_DRAWS = 2
 _LONGEST = 513  # frames of a clip that gradients are measured on
 
 
@@ -163,15 +165,22 @@ def reach_of_gradients(model: nn.Module, limit: Reach, channels: int = 3, seed: 
     twin = copy.deepcopy(model).double().eval()
     twin.requires_grad_(False)
     past, future = (min(count, _LONGEST // 2) + 1 for count in (limit.past, limit.future))
-    energy = torch.zeros(past + 1 + future, dtype=torch.float64)
-    for draw in range(2):  # a ReLU may be shut for one of them
+    found = Reach()
+    for draw in range(_DRAWS):
         noise = torch.randn(
-            1, channels, len(energy), side, side, dtype=torch.float64,
+            (1, channels, past + 1 + future, side, side),
+            dtype=torch.float64,
             generator=torch.Generator().manual_seed(seed + draw),
-        ).to(next(twin.parameters()).device)  # fmt: skip
-        energy += frame_gradients(twin, noise, past)[0].sum(0).cpu()
-    moved = energy.nonzero().flatten().tolist()
-    return Reach(max(0, past - min(moved, default=past)), max(0, max(moved, default=past) - past))
+        )
+        inputs = noise.to(next(twin.parameters()).device).requires_grad_()
+        with torch.enable_grad():
+            valence, arousal = twin(inputs, mode="tensor")[0, past]
+            (gradient,) = torch.autograd.grad(valence + math.sqrt(2) * arousal, inputs)  # of both in one pass
+        moved = gradient.abs().amax((0, 1, 3, 4)).nonzero().flatten().tolist()
+        found |= Reach(max(0, past - min(moved, default=past)), max(0, max(moved, default=past) - past))
+        if found == limit:
+            break  # else a ReLU may have been shut for these numbers
+    return found
 
 
 def frame_gradients(model: nn.Module, clips: Tensor, frame: int) -> Tensor:

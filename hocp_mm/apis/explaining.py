@@ -41,7 +41,7 @@ from hocp_mm.visualization.heat import draw_heat, write_label
 Progress = Callable[[str, int, int], None]
 NAMES = ("valence", "arousal")
 _CELLS = 14  # of a map on each side, at most: more would be kept of every frame than a face can show
-_SIDE = 64  # pixels of the noise that receptive fields are measured on
+_SIDE = 32  # pixels of the noise that receptive fields are measured on
 _FIELDS = 6  # windows whose gradients are averaged
 _SHEET = 8  # frames of the contact sheet
 _STRONGEST = 99  # percentile of a map that is drawn as red, or blue, as it gets
@@ -305,6 +305,10 @@ def explain(
     """
     begun, rule = time.perf_counter(), explainer.rule
     tell = progress or (lambda *_: None)
+    if source.times is not None:  # before the work
+        blank = Seen(times=source.times.tolist(), runs=[0] * len(source.times))
+        for number in (*frames, *(_nearest(blank, seconds, source) for seconds in at)):
+            _require_seen(blank, number, source)
     seen = look(explainer, source, faces, stride, batch_size, flip, progress, person)
     wanted = [*frames, *(_nearest(seen, seconds, source) for seconds in at)] or strongest_changes(seen)
     for number in wanted:
