@@ -104,15 +104,22 @@ class Explainer(AffectInferencer):
         return torch.cat([pred, maps.flatten(2)], dim=-1).float().cpu().numpy()
 
     def field(self) -> tuple[Reach | None, Reach]:
-        """Return the receptive field by the kernels, None where a layer is not known, and as gradients measure it."""
+        """Return the receptive field by the kernels, and as gradients measure it.
+
+        That by the kernels is None where a layer is not known, or where gradients reach farther: a layer that they do
+        not tell of, such as a pool or attention over time, is in the network.
+        """
         side = min(self.side, _SIDE)
         noise = torch.randn(1, 3, 2, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
         try:
             kernels = reach_of_kernels(self.model, noise)
         except NotImplementedError:
             kernels = None
-        half = self.rule.clip_len
-        return kernels, reach_of_gradients(self.model, kernels or Reach(half, half), side=side)
+        window = Reach(self.rule.clip_len, self.rule.clip_len)
+        measured = reach_of_gradients(self.model, kernels or window, side=side)
+        if kernels is not None and (measured.past > kernels.past or measured.future > kernels.future):
+            kernels, measured = None, reach_of_gradients(self.model, window, side=side)
+        return kernels, measured
 
 
 @dataclass

@@ -180,3 +180,21 @@ def test_the_map_of_a_planted_corner_lies_on_that_corner_of_the_face(checkpoint:
     assert maps[..., :half, :half].max() > 0
     assert not maps[..., half:, :].any()
     assert not maps[..., half:].any()
+
+
+class PoolOverTime(torch.nn.Module):
+    """A neck that averages three frames, of which kernels do not tell."""
+
+    def forward(self, feats: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.nn.functional.avg_pool3d(x, (3, 1, 1), 1, (1, 0, 0)) for x in feats)
+
+
+def test_what_kernels_do_not_tell_of_is_told_by_gradients_alone(checkpoint: Path):
+    explainer: Any = Explainer(checkpoint, device="cpu")
+    kernels, measured = explainer.field()
+    assert kernels == measured
+    explainer.model.neck = PoolOverTime()
+    wrong, found = explainer.field()
+    assert wrong is None
+    limit = explainer.rule.clip_len + 1
+    assert (found.past, found.future) == (min(measured.past + 1, limit), min(measured.future + 1, limit))
