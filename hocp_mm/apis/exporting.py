@@ -392,9 +392,15 @@ def _program(network: torch.nn.Module, arguments: tuple[Any, ...], shapes: Any) 
 
 def _to_onnx(program: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
     with _quiet():
-        return torch.onnx.export(
+        done: Any = torch.onnx.export(
             program, dynamo=True, verbose=False, opset_version=opset, input_names=inputs, output_names=outputs
         )
+    # The exporter keeps its own version where it cannot convert, and says so in a warning only.
+    if (got := done.model.opset_imports[""]) != opset:
+        raise HOCPError(
+            f"export: opset must be one that the installed exporter can write, got {opset} (it wrote {got})."
+        )
+    return done
 
 
 def _save(program: Any, draft: Path, facts: Mapping[str, Any], opset: int) -> None:

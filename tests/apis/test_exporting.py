@@ -188,6 +188,13 @@ def test_a_file_that_says_something_else_is_not_kept(inferencer: AffectInference
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("opset", [7, 99])
+def test_an_opset_that_cannot_be_written_is_refused(inferencer: AffectInferencer, tmp_path: Path, opset: int):
+    with pytest.raises(HOCPError, match=rf"opset must be one .*, got {opset} \(it wrote \d+\)"):
+        Exporter(inferencer, opset=opset).write("onnx", tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_forms_that_a_network_has_not_are_refused_with_the_reason(folder: Path, inferencer: AffectInferencer, tmp_path):
     with pytest.raises(HOCPError, match=r"dense: .* motion components"):
         Exporter(inferencer).write("dense", tmp_path / "a.safetensors")
