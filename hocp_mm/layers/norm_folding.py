@@ -24,7 +24,8 @@ from hocp_mm.layers.surgery import replace_
 from hocp_mm.layers.temporal import FrameFoldedConv2d
 from hocp_mm.layers.variants import variant_of
 
-_LOOKS = ("__get__", "size", "dim", "is_contiguous", "stride", "numel")  # at a tensor, not at its numbers
+_LOOKS = ("size", "dim", "is_contiguous", "stride", "numel")  # at a tensor, not at its numbers
+_PROPERTIES = ("shape", "dtype", "device", "layout", "ndim", "is_cuda", "requires_grad")  # and not `data`, `T`, `mT`
 _LEAST = 1e-3  # of the largest g of a layer with motion components, which are divided by it
 
 
@@ -40,7 +41,7 @@ def fold_norms_(model: nn.Module, *inputs: Any) -> list[str]:
     Returns:
         Names of the norms that are no more, in the order of ``named_modules``; what some of them did beside, an
         activation, stays in their place. Left are norms without running statistics, behind something else than one
-        convolution, and those whose layer is used elsewhere, too.
+        convolution, and those whose layer, or a parameter of it, is used elsewhere, too.
 
     Raises:
         ValueError: If the model is in training mode.
@@ -63,6 +64,8 @@ def _watch(model: nn.Module, inputs: tuple[Any, ...]) -> "_Watch":
     handles = []
     for module in model.modules():
         if isinstance(module, (*CP, ConvNd)):
+            watch.owns(module)
+            handles.append(module.register_forward_pre_hook(watch.begins))
             handles.append(module.register_forward_hook(watch.gives))
         elif isinstance(module, _BatchNorm):
             handles.append(module.register_forward_pre_hook(watch.enters))
@@ -86,8 +89,19 @@ class _Watch(TorchFunctionMode):
         self._runs: dict[nn.Module, int] = {}
         self._users: dict[nn.Module, list[nn.Module | None]] = {}
         self._inside: nn.Module | None = None
+        self._running: nn.Module | None = None
+        self._owners: dict[int, list[nn.Module]] = {}  # of parameters, which two layers may share
+        self._read: set[nn.Module] = set()  # whose parameters somebody else reads
+
+    def owns(self, layer: nn.Module) -> None:
+        for parameter in layer.parameters():
+            self._owners.setdefault(id(parameter), []).append(layer)
+
+    def begins(self, layer: nn.Module, _: Any) -> None:
+        self._running = layer
 
     def gives(self, layer: nn.Module, _: Any, output: Tensor) -> None:
+        self._running = None
         self._given[id(output)] = layer, output
         self._runs[layer] = self._runs.get(layer, 0) + 1
 
@@ -101,7 +115,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__name__", "") not in _LOOKS:
+        if not _looks(func):
             self.use((args, kwargs or {}), self._inside)
         return func(*args, **(kwargs or {}))
 
@@ -110,6 +124,7 @@ class _Watch(TorchFunctionMode):
         if isinstance(value, Tensor):
             if id(value) in self._given:
                 self._users.setdefault(self._given[id(value)][0], []).append(user)
+            self._read.update(owner for owner in self._owners.get(id(value), ()) if owner is not self._running)
         elif isinstance(value, (tuple, list)):
             for item in value:
                 self.use(item, user)
@@ -119,8 +134,15 @@ class _Watch(TorchFunctionMode):
 
     def layer_before(self, norm: nn.Module) -> nn.Module | None:
         """Return the layer that this norm and nobody else follows, if both ran once."""
-        found = [layer for layer, users in self._users.items() if set(users) == {norm}]
+        found = [layer for layer, users in self._users.items() if set(users) == {norm} and layer not in self._read]
         return found[0] if len(found) == 1 and self._runs[found[0]] == self._runs[norm] == 1 else None
+
+
+def _looks(func: Callable[..., Any]) -> bool:
+    """Tell whether a function looks at a tensor and not at its numbers."""
+    if getattr(func, "__name__", "") == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") in _PROPERTIES
+    return getattr(func, "__name__", "") in _LOOKS
 
 
 def _rest(norm: _BatchNorm) -> nn.Module | None:

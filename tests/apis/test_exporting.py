@@ -109,8 +109,11 @@ def test_the_file_says_how_it_wants_to_be_fed(folder: Path):
     assert [one.name for one in stream.get_outputs()] == ["affect", *(f"next_{name}" for name in memory)]
 
 
-def test_torch_runs_the_program_without_this_package(folder: Path, inferencer: AffectInferencer, tmp_path: Path):
-    np.save(tmp_path / "crops.npy", crops(11))
+@pytest.mark.parametrize("frames", [1, 11])
+def test_torch_runs_the_program_without_this_package(
+    folder: Path, inferencer: AffectInferencer, tmp_path: Path, frames: int
+):
+    np.save(tmp_path / "crops.npy", crops(frames))
     code = f"""if True:
         import sys
         sys.modules["hocp_mm"] = None
@@ -123,7 +126,7 @@ def test_torch_runs_the_program_without_this_package(folder: Path, inferencer: A
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["form"] == "torch-export"
-    np.testing.assert_allclose(np.load(tmp_path / "said.npy"), heard(inferencer, crops(11)), atol=1e-4)
+    np.testing.assert_allclose(np.load(tmp_path / "said.npy"), heard(inferencer, crops(frames)), atol=1e-4)
 
 
 def test_safetensors_brings_its_config_which_is_parsed_as_that_of_a_checkpoint(
@@ -182,6 +185,13 @@ def test_a_file_that_says_something_else_is_not_kept(inferencer: AffectInference
     monkeypatch.setattr(exporting, "TOLERANCE", 1e-9)
     with pytest.raises(HOCPError, match=r"within 1e-09, got a difference of .* \(torch-export, .*; nothing was kept\)"):
         Exporter(inferencer).write("torch-export", tmp_path / "a.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", [7, 99])
+def test_an_opset_that_cannot_be_written_is_refused(inferencer: AffectInferencer, tmp_path: Path, opset: int):
+    with pytest.raises(HOCPError, match=rf"opset must be one .*, got {opset} \(it wrote \d+\)"):
+        Exporter(inferencer, opset=opset).write("onnx", tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -89,6 +89,9 @@ class Seen(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.conv, self.norm, self.how = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), how
+        if how == "of one weight":
+            self.other, self.norm2 = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+            self.other.weight = self.conv.weight
 
     def forward(self, x):
         y = self.conv(x)
@@ -102,12 +105,26 @@ class Seen(nn.Module):
             return self.norm(y) + self.norm(x)
         if self.how == "viewed":
             return self.norm(y) + y.flatten(1).sum()
+        if self.how == "as data":
+            return self.norm(y) + y.data
+        if self.how == "transposed":
+            return self.norm(y) + y.mT
+        if self.how == "its weight":
+            return self.norm(y) + nn.functional.conv2d(x, self.conv.weight, padding=1)
+        if self.how == "of one weight":
+            return self.norm(y) + self.norm2(self.other(x))
         if self.how == "asked for its shape":
             return self.norm(y) * y.shape[1] + y.size(0)
         return self.norm(y)
 
 
-@pytest.mark.parametrize("how", ["added", "returned", "twice", "two norms of one", "viewed"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("added", "returned", "twice", "two norms of one", "viewed"),
+        *("as data", "transposed", "its weight", "of one weight"),
+    ],
+)
 def test_what_another_one_sees_stays(how: str):
     network, x = lived_(Seen(how)), torch.randn(2, 3, 5, 5)
     assert fold_norms_(network, x) == []
