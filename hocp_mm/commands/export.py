@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
         if any(form.startswith("onnx") for form in args.to):
             require_packages()
-        places = {form: args.out / f"{args.checkpoint.name.partition('.')[0]}{ENDS[form]}" for form in args.to}
+        places = {form: args.out / f"{_stem(args.checkpoint)}{ENDS[form]}" for form in args.to}
         _check(places, args)
         inferencer = AffectInferencer(args.checkpoint, args.config, "cpu")
     exporter = Exporter(inferencer, preprocess=not args.no_preprocess, opset=args.opset)
@@ -91,6 +91,12 @@ def main(argv: list[str] | None = None) -> None:
         raise SomeFailedError(f"--to: {len(failed)} of {len(places)} failed (see above), the first one: {failed[0]}")
     if not written:
         raise failed[0]
+
+
+def _stem(checkpoint: Path) -> str:
+    """Return the name of a file without what says that it holds weights: ``best.v2`` for ``best.v2.pth``."""
+    name = checkpoint.name.removesuffix(".tar")
+    return name.rpartition(".")[0] or name.strip(".") or "network"
 
 
 def _check(places: dict[str, Path], args: argparse.Namespace) -> None:

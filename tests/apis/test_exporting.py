@@ -206,6 +206,14 @@ def test_forms_that_a_network_has_not_are_refused_with_the_reason(folder: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("file", "stem"),
+    [("best.pth", "best"), ("a/best.v2.pth", "best.v2"), ("best.pth.tar", "best"), (".pth", "pth"), ("best", "best")],
+)
+def test_files_are_called_after_the_checkpoint(file: str, stem: str):
+    assert import_module("hocp_mm.commands.export")._stem(Path(file)) == stem
+
+
 def test_the_command_refuses_before_the_work(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any):
     command = import_module("hocp_mm.commands.export")
     words = [str(folder / "video.pth"), "--out", str(tmp_path)]
