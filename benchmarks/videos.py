@@ -23,7 +23,7 @@ from hocp_mm.apis import AffectInferencer
 from hocp_mm.datasets import iter_frames, make_detector
 from hocp_mm.datasets.faces.crops import crop_frame
 from hocp_mm.datasets.faces.following import Frame, follow_faces
-from hocp_mm.datasets.media.cuts import with_cuts
+from hocp_mm.datasets.media.cuts import CutFinder
 from hocp_mm.launch import build_model, load_config
 from hocp_mm.visualization import FaceMark, OverlayWriter
 
@@ -36,7 +36,7 @@ COMMANDS = {
     f"{SHORT} frames: detection, CSV, overlay": (SHORT, ()),
     f"{LONG} frames: box given, CSV alone": (LONG, ("--box", "250,60,120,110", "--no-video")),
 }
-MINUTES = (1, 30)
+MINUTES = (1, 60)
 _STAGE_FRAMES = 120
 
 
@@ -112,7 +112,7 @@ def measure_stages(video: Path, checkpoint: Path, overlay: Path, seconds: float)
 
     stages: dict[str, Callable[[], object]] = {
         "decoding": lambda: _drain(islice(iter_frames(video), _STAGE_FRAMES)),
-        "cuts": lambda: _drain(with_cuts((frame, frame.picture) for frame in frames)),
+        "cuts": lambda: _drain(map(CutFinder().push, pictures)),
         "cuts, looks and people": lambda: _drain(follow_faces(iter(frames), detector, 0.64)),
         "crops": lambda: [crop_frame(p, squares, n, 1.0, inferencer.rule.size) for n, p in enumerate(pictures)],
         "network": lambda: inferencer.predict_clips(clips, flip=False, both_views=False),

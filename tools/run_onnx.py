@@ -4,6 +4,7 @@
 ``best_stream.onnx`` gets one frame after the other, as they would come from a camera. Prints a row for every frame.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,7 @@ import onnxruntime
 
 def read_facts(session: onnxruntime.InferenceSession) -> dict:
     """Return what the file says of itself."""
-    texts = session.get_modelmeta().custom_metadata_map
-    return {name: json.loads(text) for name, text in texts.items()}
+    return {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 
 
 def as_input(frames: np.ndarray, facts: dict) -> np.ndarray:
@@ -48,11 +48,14 @@ def main(file: str, crops: str) -> None:
     """Print valence and arousal of every frame."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     frames = as_input(np.load(crops), facts := read_facts(session))
-    affect = of_stream(session, frames) if facts["form"] == "onnx-stream" else of_clip(session, frames)
+    affect = (of_stream if facts["form"] == "onnx-stream" else of_clip)(session, frames)
     print("frame,valence,arousal")
     for number, (valence, arousal) in enumerate(np.clip(list(affect), *facts["range"])):
         print(f"{number},{valence:.6f},{arousal:.6f}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("file", "crops"):
+        parser.add_argument(name)
+    main(**vars(parser.parse_args()))

@@ -1,6 +1,5 @@
 """Video, picture, array or camera in, timeline out."""
 
-from hocp_mm.apis.explaining import Explainer, explain
 from hocp_mm.apis.face_track import track_faces
 from hocp_mm.apis.ground_truth import with_ground_truth
 from hocp_mm.apis.inferencer import AffectInferencer, expand
@@ -15,7 +14,6 @@ from hocp_mm.datasets import FaceTrack
 __all__ = [
     "AffectInferencer",
     "AffectStream",
-    "Explainer",
     "FaceTrack",
     "Source",
     "StreamedFrame",
@@ -24,7 +22,6 @@ __all__ = [
     "Watched",
     "choose_people",
     "expand",
-    "explain",
     "find_videos",
     "label_folder",
     "open_source",

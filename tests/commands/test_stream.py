@@ -154,6 +154,7 @@ def test_who_reads_rows_may_have_enough(folder: Path, run: Any, monkeypatch: pyt
     printed = Full(5, BrokenPipeError())
     monkeypatch.setattr(sys, "stdout", printed)
     run(folder / "a.mp4", *BOX, "--rows", "csv", "--out", tmp_path)
+    sys.stdout.close()  # where the rest went
     assert len(printed.getvalue().splitlines()) == 6
     assert len(AffectTimeline.from_csv(tmp_path / "a_stream.csv")) == 4
     assert probe_video(tmp_path / "a_stream.mp4").num_frames == 4

@@ -4,9 +4,6 @@ What lies on the two sides of a cut belongs to different moments and mostly to d
 tracked, averaged or shown to a network across it.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +15,6 @@ _BINS = 6  # of each colour channel
 _COLOURS, _PLACES, _PLACES_ALONE = 0.1, 0.1, 0.2
 _TIMES_USUAL = 5.0  # how far they lie above what is usual in this film: fast motion is no cut
 _MEMORY = 12  # frames that say what is usual
-
-_T = TypeVar("_T")
 
 
 class _Look:
@@ -82,20 +77,3 @@ class CutFinder:
         usual = np.median(self._usual, axis=0) if self._usual else np.zeros(2, np.float32)
         far = (jump > (_COLOURS, _PLACES)) & (jump > _TIMES_USUAL * usual)
         return bool(far.all() or (far[1] and jump[1] > _PLACES_ALONE))
-
-
-def with_cuts(frames: Iterable[tuple[_T, NDArray[np.uint8]]]) -> Iterator[tuple[_T, NDArray[np.uint8], bool]]:
-    """Yield frames with whether a cut lies before them, each when the next one is known.
-
-    Args:
-        frames: Anything, such as a number, and the picture RGB uint8 ``[H, W, 3]``, in order.
-    """
-    finder = CutFinder()
-    held: tuple[_T, NDArray[np.uint8]] | None = None
-    for name, picture in frames:
-        cut = finder.push(picture)
-        if held is not None:
-            yield *held, cut
-        held = (name, picture)
-    if held is not None:
-        yield *held, finder.end()
