@@ -36,11 +36,9 @@ def of_stream(session: onnxruntime.InferenceSession, frames: np.ndarray) -> Iter
     """One frame after the other; the memory of the layers goes out and in again."""
     memory = {i.name: np.zeros((1, *i.shape[1:]), np.float32) for i in session.get_inputs() if "memory" in i.name}
     for number in range(frames.shape[1]):
-        fresh = np.array([number == 0])  # a stream begins
-        affect, *rest = map(
-            np.asarray, session.run(None, {"frames": frames[None, :, number], "fresh": fresh, **memory})
-        )
-        memory = dict(zip(memory, rest[-len(memory) :], strict=True))
+        given = {"frames": frames[None, :, number], "fresh": np.array([number == 0]), **memory}
+        affect, *rest = map(np.asarray, session.run(None, given))
+        memory = dict(zip(memory, rest[len(rest) - len(memory) :], strict=True))
         yield affect[0]
 
 
