@@ -54,17 +54,21 @@ def choose_people(person: People) -> Choose:
 
 
 class _One:
-    """One person at a time: while she is there, nobody takes her place."""
+    """One person at a time: while she is there, nobody takes her place.
+
+    Attributes:
+        current: Her number.
+    """
 
     def __init__(self, find: Callable[[Iterable[Face]], Face | None]) -> None:
         self._find = find
-        self._current: int | None = None
+        self.current: int | None = None
 
     def __call__(self, followed: Followed) -> list[int]:
-        if self._current not in [face.person for face in followed.faces]:
+        if self.current not in [face.person for face in followed.faces]:
             found = self._find(followed.faces)
-            self._current = None if found is None else found.person
-        return [] if self._current is None else [self._current]
+            self.current = None if found is None else found.person
+        return [] if self.current is None else [self.current]
 
 
 def _area(face: Face) -> float:

@@ -8,7 +8,7 @@ which begins without a past, every person has a stream of her own that begins wh
 
 import time as clock
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,22 @@ class _Moments:
     def value(self, step: int) -> NDArray[np.float64]:
         return self._values[step - self._forgotten]
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": [*self._values], **{name: getattr(self, name) for name in _OF_MOMENTS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._values = deque(state["values"])
+        for name in _OF_MOMENTS:
+            setattr(self, name, state[name])
+
     def forget(self, before: int) -> None:
         while self._forgotten < min(before, self.known):
             self._values.popleft()
             self._forgotten += 1
+
+
+_OF_MOMENTS = ("key", "count", "known", "closed", "_forgotten")
+_OF_A_STREAM = ("_count", "_keys", "_first", "_time")
 
 
 class AffectStream:
@@ -176,6 +188,52 @@ class AffectStream:
         self._gaps: deque[float] = deque(maxlen=_MEASURED)
         self._came: dict[int, float] = {}
         self._went: deque[float] = deque(maxlen=_MEASURED)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept, to go on with later or elsewhere (`load_state_dict`).
+
+        Returns:
+            Tensors, lists, dicts, numbers and strings, for ``torch.save`` and ``torch.load(weights_only=True)``. The
+            pictures that wait are in it: none, or one, where the network answers at once, else a second of them.
+        """
+        return {
+            "network": self.network.state_dict(),
+            "following": None if self._follower is None else _to_tensors(self._follower.state_dict()),
+            "watching": _to_tensors(self._watching.state_dict()),
+            "shape": list(self._shape),
+            "gaps": list(self._gaps),
+            "waiting": list(self._came),
+            "live": self._live,
+            **{name: getattr(self, name) for name in _OF_A_STREAM},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a `state_dict` was taken, as if there had been no break; what is here is forgotten.
+
+        The next frame must be later than the last one by the clock of that one; latencies count anew.
+
+        Args:
+            state: Of a stream of the same network, with the same arguments. Nothing in it is run, but what is said
+                from it is only as good as who wrote it.
+
+        Raises:
+            ValueError: If it does not fit; the stream then is as after `reset`.
+        """
+        self.reset()
+        try:
+            if state["live"] != self._live or (state["following"] is None) != (self._follower is None):
+                raise ValueError("live and faces must be those of the stream that it was taken of")
+            self.network.load_state_dict(state["network"])
+            if self._follower is not None:
+                self._follower.load_state_dict(_to_arrays(state["following"]))
+            self._watching.load_state_dict(_to_arrays(state["watching"]))
+            self._shape, self._gaps = tuple(state["shape"]), deque(state["gaps"], maxlen=_MEASURED)
+            for name in _OF_A_STREAM:
+                setattr(self, name, state[name])
+            self._came = dict.fromkeys(state["waiting"], clock.perf_counter())
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            self.reset()
+            raise ValueError(f"AffectStream.load_state_dict: the state is not of such a stream ({error}).") from error
 
     def push(self, picture: NDArray[np.uint8], time: float | None = None) -> list[StreamedFrame]:
         """Take in the next frame.
@@ -291,6 +349,24 @@ class AffectStream:
             latency, gaps = now - self._came.pop(item.frame.number), len(self._went) - 1
             rate = gaps / max(now - self._went[0], 1e-9) if gaps else float("nan")
             yield StreamedFrame(**vars(item), latency=latency, rate=rate)
+
+
+def _to_tensors(value: Any) -> Any:
+    """Copy lists and dicts, with tensors in the place of arrays."""
+    if isinstance(value, dict):
+        return {key: _to_tensors(kept) for key, kept in value.items()}
+    if isinstance(value, list):
+        return [_to_tensors(kept) for kept in value]
+    return torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+
+
+def _to_arrays(value: Any) -> Any:
+    """Undo `_to_tensors`."""
+    if isinstance(value, dict):
+        return {key: _to_arrays(kept) for key, kept in value.items()}
+    if isinstance(value, list):
+        return [_to_arrays(kept) for kept in value]
+    return value.numpy().copy() if isinstance(value, Tensor) else value
 
 
 def _given_box(faces: Any) -> NDArray[np.float32] | None:

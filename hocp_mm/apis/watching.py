@@ -10,7 +10,7 @@ moments has the value between theirs. All of it is done as in training and in te
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -281,6 +281,47 @@ class Scene:
         own.forget(low)
         return value
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept, as numbers, arrays, lists and dicts; frames by their numbers."""
+        steps: Sequence[Any] = self.steps  # those of a stream
+        return {
+            "steps": [own.state_dict() for own in steps],
+            "frames": [frame.number for frame in self._frames],
+            **{name: _plain(getattr(self, name)) for name in _OF_A_SCENE},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], frames: Mapping[int, Frame]) -> None:
+        """Go on where a `state_dict` was taken.
+
+        Args:
+            state: Of a scene with as many steps.
+            frames: By their numbers.
+        """
+        steps: Sequence[Any] = self.steps
+        for own, kept in zip(steps, state["steps"], strict=True):
+            own.load_state_dict(kept)
+        self._frames = deque(frames[number] for number in state["frames"])
+        for name in _OF_A_SCENE:
+            kept = state[name]
+            setattr(self, name, deque(kept) if name == "_boxes" else _tuples(kept))
+
+
+_OF_A_SCENE = ("reach", "begin", "count", "cut", "_boxes", "_last", "_usual_gap", "_gap", "_places", "squares")
+
+
+def _plain(value: Any) -> Any:
+    """Return lists in the place of tuples and of what is no dict but a sequence."""
+    if isinstance(value, dict):
+        return {key: _plain(kept) for key, kept in value.items()}
+    return [_plain(kept) for kept in value] if isinstance(value, (tuple, list, deque)) else value
+
+
+def _tuples(value: Any) -> Any:
+    """Undo `_plain` for what is no list."""
+    if isinstance(value, dict):
+        return {key: _tuples(kept) for key, kept in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
 
 def longest_still(rule: ClipRule, fps: float) -> float:
     """Return for how many seconds a picture may stand within a scene; ever where windows count frames, not seconds."""
@@ -380,6 +421,50 @@ class Watching:
         self._ask(window for person in people for window in self._scenes[person].close())
         for person in people:
             del self._scenes[person]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept between two frames, as numbers, arrays, lists and dicts."""
+        scenes = list({id(scene): scene for _, own in self._held for scene in own.values()}.values())
+        scenes += [scene for scene in self._scenes.values() if all(scene is not other for other in scenes)]
+        place = {id(scene): number for number, scene in enumerate(scenes)}
+        frames = [item.frame for item, _ in self._held]
+        return {
+            "chosen": getattr(self._choose, "current", None),
+            "time": self._time,
+            "frames": [[*frame] for frame in frames],
+            "scenes": [scene.state_dict() for scene in scenes],
+            "now": {person: place[id(scene)] for person, scene in self._scenes.items()},
+            "held": [
+                {
+                    "faces": [[*face] for face in item.faces],
+                    "cut": item.cut,
+                    "affect": item.affect,
+                    "scores": item.scores,
+                    "squares": item.squares,
+                    "scenes": {person: place[id(scene)] for person, scene in own.items()},
+                }
+                for item, own in self._held
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a `state_dict` was taken."""
+        frames = [Frame(*frame) for frame in state["frames"]]
+        by_number = {frame.number: frame for frame in frames}
+        scenes = [self._begin() for _ in state["scenes"]]
+        for scene, kept in zip(scenes, state["scenes"], strict=True):
+            scene.load_state_dict(kept, by_number)
+        choose: Any = self._choose
+        if hasattr(choose, "current"):
+            choose.current = state["chosen"]
+        self._time = state["time"]
+        self._scenes = {person: scenes[place] for person, place in state["now"].items()}
+        self._held = deque()
+        for frame, kept in zip(frames, state["held"], strict=True):
+            faces = tuple(Face(*face) for face in kept["faces"])
+            said = {name: dict(kept[name]) for name in ("affect", "scores", "squares")}
+            own = {person: scenes[place] for person, place in kept["scenes"].items()}
+            self._held.append((Watched(frame, faces, kept["cut"], **said), own))
 
     @property
     def waiting(self) -> int:

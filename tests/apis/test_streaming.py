@@ -1,6 +1,7 @@
 """Frames of a camera get what the same film gets as a file, as far as that can be known while they come."""
 
 import gc
+import io
 import math
 import weakref
 from pathlib import Path
@@ -264,3 +265,80 @@ def test_a_video_of_the_largest_face_is_watched_by_its_checkpoint(tmp_path):
     stream = AffectStream(inferencer.checkpoint, "cascade", device="cpu")
     found = run(stream, iter_frames(video), probe_video(video).fps)
     assert all(not item.affect and not item.faces for item in found)
+
+
+def two_who_come_and_go(number: int) -> list[list[float]]:
+    """Of a film of 40 frames with a cut before the 25th."""
+    if number >= 25:
+        return [[20, 10, 40, 30]]
+    first = [[6 + number / 4, 8, 24 + number / 4, 26]] if number not in range(8, 14) else []
+    return first + ([[40, 20, 56, 36]] if number >= 10 else [])
+
+
+@pytest.mark.parametrize(
+    ("init", "live", "fps", "person", "boxed"),
+    [
+        ("last", True, 25.0, "all", False),
+        ("last", False, 25.0, "all", False),
+        ("last", False, None, "largest", False),
+        ("central", True, 25.0, "largest", False),
+        ("central", False, 25.0, "all", False),
+        ("last", True, None, "largest", True),
+    ],
+)
+def test_who_goes_on_from_a_state_says_what_she_would_have_said(tmp_path, init, live, fps, person, boxed):
+    """Saved and read again, as plain tensors, in several places: at the start, in a gap, before a cut."""
+    pictures = [np.uint8(one - 90) if number >= 25 else one for number, one in enumerate(calm(40))]
+    inferencer = make(tmp_path, init, fps, clip_len=12, frame_interval=1)
+
+    def new() -> AffectStream:
+        faces = BOX if boxed else Looks(pictures, two_who_come_and_go)
+        return AffectStream(inferencer, faces, person, live=live, fps=25.0)
+
+    whole = run(new(), pictures)
+    assert any(item.cut for item in whole) or boxed
+    assert len({number for item in whole for number in item.affect}) > 1 or boxed or person == "largest"
+    stops, stream, found = {0, 1, 11, 25, 34}, new(), []
+    for number, picture in enumerate(pictures):
+        if number in stops:
+            file = io.BytesIO()
+            torch.save(stream.state_dict(), file)
+            file.seek(0)
+            stream = new()
+            stream.push(np.zeros((96, 128, 3), np.uint8), 0.0) if boxed else None  # what is there before is forgotten
+            stream.load_state_dict(torch.load(file, weights_only=True))
+        found += stream.push(picture, 7 + number / 25)
+    found += stream.end()
+    assert [item.frame.number for item in found] == list(range(40))
+    for one, other in zip(found, whole, strict=True):
+        assert (one.frame.time, one.cut, list(one.affect)) == (other.frame.time, other.cut, list(other.affect))
+        assert np.array_equal(one.frame.picture, other.frame.picture)
+        assert [face.person for face in one.faces] == [face.person for face in other.faces]
+        for name in ("affect", "squares"):
+            for number, values in getattr(one, name).items():
+                assert np.array_equal(values, getattr(other, name)[number]), (one.frame.number, name)
+
+
+def test_a_state_that_does_not_fit_is_refused_and_leaves_an_empty_stream(tmp_path):
+    inferencer = make(tmp_path, "last", 25.0, clip_len=12)
+    pictures = calm(12)
+    stream = AffectStream(inferencer, BOX, fps=25.0)
+    expected = run(stream, pictures)
+    state = stream.state_dict()
+    for number, picture in enumerate(pictures[:6]):
+        stream.push(picture, number / 25)
+    state = stream.state_dict()
+    other = AffectStream(inferencer, BOX, live=False, fps=25.0)
+    wrong = {
+        "another kind": (other, state),
+        "nothing": (stream, {}),
+        "no network": (stream, {**state, "network": {}}),
+        "no person": (stream, {**state, "watching": {**state["watching"], "now": {1: 99}}}),
+        "text": (stream, {**state, "watching": "all of it"}),
+    }
+    for name, (to, given) in wrong.items():
+        with pytest.raises(ValueError, match=r"AffectStream\.load_state_dict: the state is not of such a stream"):
+            to.load_state_dict(given)
+        again = run(to, pictures)
+        if to is stream:
+            assert all(np.array_equal(a.affect[1], b.affect[1]) for a, b in zip(again, expected, strict=True)), name

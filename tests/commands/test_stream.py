@@ -5,8 +5,9 @@ import errno
 import io
 import json
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -255,27 +256,30 @@ def test_what_is_there_stays_unless_it_may_go(folder: Path, run: Any, tmp_path: 
         run(*words, "--overwrite")
 
 
-def slow_source(count: int, seconds: float) -> Any:
-    def begin() -> Iterator[np.ndarray]:
-        for number in range(count):
-            time.sleep(seconds)
-            yield np.full((2, 2, 3), number, np.uint8)
-
-    return open_source(begin(), fps=25)
-
-
 def test_the_newest_frame_is_given_and_what_nobody_waited_for_is_counted():
-    with Newest(slow_source(40, 0.01)) as newest:
+    """A source that waits for nobody, then one of which every frame is asked for in time."""
+    asked = threading.Semaphore(0)
+
+    def frames(wait: Callable[[], object]) -> Iterator[np.ndarray]:
+        for number in range(40):
+            yield np.full((2, 2, 3), number, np.uint8)
+            wait()
+
+    with Newest(open_source(frames(lambda: time.sleep(0.01)), fps=25)) as newest:
         times = []
         for frame in newest:
             times.append(frame.time)
             time.sleep(0.05)
-    assert 4 <= len(times) < 40
+    assert 2 <= len(times) < 40
     assert len(times) + newest.left_out == 40
     assert np.all(np.diff(times) > 0)
     assert np.diff(times).max() > 1.5 / 25
-    with Newest(slow_source(12, 0.02)) as newest:
-        assert [int(frame.picture[0, 0, 0]) for frame in newest] == list(range(12))
+    with Newest(open_source(frames(lambda: asked.acquire(timeout=30)), fps=25)) as newest:
+        found = []
+        for frame in newest:
+            found.append(int(frame.picture[0, 0, 0]))
+            asked.release()
+    assert found == list(range(40))
     assert newest.left_out == 0
 
 

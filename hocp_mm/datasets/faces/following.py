@@ -9,9 +9,9 @@ is recognised across a cut: who looks alike need not be the same.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -290,6 +290,31 @@ class FaceFollower:
         if self._next is not None:
             yield from self._take(self._next, self._cuts.end())
         yield from self._let_go()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept of the video, as numbers, arrays, lists and dicts; the detector keeps nothing."""
+        own = self._follower
+        return {
+            "cuts": self._cuts.state_dict(),
+            "next": self._next and [*self._next],
+            "held": [[*frame, cut] for frame, cut in self._held],
+            "tracks": [vars(track) for track in own.tracks],
+            "people": own.people,
+            "look_time": own.look_time,
+            "looks": own.looks,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a `state_dict` was taken."""
+        own = self._follower
+        self._cuts.load_state_dict(state["cuts"])
+        self._next = state["next"] and Frame(*state["next"])
+        self._held = deque((Frame(*frame), cut) for *frame, cut in state["held"])
+        own.tracks = [
+            _Track([*track["times"]], [*track["boxes"]], [*track["scores"]], [*track["until"]], track["person"])
+            for track in state["tracks"]
+        ]
+        own.people, own.look_time, own.looks = state["people"], state["look_time"], state["looks"]
 
     def _take(self, frame: Frame, cut: bool) -> Iterator[Followed]:
         follower = self._follower

@@ -4,6 +4,9 @@ What lies on the two sides of a cut belongs to different moments and mostly to d
 tracked, averaged or shown to a network across it.
 """
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +20,26 @@ _TIMES_USUAL = 5.0  # how far they lie above what is usual in this film: fast mo
 _MEMORY = 12  # frames that say what is usual
 
 
-class _Look:
+class _Look(NamedTuple):
     """What is kept of one picture: where its colours lie, and how many there are of each."""
 
-    def __init__(self, picture: NDArray[np.uint8]) -> None:
+    places: NDArray[Any]
+    colours: NDArray[Any]
+
+    @classmethod
+    def at(cls, picture: NDArray[np.uint8]) -> "_Look":
         step = max(1, min(picture.shape[:2]) // (4 * _SIDE))
         small = cv2.resize(picture[::step, ::step], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        self.places = cv2.GaussianBlur(small, (5, 5), 0).astype(np.float32) / 255
+        places = cv2.GaussianBlur(small, (5, 5), 0).astype(np.float32) / 255
         # Soft borders: a shade of light moves no pixel from one bin wholly to the next.
-        scaled = self.places.reshape(-1, 3) * (_BINS - 1)
+        scaled = places.reshape(-1, 3) * (_BINS - 1)
         low = np.minimum(scaled.astype(np.int64), _BINS - 2)
         share = scaled - low
-        self.colours = np.zeros((3, _BINS), dtype=np.float32)
+        colours = np.zeros((3, _BINS), dtype=np.float32)
         for channel in range(3):
-            np.add.at(self.colours[channel], low[:, channel], 1 - share[:, channel])
-            np.add.at(self.colours[channel], low[:, channel] + 1, share[:, channel])
-        self.colours /= len(scaled)
+            np.add.at(colours[channel], low[:, channel], 1 - share[:, channel])
+            np.add.at(colours[channel], low[:, channel] + 1, share[:, channel])
+        return cls(places, colours / len(scaled))
 
     def differs(self, other: "_Look") -> NDArray[np.float32]:
         """Return the differences in colours and in places, each from 0 to 1."""
@@ -53,7 +60,7 @@ class CutFinder:
 
     def push(self, picture: NDArray[np.uint8]) -> bool:
         """Take in a picture, RGB uint8 ``[H, W, 3]``; true if there is a cut before the one *before* it."""
-        look = _Look(picture)
+        look = _Look.at(picture)
         cut, flash = self._decide(look)
         self._before, self._held = self._before if flash else self._held, look
         return cut
@@ -61,6 +68,15 @@ class CutFinder:
     def end(self) -> bool:
         """Return whether there is a cut before the last picture."""
         return self._decide(None)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is kept, as arrays and lists."""
+        return {"before": self._before and [*self._before], "held": self._held and [*self._held], "usual": self._usual}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a `state_dict` was taken."""
+        self._before, self._held = (state[name] and _Look(*state[name]) for name in ("before", "held"))
+        self._usual = list(state["usual"])
 
     def _decide(self, after: _Look | None) -> tuple[bool, bool]:
         """Return whether there is a cut before the held picture, and whether it is a flash alone."""
